@@ -1,0 +1,39 @@
+# Every target sets up .venv by itself. `make study PRESET=smoke ARGS="-p seeds 3"`
+PYTHON ?= python3
+PRESET ?= organism
+ARGS ?=
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
+
+.PHONY: help setup study figures compare publish test lint lab
+
+help:
+	@echo "make study [PRESET=organism] [ARGS='-p NAME VALUE']  train, evaluate, draw every figure"
+	@echo "make figures   redraw the figures from committed tables, without training"
+	@echo "make compare   hold the last run against the committed results"
+	@echo "make publish   replace the committed results by the last run"
+	@echo "make lab       open JupyterLab        make setup   only create .venv"
+	@echo "make test      run the tests          make lint    run ruff"
+
+setup: .venv/installed
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c "import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); sys.exit(None if ok else \
+	  'Python 3.11, 3.12 or 3.13 is needed, this is ' + sys.version.split()[0] + ': make setup PYTHON=python3.12')"
+	@echo "installing into .venv (once; some minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(PIP) install --requirement requirements.lock
+	@$(PIP) install --no-deps --editable .
+	@touch $@
+
+study figures compare publish: setup
+	@$(BIN)/python -m hybridlib $@ $(PRESET) $(ARGS)
+
+lab: setup
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
