@@ -1,0 +1,125 @@
+"""`python -m hybridlib`: what `make` calls. Errors are one line: status 2 for a bad parameter."""
+
+import argparse
+import os
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import yaml
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    options = _parser().parse_args(arguments)
+    quiet()
+    try:
+        return options.command(options)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+    except Exception as error:
+        from hybridlib.config import ParameterError
+        from hybridlib.jobs import StudyError
+        from hybridlib.publish import PublishError
+
+        if not isinstance(error, (ParameterError, StudyError, PublishError)):
+            raise
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ParameterError) else 1
+
+
+def study(options: argparse.Namespace) -> int:
+    """Execute 00_study, whose output is shown as it comes."""
+    from papermill import PapermillExecutionError
+
+    from hybridlib.config import ParameterError, load_config
+    from hybridlib.notebook import error_in, execute
+    from hybridlib.study import NOTEBOOKS, local
+
+    overrides = {}
+    for file in options.file:
+        try:
+            overrides |= yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+        except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise ParameterError(f"{file} is no file of parameters: {reason}") from None
+    overrides |= {name: yaml.safe_load(value) for name, value in options.parameter}
+    preset = overrides.pop("preset", options.preset)
+    config = load_config(preset, **overrides)
+    output = local(config.preset) / "notebooks" / "00_study.ipynb"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        execute(NOTEBOOKS / "00_study.ipynb", output, {"preset": preset} | overrides)
+    except PapermillExecutionError:
+        print(f"{error_in(output)}\n(all of it is in {os.path.relpath(output)})", file=sys.stderr)
+        return 1
+    return 0
+
+
+def figures(options: argparse.Namespace) -> int:
+    """Draw every figure of the committed tables again."""
+    from hybridlib import study as graph
+    from hybridlib.jobs import run
+    from hybridlib.publish import PublishError
+
+    folder = graph.committed(options.preset)
+    if not (folder / "tables").is_dir():
+        raise PublishError(f"there are no committed tables of {options.preset}")
+    with tempfile.TemporaryDirectory() as notebooks:
+        run(graph.figures(options.preset, folder, Path(notebooks)))
+    return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Hold the local results against the committed ones."""
+    from hybridlib.publish import compare
+
+    return compare(options.preset)
+
+
+def publish(options: argparse.Namespace) -> int:
+    """Replace the committed results by the local ones."""
+    from hybridlib.publish import publish
+
+    publish(options.preset)
+    return 0
+
+
+def quiet() -> None:
+    """Silence the warnings of tools that are no concern of a study's reader."""
+    warnings.filterwarnings("ignore")
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # "frozen modules are being used"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m hybridlib", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for command in (study, figures, compare, publish):
+        name, text = command.__name__, command.__doc__
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("preset", nargs="?", default="organism", metavar="PRESET")
+        sub.set_defaults(command=command)
+        if command is study:
+            sub.add_argument(
+                *("-p", "--parameter"),
+                nargs=2,
+                action="append",
+                default=[],
+                metavar=("NAME", "VALUE"),
+                help="override a parameter of the preset",
+            )
+            sub.add_argument(
+                *("-f", "--file"),
+                action="append",
+                default=[],
+                metavar="FILE",
+                help="override parameters by a YAML file",
+            )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

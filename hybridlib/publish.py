@@ -1,0 +1,222 @@
+"""Committed results: hold a rerun against them, or replace them.
+
+results/<preset>/  tables/*.csv  figures/*.{svg,png}  notebooks/*.{ipynb,html}  artifacts/
+                   manifest.json: figure -> tables -> runs -> configuration, code, environment
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+
+from hybridlib import notebook as nb
+from hybridlib import study
+from hybridlib.store import PROJECT, environment, sha256
+
+LIMIT = 30_000_000  # bytes of committed results a preset
+OUTSIDE = 0.05  # share of rows that may lie outside before a rerun counts as different
+MEASURED = {"estimate", "low", "high", "seeds", "responses", "margin", "verdict"}
+
+
+class PublishError(RuntimeError):
+    """Results are missing or not fit to be committed. One line."""
+
+
+def compare(preset: str, *, report: Callable[[str], object] = print) -> int:
+    """Hold the local results of a preset against the committed ones.
+
+    A row of metrics.csv agrees if the two intervals overlap: a rerun has noise of its own, so an
+    estimate of the same thing lies outside the other's 95% interval about one time in six.
+
+    Returns
+    -------
+    0 if they agree, 1 if a verdict changed or more than 5% of the rows do not overlap.
+    """
+    before, after = study.committed(preset) / "tables", study.local(preset) / "tables"
+    rows = _side_by_side(before / "metrics.csv", after / "metrics.csv")
+    both_absent = rows.estimate.isna() & rows.estimate_rerun.isna() & (rows._merge == "both")
+    overlap = (rows.low <= rows.high_rerun) & (rows.low_rerun <= rows.high)
+    rows["outside"] = ~(overlap | both_absent)
+    width = (rows.high - rows.low + rows.high_rerun - rows.low_rerun).clip(lower=1e-6)
+    rows["distance"] = ((rows.estimate - rows.estimate_rerun).abs() / width).fillna(float("inf"))
+    share = rows.outside.mean()
+    report(f"{len(rows)} rows of metrics.csv: {share:.1%} outside (at most {OUTSIDE:.0%} may be)")
+    for _, row in rows[rows.outside].nlargest(10, "distance").iterrows():
+        name = " ".join(str(row[column]) for column in rows.attrs["ids"])
+        report(f"  {name}: {_interval(row, '')} committed, {_interval(row, '_rerun')} now")
+
+    verdicts = _side_by_side(before / "verdicts.csv", after / "verdicts.csv")
+    changed = verdicts[verdicts.verdict != verdicts.verdict_rerun]
+    report(f"{len(verdicts)} verdicts: {len(changed)} changed")
+    for _, row in changed.iterrows():
+        name = " ".join(str(row[column]) for column in verdicts.attrs["ids"])
+        report(f"  {name}: {row.verdict} committed, {row.verdict_rerun} now")
+    return int(share > OUTSIDE or len(changed) > 0)
+
+
+def publish(preset: str, *, report: Callable[[str], object] = print) -> Path:
+    """Replace the committed results of a preset by the local ones; all or nothing.
+
+    Raises
+    ------
+    PublishError : the local results are incomplete, failed, outdated or too large.
+    """
+    from hybridlib import runs
+    from hybridlib.config import load_config
+
+    source, target = study.local(preset), study.committed(preset)
+    if not (source / "config.yaml").exists():
+        raise PublishError(f"no local results of {preset}: run `make study PRESET={preset}` first")
+    config = load_config(str(source / "config.yaml"))
+    jobs = study.plan(config)
+    for job in jobs:
+        if job.notebook and job.key and not job.unchanged():
+            raise PublishError(f"{job.name} is not up to date: run `make study PRESET={preset}`")
+    draft = target.with_name(f".{preset}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        for part, kinds in (("tables", ("csv",)), ("figures", ("svg", "png"))):
+            (draft / part).mkdir(parents=True)
+            for kind in kinds:
+                for path in sorted((source / part).glob(f"*.{kind}")):
+                    shutil.copyfile(path, draft / part / path.name)
+        for path in _notebooks(jobs, source):
+            _write_notebook(path, draft / "notebooks")
+        for name, folder in runs.artifacts(config, config.seeds[0]).items():
+            shutil.copytree(folder, draft / "artifacts" / name)
+        text = json.dumps(manifest(config, draft), indent=1, ensure_ascii=False)
+        (draft / "manifest.json").write_text(text + "\n", encoding="utf-8")
+        size = sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
+        if size > LIMIT:
+            raise PublishError(f"{size / 1e6:.1f} MB is over the {LIMIT / 1e6:.0f} MB of a preset")
+        shutil.rmtree(target, ignore_errors=True)
+        draft.rename(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    report(f"{target.relative_to(PROJECT)}: {size / 1e6:.1f} MB")
+    return target
+
+
+def manifest(config: Any, folder: Path) -> dict[str, Any]:
+    """Return which runs, configuration, code and environment every table and figure rests on."""
+    from hybridlib import hypotheses
+    from hybridlib.config import STAGE_VERSIONS
+
+    runs = _read(folder / "tables" / "runs.csv")
+    tables = {}
+    for path in sorted((folder / "tables").glob("*.csv")):
+        tables[path.stem] = {"sha256": sha256(path), "runs": _runs_of(_read(path), runs)}
+    figures = {}
+    for path in sorted((folder / "figures").glob("*.svg")):
+        figures[path.stem] = {"tables": _tables_of(path.stem, folder)}
+    return {
+        "preset": config.preset,
+        "configuration": config.flat(),
+        "figures": figures,
+        "tables": tables,
+        "runs": {row.pop("run"): row for row in runs.to_dict("records")},
+        "code": {"commit": _commit(), "stages": dict(STAGE_VERSIONS)},
+        "environment": environment(),
+        "hypotheses_sha256": hypotheses.digest(),
+    }
+
+
+def _notebooks(jobs: list, source: Path) -> list[Path]:
+    """Return the executed notebooks that are committed: of the trainings those of the first seed,
+    of the evaluations the first."""
+    seeds = [job.parameters["seed"] for job in jobs if "seed" in job.parameters]
+    kept = [source / "notebooks" / "00_study.ipynb"]
+    evaluated = False
+    for job in jobs:
+        if not job.notebook or job.parameters.get("seed", seeds[0]) != seeds[0]:
+            continue
+        if job.notebook.stem == "03_evaluate":
+            if evaluated:
+                continue
+            evaluated = True
+        kept.append(job.output)
+    for path in kept:
+        if not path.exists() or nb.error_in(path):
+            raise PublishError(f"{path.name} is missing or failed: run the study again")
+    return kept
+
+
+def _write_notebook(path: Path, folder: Path) -> None:
+    """Write an executed notebook, cleaned, as ipynb and HTML."""
+    from nbconvert import HTMLExporter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    places = {
+        f"{PROJECT}/": "",
+        str(PROJECT): ".",
+        sys.base_prefix: "python",
+        str(Path.home()): "~",
+    }
+    node = nb.cleaned(nbformat.read(path, as_version=4), places)
+    nbformat.write(node, folder / path.name)
+    html, _ = HTMLExporter().from_notebook_node(node)
+    (folder / path.name).with_suffix(".html").write_text(html, encoding="utf-8")
+
+
+def _runs_of(table: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
+    """Return the keys of the runs that a table's rows name, or of all where it names none."""
+    by = [column for column in ("variant", "reward", "seed") if column in table and column in runs]
+    if by:
+        runs = runs.merge(table[by].drop_duplicates(), on=by)
+    return sorted(set(runs.run))
+
+
+def _tables_of(figure: str, folder: Path) -> list[str]:
+    """Return the tables that a figure's function reads, found by letting it draw."""
+    from hybridlib import lookup, plots
+
+    read = set()
+
+    class Watched(lookup.Results):
+        def table(self, name: str) -> pd.DataFrame:
+            read.add(name)
+            return super().table(name)
+
+    getattr(plots, figure)(Watched(folder))
+    return sorted(read)
+
+
+def _commit() -> str:
+    """Return the git commit of the code, with -changed where files differ from it."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(PROJECT), *words]
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+    commit = git("rev-parse", "--verify", "--quiet", "HEAD") or "none"
+    code = ("hybridlib", "notebooks", "requirements.lock")
+    return commit + ("-changed" if git("status", "--porcelain", "--", *code) else "")
+
+
+def _side_by_side(before: Path, after: Path) -> pd.DataFrame:
+    """Join two versions of a table on all that is not measured; the second's end in _rerun."""
+    for path in (before, after):
+        if not path.exists():
+            raise PublishError(f"there is no {path.relative_to(PROJECT)} to compare")
+    left, right = _read(before), _read(after)
+    ids = [column for column in left if column not in MEASURED]
+    for frame in (left, right):
+        frame["nth"] = frame.groupby(ids, dropna=False).cumcount()
+    joined = left.merge(right, "outer", [*ids, "nth"], suffixes=("", "_rerun"), indicator=True)
+    joined.attrs["ids"] = ids
+    return joined
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
+
+
+def _interval(row: Mapping[str, float], suffix: str) -> str:
+    low, high = row[f"low{suffix}"], row[f"high{suffix}"]
+    return f"{row[f'estimate{suffix}']:.3g} [{low:.3g}, {high:.3g}]"

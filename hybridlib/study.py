@@ -1,0 +1,136 @@
+"""The study as a graph of notebooks.
+
+01_base -> 02_train (variant, reward, seed) -> 03_evaluate (variant, reward)
+        -> tables -> 04 to 07
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import yaml
+
+from hybridlib.jobs import Job
+from hybridlib.store import PROJECT
+
+if TYPE_CHECKING:
+    from hybridlib.config import RunConfig
+
+NOTEBOOKS = PROJECT / "notebooks"
+# What others are built on is trained first: the start of a hybrid, and (by the first variant that
+# learns from it) the reward model. The second worker would only wait for the store's lock.
+FIRST = [("sft", "none"), ("rl", "model")]
+STARTS_FROM = {"two_stage": "sft", "multi_stage": "sft"}
+FIGURES = ("04_harmlessness", "05_readability", "06_generalization", "07_verdicts")
+
+
+def committed(preset: str) -> Path:
+    """Return the folder of a preset's committed results."""
+    return PROJECT / "results" / preset
+
+
+def local(preset: str) -> Path:
+    """Return the folder of the results that this machine computed; git ignores it."""
+    return PROJECT / "results" / "local" / preset
+
+
+def plan(config: "RunConfig", folder: Path | None = None) -> list[Job]:
+    """Return every job of the study, each after those that it needs.
+
+    Parameters
+    ----------
+    folder : of the results, by default results/local/<preset>. The resolved configuration is
+        written there: that file is the `preset` that every notebook of the grid is given.
+    """
+    from hybridlib import runs
+
+    folder = folder or local(config.preset)
+    preset = _write_config(config, folder)
+    arms = [arm for arm in config.arms if arm[0] != "base"]
+
+    def job(name: str, source: str, units: list[tuple], needs: list[str], **parameters) -> Job:
+        return Job(
+            name=name,
+            notebook=NOTEBOOKS / f"{source}.ipynb",
+            parameters={"preset": str(preset)} | parameters,
+            output=folder / "notebooks" / f"{_file(source, **parameters)}.ipynb",
+            needs=tuple(needs),
+            done=lambda: all(runs.is_done(config, *unit) for unit in units),
+            key=" ".join(runs.stage_key(config, *unit) for unit in units),
+            alone=source == "01_base",
+        )
+
+    jobs = [job("base", "01_base", [("base", "base", "none", 0)], [])]
+    arms.sort(key=lambda arm: FIRST.index(arm) if arm in FIRST else len(FIRST))
+    for seed in config.seeds:
+        for variant, reward in arms:
+            start = STARTS_FROM.get(variant)
+            needs = [f"train {start} seed {seed}" if (start, "none") in arms else "base"]
+            unit = ("train", variant, reward, seed)
+            name = f"train {label(variant, reward)} seed {seed}"
+            at = {"variant": variant, "reward": reward, "seed": seed}
+            jobs.append(job(name, "02_train", [unit], needs, **at))
+    for variant, reward in config.arms:
+        arm = label(variant, reward)
+        needs = [f"train {arm} seed {seed}" for seed in config.seeds] if variant != "base" else []
+        units = [("evaluate", variant, reward, seed) for seed in config.seeds]
+        at = {"variant": variant, "reward": reward}
+        jobs.append(job(f"evaluate {arm}", "03_evaluate", units, needs or ["base"], **at))
+    evaluations = tuple(job.name for job in jobs if job.name.startswith("evaluate "))
+    call = partial(runs.write_tables, config, folder / "tables")
+    jobs.append(Job("tables", call=call, needs=evaluations))
+    return jobs + figures(config.preset, folder, folder / "notebooks", needs=("tables",))
+
+
+def figures(preset: str, folder: Path, notebooks: Path, needs: tuple[str, ...] = ()) -> list[Job]:
+    """Return the jobs that draw every figure of folder/tables into folder/figures."""
+    return [
+        Job(
+            name=f"figures {source}",
+            notebook=NOTEBOOKS / f"{source}.ipynb",
+            parameters={"preset": preset, "results": str(folder)},
+            output=notebooks / f"{source}.ipynb",
+            needs=needs,
+        )
+        for source in FIGURES
+    ]
+
+
+def describe(config: "RunConfig", preset: str) -> str:
+    """Return a Markdown table of every parameter, those that differ from `preset` marked, first."""
+    from hybridlib.config import load_config
+
+    before, values = load_config(preset).flat(), config.flat()
+    changed = [name for name in values if values[name] != before[name]]
+    rows = [f"| **{name}** | **{values[name]}** | {before[name]} |" for name in changed]
+    rows += [f"| {name} | {values[name]} | |" for name in values if name not in changed]
+    head = ["| parameter | value | instead of the preset's |", "|---|---|---|"]
+    return "\n".join([*head, *rows])
+
+
+def summary(jobs: Sequence[Job]) -> str:
+    """Return how many jobs of each kind there are: 12 jobs: 1 base, 4 train, ..."""
+    kinds = Counter(job.name.split()[0] for job in jobs)
+    return f"{len(jobs)} jobs: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+
+def label(variant: str, reward: str) -> str:
+    """Return how progress names a variant: rl/model, sft."""
+    return variant if reward == "none" else f"{variant}/{reward}"
+
+
+def _file(source: str, **at: object) -> str:
+    """Return the name of an executed notebook: 02_train-rl-model-seed0, 03_evaluate-sft."""
+    if not at:
+        return source
+    seed = f"-seed{at['seed']}" if "seed" in at else ""
+    return f"{source}-{label(at['variant'], at['reward']).replace('/', '-')}{seed}"
+
+
+def _write_config(config: "RunConfig", folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config.flat(), sort_keys=False), encoding="utf-8")
+    return path

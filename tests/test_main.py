@@ -1,0 +1,72 @@
+"""The command line: what it prints, what it returns, what it leaves behind."""
+
+from pathlib import Path
+
+import pytest
+from standin import Project
+
+from hybridlib.__main__ import main
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    project = Project(tmp_path)
+    project.install(monkeypatch)
+    return project
+
+
+def test_study_shows_what_the_driver_prints(project: Project, capfd):
+    project.source("00_study", "print('preset', preset, 'seeds', seeds)")
+    (project.root / "more.yaml").write_text("seeds: 2")
+    arguments = ["study", "organism", "-f", str(project.root / "more.yaml"), "-p", "seeds", "3"]
+    assert main(arguments) == 0
+    out, err = capfd.readouterr()
+    assert out == "preset organism seeds 3\n"
+    assert err == ""
+    assert (project.root / "results/local/organism/notebooks/00_study.ipynb").exists()
+
+
+def test_a_driver_that_fails_is_one_line_and_a_place_to_look(project: Project, capfd):
+    project.source("00_study", "raise ValueError('no such thing')")
+    assert main(["study"]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    lines = err.splitlines()
+    assert lines[0] == "ValueError: no such thing"
+    assert lines[1].endswith("00_study.ipynb)")
+    assert len(lines) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-p", "sedes", "3"], "ParameterError: there is no parameter 'sedes'"),
+        (["-f", "nowhere.yaml"], "ParameterError: nowhere.yaml is no file of parameters: No such"),
+    ],
+)
+def test_a_bad_parameter_is_one_line_and_writes_nothing(project: Project, capfd, arguments, said):
+    before = sorted(project.root.rglob("*"))
+    assert main(["study", *arguments]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith(said)
+    assert err.count("\n") == 1
+    assert sorted(project.root.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["figures", "compare", "publish"])
+def test_results_that_are_not_there_are_one_line(project: Project, capfd, command: str):
+    assert main([command]) == 1
+    assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_figures_are_drawn_from_the_committed_tables(project: Project, capfd):
+    tables = project.root / "results" / "organism" / "tables"
+    tables.mkdir(parents=True)
+    code = "from pathlib import Path\nPath(results, 'figures').mkdir(exist_ok=True)"
+    for name in ("04_harmlessness", "05_readability", "06_generalization", "07_verdicts"):
+        project.source(name, f"{code}\nPath(results, 'figures', '{name}').touch()")
+    assert main(["figures", "organism"]) == 0
+    drawn = tables.parent / "figures"
+    assert len(list(drawn.iterdir())) == 4
+    assert {path.name for path in tables.parent.iterdir()} == {"tables", "figures"}

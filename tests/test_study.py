@@ -1,0 +1,162 @@
+"""The graph of the study's notebooks."""
+
+import shutil
+from pathlib import Path
+from typing import Literal, get_origin
+
+import nbformat
+import papermill
+import pytest
+import yaml
+from pydantic import BaseModel
+from standin import ARMS, Config, Project
+
+from hybridlib import notebook as nb
+from hybridlib import study
+from hybridlib.jobs import StudyError, run
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    project = Project(tmp_path)
+    project.install(monkeypatch)
+    return project
+
+
+def test_the_plan_has_every_job_once(project: Project):
+    jobs = study.plan(project.config)
+    names = [job.name for job in jobs]
+    trained = [f"train {study.label(*arm)} seed {s}" for arm in ARMS[1:] for s in (0, 1)]
+    evaluated = [f"evaluate {study.label(*arm)}" for arm in ARMS]
+    drawn = [f"figures {name}" for name in study.FIGURES]
+    assert sorted(names) == sorted(["base", *trained, *evaluated, "tables", *drawn])
+    assert len({job.output for job in jobs if job.output}) == len(jobs) - 1
+
+
+def test_every_job_comes_after_what_it_needs(project: Project):
+    jobs = {job.name: job for job in study.plan(project.config)}
+    order = list(jobs)
+    for job in jobs.values():
+        assert all(order.index(name) < order.index(job.name) for name in job.needs)
+    assert jobs["train two_stage/model seed 1"].needs == ("train sft seed 1",)
+    assert jobs["train sft seed 1"].needs == ("base",)
+    assert jobs["evaluate base"].needs == ("base",)
+    assert jobs["evaluate rl/rule"].needs == ("train rl/rule seed 0", "train rl/rule seed 1")
+    assert set(jobs["tables"].needs) == {name for name in order if name.startswith("evaluate")}
+    assert jobs["figures 07_verdicts"].needs == ("tables",)
+    # what others are built on is first of its seed
+    assert order[1:3] == ["train sft seed 0", "train rl/model seed 0"]
+    assert [job.name for job in jobs.values() if job.alone] == ["base"]
+
+
+def test_a_hybrid_without_its_start_among_the_variants_needs_the_base(project: Project):
+    config = Config(arms=(("base", "none"), ("two_stage", "model")))
+    jobs = {job.name: job for job in study.plan(config)}
+    assert jobs["train two_stage/model seed 0"].needs == ("base",)
+
+
+def test_notebooks_are_given_the_resolved_configuration(project: Project):
+    jobs = {job.name: job for job in study.plan(project.config)}
+    folder = project.root / "results" / "local" / "organism"
+    preset = str(folder / "config.yaml")
+    assert yaml.safe_load(Path(preset).read_text()) == project.config.flat()
+    train, evaluate = jobs["train rl/model seed 1"], jobs["evaluate sft"]
+    at = {"variant": "rl", "reward": "model"}
+    assert train.parameters == {"preset": preset, "seed": 1} | at
+    assert train.output == folder / "notebooks" / "02_train-rl-model-seed1.ipynb"
+    assert evaluate.parameters == {"preset": preset, "variant": "sft", "reward": "none"}
+    assert evaluate.output == folder / "notebooks" / "03_evaluate-sft.ipynb"
+    assert jobs["figures 05_readability"].parameters["results"] == str(folder)
+
+
+class Executed(nb.Execution):
+    """An execution that copies the notebook instead of starting a kernel, to save a minute."""
+
+    def run(self, on_line) -> str:
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.notebook, self.output)
+        return ""
+
+
+def test_what_is_in_the_store_is_not_started_again(project: Project, monkeypatch):
+    monkeypatch.setattr(nb, "Execution", Executed)
+    config = Config(arms=(("base", "none"), ("sft", "none")), seeds=(0,))
+    lines: list[str] = []
+
+    def statuses() -> dict[str, str]:
+        lines.clear()
+        outcomes = run(study.plan(config), 2, report=lines.append)
+        return {outcome.job.name: outcome.status for outcome in outcomes}
+
+    assert set(statuses().values()) == {"finished"}
+    base, train = ("base", "base", "none", 0), ("train", "sft", "none", 0)
+    project.done |= {base, train, ("evaluate", "base", "none", 0), ("evaluate", "sft", "none", 0)}
+    again = statuses()
+    assert {name for name, status in again.items() if status == "finished"} == {
+        "tables",
+        *(f"figures {name}" for name in study.FIGURES),
+    }
+    assert lines[0] == "[4/9] 4 unchanged since an earlier run"
+
+    project.done.remove(train)  # damaged, say
+    assert next(n for n, s in statuses().items() if s == "finished") == "train sft seed 0"
+    project.done.add(train)
+    project.version = 2  # the notebooks show results of other keys
+    assert set(statuses().values()) == {"finished"}
+
+
+def test_a_base_that_fails_the_gate_ends_the_study(project: Project):
+    project.source("01_base", "raise RuntimeError('the base fails the gate: sums 12%')")
+    lines: list[str] = []
+    with pytest.raises(StudyError) as error:
+        run(study.plan(project.config), 2, report=lines.append)
+    assert str(error.value) == (
+        "base failed: RuntimeError: the base fails the gate: sums 12%; "
+        "21 that need them were skipped"
+    )
+    executed = project.root / "results" / "local" / "organism" / "notebooks"
+    assert [path.name for path in executed.iterdir()] == ["01_base.ipynb"]
+
+
+def test_description_marks_what_differs_from_the_preset(project: Project, monkeypatch):
+    changed = Config(seeds=(0, 1, 2))
+    lines = study.describe(changed, "organism").splitlines()
+    assert lines[2:] == ["| **seeds** | **3** | 2 |", "| preset | organism | |"]
+    assert "**" not in study.describe(project.config, "organism")
+
+
+def test_summary_counts_kinds(project: Project):
+    text = study.summary(study.plan(project.config))
+    assert text == "22 jobs: 1 base, 10 train, 6 evaluate, 1 tables, 4 figures"
+
+
+PRESET_LINE = 'preset: str = "organism"  # name in notebooks/presets, or a file of parameters'
+
+
+def parameters_cell(model: type[BaseModel]) -> str:
+    """Return the driver's parameters cell: the preset, and every field as an override of it."""
+
+    def lines(model: type[BaseModel]) -> list[str]:
+        found = []
+        for name, field in model.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                found += lines(field.annotation)
+            elif name != "preset":
+                kind = get_origin(field.annotation) or field.annotation
+                kind = {tuple: "list", Literal: "str"}.get(kind, getattr(kind, "__name__", kind))
+                found.append(f"{name}: Optional[{kind}] = None  # {field.description}")
+        return found
+
+    return "\n".join([PRESET_LINE, *lines(model)])
+
+
+def test_driver_notebook_offers_every_parameter():
+    config = pytest.importorskip("hybridlib.config")
+    driver = Path(study.__file__).parents[1] / "notebooks" / "00_study.ipynb"
+    cells = nbformat.read(driver, as_version=4).cells
+    (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", ())]
+    expected = parameters_cell(config.RunConfig)
+    assert cell.source == expected, f"write this into the parameters cell:\n{expected}"
+    shown = {p["name"]: p for p in papermill.inspect_notebook(str(driver)).values()}
+    assert list(shown) == [line.split(":")[0] for line in expected.splitlines()]
+    assert all(p["help"] for p in shown.values())
