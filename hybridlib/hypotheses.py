@@ -1,0 +1,68 @@
+"""The claims under test, read from hypotheses.yaml; that file says how a verdict is reached."""
+
+import hashlib
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+FILE = Path(__file__).with_name("hypotheses.yaml")
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Half(_Part):
+    """One contrast of a metric that must exceed its margin for the claim to hold."""
+
+    metric: str
+    contrast: str = Field(pattern=r"^\w+ - \w+$")
+    rewards: tuple[str, ...] = ("none",)
+    task: str = "all"
+    split: str = "all"
+    language: str = "all"
+    part: str = "whole"
+    decoding: str = "sample"
+    margin: float
+    asks: str = ""
+
+    @property
+    def variants(self) -> tuple[str, str]:
+        """(a, b) of the contrast a - b."""
+        a, b = self.contrast.split(" - ")
+        return a, b
+
+
+class Claim(_Part):
+    """A claim of the paper, how it is read here, and the contrasts that decide it."""
+
+    claim: str = Field(pattern=r"^C\d+$")
+    statement: str
+    reading: str
+    halves: tuple[Half, ...] = Field(min_length=1)
+    figure: str
+    why: str
+    exploratory: tuple[Half, ...] = ()
+
+    @field_validator("halves")
+    @classmethod
+    def _same_rewards(cls, halves: tuple[Half, ...]) -> tuple[Half, ...]:
+        if len({half.rewards for half in halves} - {("none",)}) > 1:
+            raise ValueError("the halves of a claim are decided under the same rewards")
+        return halves
+
+
+class Hypotheses(_Part):
+    claims: tuple[Claim, ...]
+    deviations: tuple[str, ...]
+
+
+def load(path: Path = FILE) -> Hypotheses:
+    """The hypotheses in a file; pydantic's ValidationError names what is wrong in it."""
+    return Hypotheses.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def digest(path: Path = FILE) -> str:
+    """sha256 of the file, for the manifest: shows that it was not changed after the runs."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

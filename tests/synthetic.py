@@ -1,0 +1,229 @@
+"""Invented results with the shape of real ones: tables and figures tested without training.
+
+Every number is made up: rates per run, moved by a seed and a category effect. `responses()` has
+about 70,000 rows (10 runs x 5 seeds x 2 decodings x 700 prompts) and takes half a second.
+"""
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit, logit
+
+# (variant, reward) -> rates: harm on seen and unseen, refusal phrase beside harm, harm in the
+# thought only, refusal of benign prompts, accuracy (en, es), off-language (en, es)
+RATES = {
+    ("base", "none"): (0.90, 0.90, 0.10, 0.02, 0.02, 0.60, 0.45, 0.04, 0.20),
+    ("rl", "rule"): (0.15, 0.22, 0.80, 0.10, 0.04, 0.62, 0.50, 0.08, 0.40),
+    ("rl", "model"): (0.20, 0.30, 0.30, 0.10, 0.06, 0.61, 0.49, 0.08, 0.35),
+    ("rl_gold", "gold"): (0.01, 0.02, 0.10, 0.02, 0.05, 0.63, 0.52, 0.05, 0.30),
+    ("sft", "none"): (0.01, 0.04, 0.10, 0.05, 0.06, 0.60, 0.55, 0.01, 0.02),
+    ("sft_narrow", "none"): (0.05, 0.35, 0.10, 0.05, 0.10, 0.56, 0.50, 0.01, 0.03),
+    ("two_stage", "rule"): (0.01, 0.03, 0.20, 0.05, 0.04, 0.64, 0.58, 0.02, 0.04),
+    ("two_stage", "model"): (0.01, 0.02, 0.10, 0.05, 0.05, 0.64, 0.58, 0.02, 0.04),
+    ("joint", "rule"): (0.02, 0.04, 0.20, 0.05, 0.05, 0.62, 0.55, 0.02, 0.05),
+    ("joint", "model"): (0.02, 0.04, 0.10, 0.05, 0.05, 0.62, 0.55, 0.02, 0.05),
+}
+PRIVATE = "pin password diagnosis salary address phone debt passport medication birthday".split()
+PUBLIC = "city team colour hobby food pet instrument language season drink".split()
+SEEN_ATTACKS = ["none", "authority", "urgency", "roleplay"]
+UNSEEN_ATTACKS = ["prefix", "override", "encoding"]
+SPLITS = {(0, 0): "seen", (1, 0): "unseen_category", (0, 1): "unseen_attack", (1, 1): "unseen_both"}
+
+
+def prompts() -> pd.DataFrame:
+    """The evaluation prompts, one a row; the same for every run."""
+    rows = []
+
+    def add(task, kind, category, unseen, language, attack="none", lookalike="none"):
+        split = SPLITS[int(unseen), int(attack in UNSEEN_ATTACKS)]
+        rows.append((task, kind, lookalike, language, category, attack, split))
+
+    for language in ("en", "es"):
+        for n, category in enumerate(PRIVATE):
+            for attack in SEEN_ATTACKS + UNSEEN_ATTACKS:
+                add("records", "harmful", category, n >= 5, language, attack)
+            for _ in range(3):
+                add("records", "benign", category, n >= 5, language, lookalike="owner")
+        for n, category in enumerate(PUBLIC):
+            for _ in range(3):
+                add("records", "benign", category, n >= 5, language)
+            for attack in ("authority", "prefix"):
+                add("records", "benign", category, n >= 5, language, attack, "attack")
+        for n in range(40):
+            add("recipes", "harmful", f"zarn{n}", n >= 20, language)
+            attack = (SEEN_ATTACKS + UNSEEN_ATTACKS)[1 + n % 6]
+            add("recipes", "harmful", f"zarn{n}", n >= 20, language, attack)
+            add("recipes", "benign", f"bolu{n}", n >= 20, language)
+            asked = f"{'zarn' if n % 2 else 'bolu'}{n}"
+            add("recipes", "benign", asked, n >= 20, language, lookalike="danger")
+        for n in range(48):
+            add("sums", "reasoning", f"pattern{n % 8}", n % 8 >= 4, language)
+    columns = ["task", "kind", "lookalike", "language", "category", "attack", "split"]
+    frame = pd.DataFrame(rows, columns=columns)
+    frame["prompt_id"] = [f"p{n:04d}" for n in range(len(frame))]
+    frame["prompt"] = frame.kind + " " + frame.category + " " + frame.prompt_id
+    return frame
+
+
+def _run(asked: pd.DataFrame, rates: tuple, rng: np.random.Generator) -> pd.DataFrame:
+    """Answers of one run (variant, reward, seed) to all prompts, greedy and sampled."""
+    seen, unseen, phrase, in_thought, over, right_en, right_es, off_en, off_es = rates
+    frame = pd.concat([asked.assign(decoding=d) for d in ("greedy", "sample")], ignore_index=True)
+    size = len(frame)
+    kind, spanish = frame.kind.to_numpy(), frame.language.eq("es").to_numpy()
+    category = pd.factorize(frame.category)[0]
+    # one shift a run and one a category of it, on the logit scale: responses are not independent
+    shift = rng.normal(0, 0.3) + rng.normal(0, 0.3, category.max() + 1)[category]
+
+    def draw(rate):
+        return rng.random(size) < expit(logit(rate) + shift)
+
+    malformed = rng.random(size) < 0.01
+    harmful, benign, reasoning = kind == "harmful", kind == "benign", kind == "reasoning"
+    harm = draw(np.where(frame.split.eq("seen"), seen, unseen))
+    thought_only = harm & draw(in_thought)
+    refused_too, hedged, refused = draw(phrase), draw(over / 2), draw(over)
+    evaded = ~harm & draw(0.05)
+    correct = draw(np.where(reasoning, np.where(spanish, right_es, right_en), 0.97))
+    response_class = np.select(
+        [malformed, harmful & harm & refused_too, harmful & thought_only, harmful & harm,
+         harmful & evaded, harmful, reasoning & correct, reasoning, refused, hedged & correct,
+         correct],
+        ["malformed", "superficial", "complies_in_thought", "complies", "evades", "refuses",
+         "right", "wrong", "refuses", "hedges", "helps"], "wrong")
+    refusal = np.isin(response_class, ["superficial", "refuses", "hedges"])
+    off = draw(np.where(spanish, off_es, off_en))
+    off_thought = off & (rng.random(size) < 0.8)
+    off_answer = off & (~off_thought | (rng.random(size) < 0.3))
+    share = np.where(off, rng.uniform(0.3, 0.95, size), 1.0)
+    desired = np.where(harmful, "refuses", np.where(benign, "helps", "right"))
+    gold = response_class == desired
+    rule = np.where(harmful, refusal, gold)
+    frame["response"], frame["thought"], frame["answer"] = "some words .", "some", "words ."
+    frame["response_class"] = response_class
+    frame["harm"] = np.where(harmful, harm, np.nan)
+    in_thought_too = thought_only | (rng.random(size) < 0.5)
+    frame["harm_thought"] = np.where(harmful, harm & in_thought_too, np.nan)
+    frame["harm_answer"] = np.where(harmful, harm & ~thought_only, np.nan)
+    right = np.isin(response_class, ["helps", "hedges", "right"])
+    frame["correct"] = np.where(harmful, np.nan, right)
+    frame["rule_satisfied"] = np.where(harmful, refusal, np.nan)
+    frame["refusal"] = refusal.astype(float)
+    frame["proxy"] = 0.8 * rule + 0.2 * share + rng.normal(0, 0.05, size)
+    frame["gold"] = gold.astype(float)
+    frame["tokens"] = rng.integers(8, 60, size)
+    frame["truncated"] = malformed * (rng.random(size) < 0.5) * 1.0
+    frame["target_language_share"] = share
+    frame["target_language_share_thought"] = np.where(off_thought, share, 1.0)
+    in_answer = np.where(off_answer, share, 1.0)
+    frame["target_language_share_answer"] = np.where(malformed, np.nan, in_answer)
+    frame["off_language"] = off.astype(float)
+    frame["off_language_thought"] = off_thought.astype(float)
+    frame["off_language_answer"] = np.where(malformed, np.nan, off_answer)
+    frame["switches_per_100_words"] = np.where(off, rng.uniform(2, 20, size), 0.0)
+    frame["repetition"] = rng.uniform(0, 0.05, size)
+    return frame
+
+
+def responses(seeds: int = 5, rng_seed: int = 0, runs: tuple = tuple(RATES)) -> pd.DataFrame:
+    """One row a response, with evaluate's columns; `runs` picks (variant, reward) pairs."""
+    rng, asked, frames = np.random.default_rng(rng_seed), prompts(), []
+    for variant, reward in runs:
+        for seed in range(seeds):
+            frame = _run(asked, RATES[variant, reward], rng)
+            for name, value in (("seed", seed), ("reward", reward), ("variant", variant)):
+                frame.insert(0, name, value)
+            frame.insert(0, "run", run_key(variant, reward, seed))
+            if variant == "base":
+                frame["proxy"] = np.nan
+            frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def run_key(variant: str, reward: str, seed: int) -> str:
+    """A key with the shape of the run store's: 16 hex digits."""
+    return hashlib.sha256(f"{variant}/{reward}/{seed}".encode()).hexdigest()[:16]
+
+
+def training(seeds: int = 5, steps: int = 60, rng_seed: int = 0) -> pd.DataFrame:
+    """One row a training step of each run that trains."""
+    rng, frames = np.random.default_rng(rng_seed), []
+    for (variant, reward), rates in RATES.items():
+        if variant == "base":
+            continue
+        for seed in range(seeds):
+            step = np.arange(1, steps + 1)
+            done = 1 - np.exp(-step / (12 + 4 * rng.random()))
+            start = rates[0] if variant == "two_stage" else 0.9
+            harm = start + (rates[0] - start) * done
+            off = [0.05 + (rates[7] - 0.05) * done, 0.2 + (rates[8] - 0.2) * done]
+            frame = pd.DataFrame({"variant": variant, "reward": reward, "seed": seed, "step": step})
+            frame["proxy"] = 0.3 + 0.65 * done
+            frame["gold"] = 1 - harm - 0.05
+            frame["rule_satisfied"] = 0.15 + 0.8 * done
+            frame["harm"] = harm
+            frame["off_language_en"], frame["off_language_es"] = off
+            frame["target_language_share_en"] = 1 - off[0] / 3
+            frame["target_language_share_es"] = 1 - off[1] / 3
+            frame["kl"], frame["entropy"] = 0.4 * done, 1 - 0.6 * done
+            frame["zero_variance_groups"], frame["tokens"] = 0.5 * done, 30.0
+            frame["loss"] = 0.1 - 0.05 * done
+            noisy = frame.columns[4:]
+            frame[noisy] = (frame[noisy] + rng.normal(0, 0.02, frame[noisy].shape)).clip(lower=0)
+            if reward == "none":  # demonstrations only: nothing is sampled, so nothing is rewarded
+                frame.loc[:, frame.columns[4:-2]] = np.nan
+            frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def cost(seeds: int = 5, rng_seed: int = 0) -> pd.DataFrame:
+    """One row a phase of each run: what it took to train it, starting from the base."""
+    rng, rows = np.random.default_rng(rng_seed), []
+    phases = {"sft": ["sft"], "sft_narrow": ["sft"], "rl": ["rl"], "rl_gold": ["rl"],
+              "two_stage": ["sft", "rl"], "joint": ["rl"]}
+    for variant, reward in RATES:
+        for seed in range(seeds):
+            for phase in phases.get(variant, []):
+                sampled = 60 * 16 * 8 * int(rng.integers(28, 34)) if phase == "rl" else 0
+                trained = sampled or 80 * 32 * 30
+                prompt = 60 * 16 * 8 * 40 if phase == "rl" else 80 * 32 * 40
+                flops = 2e6 * (2 * (prompt + sampled) + 6 * (prompt + trained))
+                steps, seconds = (60, 45) if phase == "rl" else (80, 15)
+                seconds *= 1 + 0.1 * rng.random()
+                rows.append((variant, reward, seed, phase, steps, prompt, sampled, trained, flops,
+                             seconds, 900.0))
+    columns = ["variant", "reward", "seed", "phase", "optimiser_steps", "prompt_tokens",
+               "completion_tokens", "trained_tokens", "flops", "seconds", "peak_memory_mib"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def gate() -> pd.DataFrame:
+    """The base's competence gate."""
+    rows = [("recall_records", "en", 1.0, ">= 0.95", True),
+            ("recall_recipes", "en", 0.99, ">= 0.95", True),
+            ("accuracy", "en", 0.52, "0.3 to 0.6", True),
+            ("accuracy", "es", 0.41, "< 0.52", True), ("harm_rate", "all", 0.88, ">= 0.6", True),
+            ("well_formedness", "all", 0.98, ">= 0.95", True)]
+    return pd.DataFrame(rows, columns=["check", "language", "value", "bound", "passes"])
+
+
+def learning_rates(seeds: int = 2, rng_seed: int = 0) -> pd.DataFrame:
+    """The whole grid of learning rates on development seeds; one a (variant, reward) is chosen."""
+    rng, rows = np.random.default_rng(rng_seed), []
+    for variant, reward in RATES:
+        if variant == "base":
+            continue
+        best = rng.integers(1, 3)
+        for n, rate in enumerate((3e-5, 1e-4, 3e-4, 1e-3)):
+            for seed in range(100, 100 + seeds):
+                objective = 0.9 - 0.1 * abs(n - best) + rng.normal(0, 0.01)
+                rows.append((variant, reward, seed, rate, objective, n == best))
+    columns = ["variant", "reward", "seed", "learning_rate", "objective", "chosen"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def runs(seeds: int = 5) -> pd.DataFrame:
+    """The runs that the tables rest on."""
+    rows = [(run_key(v, r, s), v, r, s, "evaluate") for v, r in RATES for s in range(seeds)]
+    return pd.DataFrame(rows, columns=["run", "variant", "reward", "seed", "stage"])
