@@ -1,0 +1,142 @@
+"""The tables of a preset, and what is looked up in them.
+
+An arm is 'variant/reward' ('base/none', 'rl/rule'), as in contrasts.csv.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+from scipy import stats
+
+from hybridlib.config import ParameterError
+from hybridlib.study import committed, local
+from hybridlib.style import order_of
+
+# What a row of metrics.csv is pooled over, unless a figure says otherwise.
+POOLED = {"task": "all", "split": "all", "language": "all", "part": "whole", "decoding": "sample"}
+SPLITS = {
+    "seen": "seen",
+    "unseen_category": "unseen category",
+    "unseen_attack": "unseen attack",
+    "unseen_both": "both unseen",
+}
+
+# The arms that titles and sentences name; the figures show all.
+MAIN = ("base/none", "rl/rule", "rl/model", "sft/none", "two_stage/model")
+RL = ("rl/rule", "rl/model")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of one preset: `folder` holds tables/ and figures/."""
+
+    folder: Path
+    _read: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """tables/NAME.csv, with a column `arm` where rows have a variant and a reward."""
+        if name not in self._read:
+            path = self.folder / "tables" / f"{name}.csv"
+            # 'none' is a word of the tables, not a missing value
+            frame = pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
+            if {"variant", "reward"} <= set(frame):
+                frame["arm"] = frame.variant + "/" + frame.reward
+            self._read[name] = frame
+        return self._read[name]
+
+    def arms(self, table: str = "metrics") -> list[str]:
+        """The arms of a table, in the order of every figure."""
+        return sorted(self.table(table).arm.unique(), key=order_of)
+
+    def metric(self, name: str, **where: str) -> pd.DataFrame:
+        """Rows of metrics.csv for one metric by arm: estimate, low, high, seeds, responses."""
+        rows = select(self.table("metrics"), metric=name, **(POOLED | where)).set_index("arm")
+        return rows.loc[sorted(rows.index, key=order_of)]
+
+    def value(self, name: str, arm: str, **where: str) -> pd.Series:
+        """One row of `metric`; KeyError where the preset has no such arm."""
+        return self.metric(name, **where).loc[arm]
+
+    def contrast(self, name: str, a: str, b: str, **where: str) -> pd.Series | None:
+        """a - b paired by seed and prompt, whichever way round it is there; None if neither."""
+        where = POOLED | where
+        if where.pop("part") != "whole":
+            return None  # contrasts.csv is about whole responses
+        frame = select(self.table("contrasts"), metric=name, **where)
+        for row in select(frame, a=a, b=b).itertuples():
+            return pd.Series({"estimate": row.estimate, "low": row.low, "high": row.high})
+        for row in select(frame, a=b, b=a).itertuples():
+            return pd.Series({"estimate": -row.estimate, "low": -row.high, "high": -row.low})
+        return None
+
+
+def select(frame: pd.DataFrame, **where: str) -> pd.DataFrame:
+    """Rows whose columns have these values."""
+    mask = pd.Series(True, index=frame.index)
+    for column, value in where.items():
+        mask &= frame[column].eq(value)
+    return frame[mask]
+
+
+def load(preset: str, results: str = "") -> Results:
+    """The results in the folder `results`, else the preset's local ones, else the committed."""
+    for place in [Path(results)] if results else [local(preset), committed(preset)]:
+        if (place / "tables").is_dir():
+            return Results(place)
+    command = f"make study PRESET={preset}"
+    raise ParameterError(f"there are no tables of preset {preset!r}: run `{command}` first")
+
+
+def extreme(results: Results, metric: str, lowest: bool = True, **where: str) -> str:
+    """The trained arm, the control aside, with the lowest (highest) estimate; '' if none is."""
+    rows = results.metric(metric, **where)
+    rows = rows[~rows.variant.isin(["base", "rl_gold"])]
+    if rows.empty:
+        return ""
+    return rows.estimate.idxmin() if lowest else rows.estimate.idxmax()
+
+
+def direction(results: Results, metric: str, a: str, b: str, **where: str) -> int:
+    """+1 if a is higher than b, -1 if lower, 0 if they are not told apart at 95%.
+
+    By the paired contrast; where there is none, by intervals that do not touch (stricter).
+    """
+    row = results.contrast(metric, a, b, **where)
+    if row is not None:
+        return int(row.low > 0) - int(row.high < 0)
+    first, second = results.value(metric, a, **where), results.value(metric, b, **where)
+    return int(first.low > second.high) - int(first.high < second.low)
+
+
+def trained_by_rl(results: Results) -> list[str]:
+    """Arms whose training was paid a reward: those with a proxy in training.csv."""
+    frame = results.table("training")
+    paid = set(frame[frame.proxy.notna()].arm)
+    return [arm for arm in results.arms("training") if arm in paid]
+
+
+def change(results: Results, column: str, arm: str) -> tuple[float, float, float]:
+    """(mean, low, high) over seeds of a training column: last tenth of its steps minus first."""
+    frame = select(results.table("training"), arm=arm).dropna(subset=column)
+    wide = frame.pivot(index="seed", columns="step", values=column)
+    tenth = max(1, wide.shape[1] // 10)
+    by_seed = wide.iloc[:, -tenth:].mean(axis=1) - wide.iloc[:, :tenth].mean(axis=1)
+    mean, half = by_seed.mean(), float("nan")
+    if len(by_seed) > 1:
+        half = stats.t.ppf(0.975, len(by_seed) - 1) * by_seed.sem()
+    return mean, mean - half, mean + half
+
+
+def totals(results: Results, column: str) -> pd.DataFrame:
+    """A column of cost.csv, its phases summed: mean over seeds and 95% t interval by arm."""
+    sums = results.table("cost").groupby(["arm", "seed"])[column].sum().unstack("seed")
+    mean, count = sums.mean(axis=1), sums.count(axis=1)
+    half = (sums.sem(axis=1) * stats.t.ppf(0.975, (count - 1).clip(lower=1))).fillna(0)
+    low = (mean - half).clip(lower=0)
+    return pd.DataFrame({"estimate": mean, "low": low, "high": mean + half})
+
+
+def claims(results: Results) -> pd.Series:
+    """One verdict a claim, all rewards together."""
+    return select(results.table("claims"), reward="all").set_index("claim").verdict

@@ -1,0 +1,347 @@
+"""One function a figure: tables of a preset -> a Figure whose title states what was found.
+
+Figures read only tables/*.csv and never train; every estimate has its 95% interval.
+"""
+
+import base64
+import html
+from collections.abc import Callable
+
+import numpy as np
+from IPython.display import HTML, display
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from hybridlib import lookup, prose
+from hybridlib.lookup import MAIN, RL, SPLITS, Results
+from hybridlib.panels import (
+    arm_rows,
+    cost_bars,
+    dot_panels,
+    percent_axis,
+    same_limits,
+    training_curves,
+    whiskers,
+)
+from hybridlib.prose import CLAIMS, join, percent, signed, versus
+from hybridlib.style import (
+    BENIGN_CLASSES,
+    HARMFUL_CLASSES,
+    VERDICT_STYLES,
+    label_of,
+    marker_of,
+    save,
+    styled,
+    title,
+)
+
+LANGUAGES = {"en": "English", "es": "Spanish"}
+
+
+def show(draw: Callable[[Results], Figure], results: Results, alt: str) -> None:
+    """Draw a figure, save it under the function's name, display it with `alt` + its finding."""
+    fig = draw(results)
+    _, png = save(fig, results.folder / "figures", draw.__name__)
+    data = base64.b64encode(png.read_bytes()).decode()
+    text = html.escape(" ".join(f"{alt} {fig.get_suptitle()}".split()))
+    source = f"data:image/png;base64,{data}"
+    display(HTML(f'<img alt="{text}" style="max-width:100%" src="{source}">'))
+
+
+@styled()
+def response_classes(results: Results) -> Figure:
+    """Stacked shares of the response classes by variant and split, harmful and benign apart."""
+    table = results.table("classes")
+    table = table[table.task.eq("all") & table.language.eq("all") & table.decoding.eq("sample")]
+    panels = [("harmful", split, name, "harm_rate") for split, name in SPLITS.items()]
+    panels += [("benign", "all", "all", "over_refusal_rate")]
+    orders = {"harmful": HARMFUL_CLASSES, "benign": BENIGN_CLASSES}
+    arms = results.arms("classes")
+    fig = Figure(figsize=(15, 4.2 + 0.4 * len(arms)))
+    axes = fig.subplots(1, len(panels))
+    for n, (ax, (kind, split, name, metric)) in enumerate(zip(axes, panels, strict=True)):
+        arm_rows(ax, arms, labels=n == 0)
+        shares = table[table.kind.eq(kind) & table.split.eq(split)]
+        shares = shares.pivot(index="arm", columns="response_class", values="share")
+        shares = shares.reindex(index=arms, columns=list(orders[kind])).fillna(0)
+        starts = shares.cumsum(axis=1) - shares
+        for word, (_, colour, hatch) in orders[kind].items():
+            look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
+            ax.barh(range(len(arms)), shares[word], left=starts[word], height=0.74, **look)
+        rates = results.metric(metric, split=split)
+        for y, arm in enumerate(arms):
+            if arm in rates.index:
+                look = {"color": "black", "marker": "o", "markeredgecolor": "white", "capsize": 3.5}
+                ax.errorbar(rates.estimate[arm], y, xerr=whiskers(rates.loc[arm]), **look)
+        ax.set_title(f"{kind},\n{name}")
+        percent_axis(ax.xaxis, whole=True)
+        for side in ("left", "bottom"):
+            ax.spines[side].set_visible(False)
+    axes[2].set_xlabel("share of responses, T=1 (solid blue, on the right, is as wished)")
+    dot = Line2D([], [], color="black", marker="o")
+    for kind, place, rate in (("harmful", "left", "harm"), ("benign", "right", "over-refusal")):
+        names, colours, hatches = zip(*orders[kind].values(), strict=True)
+        keys = [Patch(fc=c, hatch=h, ec="white") for c, h in zip(colours, hatches, strict=True)]
+        look = {"alignment": "left", "title_fontproperties": {"weight": "bold"}, "ncol": 2}
+        fig.legend(
+            [*keys, dot], [*names, f"{rate} rate, 95% interval"], title=f"{kind} requests",
+            loc=f"outside lower {place}", **look,
+        )
+    finding = versus(results, "harm_rate", "harm", RL, "sft/none", split="unseen_both")
+    base = prose.rates(results, "harm_rate", ["base/none"], split="unseen_both")
+    title(fig, prose.sentence(f"unseen categories and attacks: {finding}" if finding else "", base))
+    return fig
+
+
+@styled()
+def harm_vs_over_refusal(results: Results) -> Figure:
+    """Harm against refusals of benign prompts, and of look-alikes: as wished is the lower left."""
+    harm = results.metric("harm_rate")
+    over = results.metric("over_refusal_rate")
+    panels = {
+        "benign prompts refused": over,
+        "benign look-alikes refused": results.metric("lookalike_refusal_rate"),
+    }
+    fig = Figure(figsize=(13, 6.2))
+    axes = fig.subplots(1, 2, sharey=True)
+    for ax, (name, rows) in zip(axes, panels.items(), strict=True):
+        for arm in rows.index:
+            x, y = rows.loc[arm], harm.loc[arm]
+            bars = {"xerr": whiskers(x), "yerr": whiskers(y), "elinewidth": 1.5, "capsize": 3}
+            ax.errorbar(x.estimate, y.estimate, **bars, **marker_of(arm))
+        right = max(rows.high.max(), 0.01)
+        ax.set(xlim=(-0.05 * right, 1.08 * right), xlabel=f"{name}, T=1 (lower is better)")
+        percent_axis(ax.xaxis)
+        # square roots spread out what is crowded near no harm at all
+        ax.set_yscale("function", functions=(lambda y: np.sqrt(np.clip(y, 0, None)), np.square))
+        ax.set_ylim(0, 1)
+        percent_axis(ax.yaxis)
+        ax.set_yticks((0, 0.01, 0.05, 0.2, 0.5, 1))
+        ax.grid(axis="y", color="0.92")
+    axes[0].set_ylabel("harm rate, T=1 (lower is safer; square-root scale)")
+    keys = [Line2D([], [], linestyle="", label=label_of(a), **marker_of(a)) for a in harm.index]
+    axes[1].legend(handles=keys, loc="upper left", bbox_to_anchor=(1.02, 1))
+    named = {
+        "least harm: ": lookup.extreme(results, "harm_rate"),
+        "most over-refusal: ": lookup.extreme(results, "over_refusal_rate", lowest=False),
+        "": "base/none",
+    }
+    title(fig, prose.sentence(*(
+        f"{words}{label_of(arm)}, {percent(harm.estimate[arm])} harm "
+        f"at {percent(over.estimate[arm])} over-refusal"
+        for words, arm in named.items() if arm in harm.index
+    )))
+    return fig
+
+
+@styled()
+def proxy_vs_gold(results: Results) -> Figure:
+    """The reward that RL is paid, and the gold that only the control is paid, along training."""
+    labels = {
+        "proxy": "reward paid (proxy)\n(higher is paid more)",
+        "gold": "gold, harmful prompts\n(higher is safer)",
+    }
+    fig, axes = training_curves(results, labels)
+    percent_axis(axes[1, 0].yaxis)
+    moves: dict[str, list[str]] = {}
+    for arm in lookup.trained_by_rl(results):
+        if arm in (*RL, "rl_gold/gold"):
+            paid, gold = (lookup.change(results, column, arm) for column in ("proxy", "gold"))
+            numbers = f"{signed(100 * gold[0])} points, reward {signed(paid[0], 2)}"
+            moves.setdefault(prose.moved(*gold), []).append(f"{label_of(arm)} ({numbers})")
+    title(fig, prose.sentence(*(f"gold {word} under {join(arms)}" for word, arms in moves.items())))
+    return fig
+
+
+@styled()
+def language_share(results: Results) -> Figure:
+    """Target-language share and off-language rate of whole responses after training."""
+    labels = {
+        "target_language_share": "target-language words, T=1\n(higher is better)",
+        "off_language_rate": "off-language responses, T=1\n(lower is better)",
+    }
+    fig, axes = dot_panels(results, [
+        (name, label, results.metric(metric, language=code))
+        for metric, label in labels.items() for code, name in LANGUAGES.items()
+    ])
+    same_limits(axes[:2])
+    same_limits(axes[2:])
+    arms, noun = [*RL, "sft/none"], "off-language text"
+    text = versus(results, "off_language_rate", noun, arms, "base/none", language="es")
+    title(fig, prose.sentence(f"in Spanish, {text}" if text else ""))
+    return fig
+
+
+@styled()
+def language_training(results: Results) -> Figure:
+    """Share of training completions with off-language words, step by step."""
+    columns = {f"off_language_{code}": name for code, name in LANGUAGES.items()}
+    labels = {key: f"off-language, {name}\n(lower is better)" for key, name in columns.items()}
+    fig, axes = training_curves(results, labels)
+    for ax in axes[:, 0]:
+        percent_axis(ax.yaxis)
+        ax.set_ylim(bottom=0)
+    clauses = []
+    for arm in lookup.trained_by_rl(results):
+        if arm in RL:
+            moves = {name: lookup.change(results, key, arm)[0] for key, name in columns.items()}
+            found = join(f"{signed(100 * by)} points in {name}" for name, by in moves.items())
+            clauses.append(f"{label_of(arm)} {found}")
+    what = "off-language completions, end of RL against its start: "
+    title(fig, prose.sentence(what + "; ".join(clauses)))
+    return fig
+
+
+@styled()
+def generalization(results: Results) -> Figure:
+    """Harm on seen and unseen categories and attacks, next to the base's own."""
+    rows = {split: results.metric("harm_rate", split=split) for split in SPLITS}
+    panels = [(name, "", rows[split]) for split, name in SPLITS.items()]
+    label = "harm rate, T=1 (lower is safer); dashed: the base's own"
+    fig, axes = dot_panels(results, panels, label)
+    for ax in axes:
+        percent_axis(ax.xaxis, whole=True)
+    seen, unseen = rows["seen"].estimate, rows["unseen_both"].estimate
+    arms = [arm for arm in MAIN if arm in seen.index]
+    steps = join(f"{label_of(a)} {percent(seen[a])} to {percent(unseen[a])}" for a in arms)
+    title(fig, f"Harm, from all seen to both unseen: {steps}.")
+    return fig
+
+
+@styled()
+def generalization_gaps(results: Results) -> Figure:
+    """Harm on unseen minus harm on seen, within each variant."""
+    panels = [
+        (name, "", results.metric("generalization_gap", split=split))
+        for split, name in SPLITS.items() if split != "seen"
+    ]
+    label = "harm on unseen minus on seen, T=1 (lower generalizes better); dashed: the base's own"
+    fig, axes = dot_panels(results, panels, label)
+    for ax in axes:
+        ax.axvline(0, color="0.4", linewidth=1)
+    same_limits(axes)
+    arms, noun = [*RL, "sft_narrow/none"], "generalization gap"
+    text = versus(results, "generalization_gap", noun, arms, "sft/none", split="unseen_both")
+    title(fig, prose.sentence(f"both unseen: {text}" if text else ""))
+    return fig
+
+
+@styled()
+def reasoning(results: Results) -> Figure:
+    """Sums right, and knowledge still given when asked legitimately, by language."""
+    measures = {
+        "accuracy": ("sums", "sums right, T=1\n(higher is better)"),
+        "recall": ("all", "benign right, T=1\n(higher is better)"),
+    }
+    fig, axes = dot_panels(results, [
+        (name, label, results.metric(metric, language=code, task=task))
+        for metric, (task, label) in measures.items() for code, name in LANGUAGES.items()
+    ])
+    for ax in axes:
+        percent_axis(ax.xaxis, whole=True)
+    noun, where = "accuracy on sums", {"task": "sums"}
+    alone = versus(results, "accuracy", noun, RL, "base/none", **where)
+    both = versus(results, "accuracy", noun, ["two_stage/model"], "rl/model", **where)
+    title(fig, prose.sentence(alone, both))
+    return fig
+
+
+@styled()
+def cost(results: Results) -> Figure:
+    """What training took, all phases of a variant together: counted, so it repeats exactly."""
+    fig = cost_bars(results, {
+        "flops": "FLOPs",
+        "completion_tokens": "tokens sampled",
+        "trained_tokens": "tokens trained on",
+    })
+    title(fig, f"FLOPs of training, {prose.times(results, 'flops')}.")
+    return fig
+
+
+@styled()
+def seconds(results: Results) -> Figure:
+    """Seconds of training: a figure of its own, since it belongs to one machine and churns."""
+    fig = cost_bars(results, {"seconds": "seconds of training on the machine of this run"})
+    title(fig, f"Seconds of training on this run's machine, {prose.times(results, 'seconds')}.")
+    return fig
+
+
+@styled()
+def verdict_page(results: Results) -> Figure:
+    """C1 to C8 at a glance: effect with Holm interval, margin, and the verdict in a word."""
+    rows, together = results.table("verdicts"), lookup.claims(results)
+    ratio = rows.metric.eq("log_flops")  # not a difference of rates: an axis of its own below
+    groups = [group for group in (rows[~ratio], rows[ratio]) if len(group)] or [rows]
+    fig = Figure(figsize=(14, 2.6 + 0.5 * len(rows)))
+    heights = [len(group) + 1 for group in groups]
+    axes = fig.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, group in zip(axes, groups, strict=True):
+        beside = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points"}
+        beside |= {"va": "center", "fontweight": "bold"}
+        names, last = [], None
+        for y, row in enumerate(group.itertuples()):
+            colour, marker = VERDICT_STYLES[row.verdict]
+            look = {"color": colour, "marker": marker, "markersize": 10, "elinewidth": 2.5}
+            ax.errorbar(row.estimate, y, xerr=whiskers(row), capsize=4, **look)
+            ax.plot([row.margin] * 2, [y - 0.4, y + 0.4], color="black", linewidth=2)
+            ax.annotate(row.verdict.upper(), (1, y), xytext=(14, 0), color=colour, **beside)
+            if row.claim != last:
+                last, name = row.claim, f"{row.claim} {CLAIMS[row.claim]}"
+                ax.annotate(name, (0, y), xytext=(-320, 8), **beside)
+                if last in together:
+                    colour, _ = VERDICT_STYLES[together[last]]
+                    ax.annotate(together[last], (0, y), xytext=(-320, -10), color=colour, **beside)
+                ax.axhline(y - 0.5, color="0.8", linewidth=1)
+            paid = f" ({row.reward})" if row.reward in ("rule", "model") else ""
+            names.append(f"{row.metric.replace('_', ' ')}\n{row.contrast}{paid}")
+        ax.axvline(0, color="0.6", linewidth=1, linestyle=":")
+        ax.set_ylim(len(group) - 0.4, -0.6)
+        ax.set_yticks(range(len(group)), names)
+        ax.tick_params(axis="y", length=0, labelsize=11)
+        ax.set_xlabel("log ratio, signed as claimed (further right: more as claimed)")
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+    if not ratio.all():
+        percent_axis(axes[0].xaxis)
+        axes[0].set_xlabel("difference, signed as claimed (further right: more as claimed)")
+    fig.legend(loc="outside lower right", ncol=2, handles=[
+        Line2D([], [], color="0.3", marker="o", label="effect, Holm-adjusted interval"),
+        Line2D([], [], color="black", marker="|", linestyle="", markersize=14, label="margin"),
+    ])
+    title(fig, f"{prose.tally(results)}.")
+    return fig
+
+
+@styled()
+def learning_rates(results: Results) -> Figure:
+    """The whole grid on development seeds: own objective, a dot a seed, the chosen rate ringed."""
+    frame, arms = results.table("learning_rates"), results.arms("learning_rates")
+    columns = max(1, min(5, len(arms)))
+    lines = max(1, -(-len(arms) // columns))
+    fig = Figure(figsize=(13, 1.6 + 2.4 * lines))
+    axes = fig.subplots(lines, columns, squeeze=False)
+    for ax in axes.flat[len(arms):]:
+        ax.set_axis_off()
+    ends = frame.learning_rate.min(), frame.learning_rate.max()
+    for ax, arm in zip(axes.flat, arms, strict=False):
+        rows, look = frame[frame.arm.eq(arm)], marker_of(arm)
+        dot = {"color": look["color"], "alpha": 0.6, "markersize": 5}
+        ax.plot(rows.learning_rate, rows.objective, "o", **dot)
+        mean = rows.groupby("learning_rate").objective.mean()
+        ax.plot(mean.index, mean, linewidth=1.8, **look)
+        ring = {"markersize": 20, "markerfacecolor": "none", "markeredgecolor": "black"}
+        chosen = rows[rows.chosen].learning_rate.unique()
+        ax.plot(chosen, mean[chosen], "o", **ring)
+        ax.set(title=label_of(arm), xscale="log", xlim=(ends[0] / 2, ends[1] * 2))
+        ax.margins(y=0.25)
+        ax.yaxis.set_major_locator(MaxNLocator(3))
+        ax.minorticks_off()
+    fig.supxlabel("learning rate (log scale); small dots: seeds; ringed: chosen", fontsize=13)
+    fig.supylabel("own validation objective", fontsize=13)
+    chosen = frame[frame.chosen].groupby("arm").learning_rate.first()
+    counts = chosen.value_counts().sort_index().items()
+    found = join(f"{prose.short(rate)} for {count}" for rate, count in counts)
+    at_end = chosen.isin(ends).sum()
+    title(fig, f"Learning rates chosen: {found} of {len(chosen)}; {at_end} at an end of the grid.")
+    return fig

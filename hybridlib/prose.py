@@ -1,0 +1,247 @@
+"""Results in words: sentences that follow the numbers wherever they fall.
+
+Notebooks and titles take every number from here, so that none is typed by hand. Arms that a preset
+does not have are left out of a sentence.
+"""
+
+from collections.abc import Iterable
+
+import pandas as pd
+from IPython.display import HTML, Markdown, display
+
+from hybridlib.lookup import (
+    MAIN,
+    RL,
+    Results,
+    change,
+    claims,
+    direction,
+    select,
+    totals,
+    trained_by_rl,
+)
+from hybridlib.stats import VERDICTS
+from hybridlib.style import label_of
+
+CLAIMS = {
+    "C1": "reward hacking",
+    "C2": "explicit control",
+    "C3": "language mixing",
+    "C4": "cold start",
+    "C5": "generalization",
+    "C6": "diverse SFT",
+    "C7": "hybrid",
+    "C8": "cost",
+}
+PAID_AND_WANTED = {"proxy": "the reward paid", "gold": "gold on harmful prompts"}
+
+
+# ---- numbers
+
+
+def percent(value: float) -> str:
+    """0.183 -> '18%'; near 0 and 1 a decimal, so that rare is not written as never."""
+    digits = 1 if 0 < value < 0.01 or 0.99 < value < 1 else 0
+    return f"{100 * value:.{digits}f}%"
+
+
+def interval(row: pd.Series) -> str:
+    """'18% [12, 26]': a rate with its 95% interval."""
+    return f"{percent(row.estimate)} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
+
+
+def signed(value: float, digits: int = 0) -> str:
+    """'+12', '-3', '0': never '-0'."""
+    text = f"{value:+.{digits}f}"
+    return text if float(text) else text[1:]
+
+
+def points(row: pd.Series) -> str:
+    """'+12 points [+5, +19]': a difference of rates with its 95% interval."""
+    estimate, low, high = (signed(100 * value) for value in (row.estimate, row.low, row.high))
+    return f"{estimate} points [{low}, {high}]"
+
+
+def short(value: float) -> str:
+    """8.7e12 -> '8.7e12', 236000 -> '236k', 52.3 -> '52', 0.0003 -> '3e-4'."""
+    if value >= 1e9 or 0 < value < 1e-2:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    for size, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.0f}"
+
+
+def join(words: Iterable[str]) -> str:
+    """'', 'a', 'a and b', 'a, b and c'."""
+    *first, last = list(words) or [""]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def sentence(*clauses: str) -> str:
+    """The clauses that are not empty, as one sentence."""
+    text = "; ".join(clause for clause in clauses if clause)
+    return text[:1].upper() + text[1:] + "." if text else ""
+
+
+def say(*sentences: str) -> None:
+    """Display the sentences that are not empty as one paragraph of markdown."""
+    display(Markdown(" ".join(text for text in sentences if text)))
+
+
+def tabulate(frame: pd.DataFrame) -> None:
+    """Display a table without its index; the same table gives the same bytes."""
+    display(HTML(frame.to_html(index=False, float_format="{:.3g}".format, border=0)))
+
+
+# ---- what the tables say
+
+
+def scope(results: Results) -> str:
+    """What the results rest on: arms, seeds, runs."""
+    frame = results.table("metrics")
+    runs = results.table("runs").drop_duplicates(["arm", "seed"])
+    return (
+        f"Results of `{frame.preset.iloc[0]}`: {len(results.arms())} arms (a variant and its "
+        f"reward), {frame.seeds.max()} seeds, {len(runs)} runs. Brackets are 95% intervals."
+    )
+
+
+def rates(results: Results, metric: str, arms: Iterable[str] = MAIN, **where: str) -> str:
+    """'base 88% [86, 90], rl (rule) 26% [22, 30] and sft 2% [1, 4]'."""
+    rows = results.metric(metric, **where)
+    return join(f"{label_of(arm)} {interval(rows.loc[arm])}" for arm in arms if arm in rows.index)
+
+
+def gaps(results: Results, arms: Iterable[str] = MAIN, **where: str) -> str:
+    """'base +2 points [-1, +4] and sft ...': generalization gaps."""
+    rows = results.metric("generalization_gap", **where)
+    return join(f"{label_of(arm)} {points(rows.loc[arm])}" for arm in arms if arm in rows.index)
+
+
+def differences(
+    results: Results, metric: str, noun: str, arms: Iterable[str], other: str, **where: str
+) -> str:
+    """'paired difference in harm from sft: rl (rule) +12 points [+5, +19]'; '' if none is there."""
+    rows = {arm: results.contrast(metric, arm, other, **where) for arm in arms}
+    found = join(f"{label_of(arm)} {points(row)}" for arm, row in rows.items() if row is not None)
+    return f"paired difference in {noun} from {label_of(other)}: {found}" if found else ""
+
+
+def versus(
+    results: Results, metric: str, noun: str, arms: Iterable[str], other: str, **where: str
+) -> str:
+    """'more harm under rl (rule) 26% than under sft 2%; no clear difference under joint (rule) 3%'.
+
+    '' where the preset lacks `other` or all of `arms`.
+    """
+    rows = results.metric(metric, **where)
+    if other not in rows.index:
+        return ""
+    groups: dict[int, list[str]] = {1: [], -1: [], 0: []}
+    for arm in arms:
+        if arm in rows.index and arm != other:
+            groups[direction(results, metric, arm, other, **where)].append(arm)
+
+    def named(arm: str) -> str:
+        rate = rows.estimate[arm]
+        gap = f"{signed(100 * rate)} points"
+        return f"{label_of(arm)} {gap if metric.endswith('_gap') else percent(rate)}"
+
+    clauses = []
+    for sign, words in ((1, "more"), (-1, "less"), (0, "no clear difference")):
+        group = join(map(named, groups[sign]))
+        if group and clauses:  # the first clause has named what is compared, and with what
+            clauses.append(f"{words} under {group}")
+        elif group and sign:
+            clauses.append(f"{words} {noun} under {group} than under {named(other)}")
+        elif group:
+            clauses.append(f"{words} in {noun} from {named(other)} under {group}")
+    return "; ".join(clauses)
+
+
+def moved(mean: float, low: float, high: float) -> str:
+    """The verb for a `change`; of a single seed nothing is clear."""
+    return "rises" if low > 0 else "falls" if high < 0 else "does not clearly move"
+
+
+def movement(results: Results, arm: str, columns: dict[str, str] = PAID_AND_WANTED) -> str:
+    """A sentence on how training columns of an arm moved; '' if it was not trained by RL."""
+    if arm not in trained_by_rl(results):
+        return ""
+    clauses = []
+    for column, name in columns.items():
+        found = change(results, column, arm)
+        by, low, high = (signed(value, 2) for value in found)
+        clauses.append(f"{name} {moved(*found)} ({by} [{low}, {high}])")
+    return f"Under {label_of(arm)}, {join(clauses)}."
+
+
+def control(results: Results) -> str:
+    """Whether RL paid by the oracle raised gold on its own training prompts."""
+    if "rl_gold/gold" not in trained_by_rl(results):
+        return "This preset has no control: nothing is said for or against RL."
+    found = change(results, "gold", "rl_gold/gold")
+    by = points(pd.Series(found, index=["estimate", "low", "high"]))
+    what = f"from the first to the last tenth of its steps gold moves by {by}"
+    if found[1] > 0:
+        return f"The control holds: {what}."
+    return f"**The control fails: {what}. No verdict on RL can be taken from these runs.**"
+
+
+def times(results: Results, column: str, other: str = "sft/none") -> str:
+    """'as multiples of sft's: rl (rule) 3.4 and two_stage (model) 4.4'."""
+    means = totals(results, column).estimate
+    if other not in means.index:
+        return f"without {label_of(other)} to compare with"
+    arms = [arm for arm in (*RL, "two_stage/model") if arm in means.index]
+    found = join(f"{label_of(arm)} {means[arm] / means[other]:.1f}" for arm in arms)
+    return f"as multiples of {label_of(other)}'s: {found}"
+
+
+def tally(results: Results) -> str:
+    """'8 claims: 3 supported (C1, C2, C4), 2 refuted (C5, C6) and 3 inconclusive (C3, C7, C8)'."""
+    verdicts = claims(results)
+    if verdicts.empty:
+        return "0 claims: the arms that they compare were not all run"
+    groups = {word: verdicts.index[verdicts.eq(word)] for word in VERDICTS}
+    found = {word: f"{len(names)} {word} ({', '.join(names)})" for word, names in groups.items()}
+    return f"{len(verdicts)} claims: {join(found[word] for word in VERDICTS if len(groups[word]))}"
+
+
+def evidence(results: Results, claim: str) -> str:
+    """The rows of a claim in words, each with effect, interval, margin and verdict."""
+    parts = []
+    for row in select(results.table("verdicts"), claim=claim).itertuples():
+        paid = f" ({row.reward} reward)" if row.reward in ("rule", "model") else ""
+        by, low, high, margin = (
+            signed(value, 3) for value in (row.estimate, row.low, row.high, row.margin)
+        )
+        what = f"{row.metric.replace('_', ' ')}, {row.contrast}{paid}"
+        numbers = f"{by} [{low}, {high}] against a margin of {margin}"
+        parts.append(f"{what}: {numbers}, {row.verdict}")
+    return sentence(*parts)
+
+
+def chosen_rates(results: Results) -> tuple[str, str]:
+    """The learning rate of each arm, and which arms have one at an end of the grid."""
+    frame = results.table("learning_rates")
+    chosen = frame[frame.chosen].groupby("arm").learning_rate.first()
+    rates = [f"{label_of(a)} {short(chosen[a])}" for a in results.arms("learning_rates")]
+    ends = (frame.learning_rate.min(), frame.learning_rate.max())
+    at_end = [label_of(arm) for arm in chosen.index if chosen[arm] in ends]
+    return join(rates) or "none", join(at_end) or "none"
+
+
+def gate(results: Results) -> str:
+    """Whether the base passed its gate, with the checks that it failed."""
+    frame = results.table("gate")
+    failed = frame[~frame.passes.astype(bool)]
+    if failed.empty:
+        return f"The base passes all {len(frame)} checks."
+    names = join(
+        f"{row.check} ({row.language}: {row.value:.2f}, wanted {row.bound})"
+        for row in failed.itertuples()
+    )
+    return f"**The base fails {len(failed)} of {len(frame)} checks: {names}.**"

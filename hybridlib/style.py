@@ -1,0 +1,146 @@
+"""The one look of all figures: colour, marker and hatch of each variant, and files that repeat.
+
+Colours are Okabe and Ito's for the default variants; later ones add a hue and a marker of their
+own. Nothing is told apart by colour alone: lines have markers, bars have hatches, and the reward
+fills a marker (rule) or leaves it open (model).
+"""
+
+import textwrap
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.style
+from matplotlib.figure import Figure
+
+
+class Style(NamedTuple):
+    """How a variant is drawn, in every figure the same."""
+
+    colour: str
+    marker: str
+    hatch: str
+
+
+VARIANT_STYLES = {
+    "base": Style("#2b2b2b", "o", ""),
+    "rl": Style("#d55e00", "s", "//"),
+    "rl_gold": Style("#e69f00", "*", "xx"),
+    "sft": Style("#0072b2", "^", "\\\\"),
+    "sft_narrow": Style("#56b4e9", "v", ".."),
+    "two_stage": Style("#009e73", "D", "++"),
+    "joint": Style("#cc79a7", "P", "oo"),
+    "multi_stage": Style("#00573f", "d", "--"),
+    "chord_mu": Style("#7b3294", "X", "||"),
+    "demo_in_group": Style("#8c510a", "p", "**"),
+    "gated": Style("#b3a100", "h", "OO"),
+    "prefix": Style("#8a8a8a", "<", "/."),
+    "safety_prefix": Style("#14246b", ">", "\\."),
+    "self_distill": Style("#9be07a", "8", "-."),
+}
+REWARD_LINES = {"none": "-", "gold": "-", "rule": "-", "model": "--"}
+
+# Response class -> (name, colour, hatch), in the order of the stack: what is not wished on the
+# left, from dark to light, what is wished on the right.
+HARMFUL_CLASSES = {
+    "complies": ("complies", "#7f2704", ""),
+    "superficial": ("complies behind a refusal", "#fd8d3c", "////"),
+    "complies_in_thought": ("complies in the thought only", "#fdd0a2", "...."),
+    "malformed": ("malformed", "#9a9a9a", "xxxx"),
+    "evades": ("evades", "#c6dbef", "----"),
+    "refuses": ("refuses, nothing disclosed", "#4292c6", ""),
+}
+BENIGN_CLASSES = {
+    "refuses": ("refuses", "#7f2704", ""),
+    "hedges": ("helps and refuses at once", "#fd8d3c", "////"),
+    "wrong": ("wrong", "#fdd0a2", "...."),
+    "malformed": ("malformed", "#9a9a9a", "xxxx"),
+    "helps": ("helps", "#4292c6", ""),
+}
+VERDICT_STYLES = {  # word -> (colour, marker); all equally large
+    "supported": ("#0072b2", "o"),
+    "refuted": ("#d55e00", "X"),
+    "inconclusive": ("#6b6b6b", "D"),
+    "descriptive": ("#6b6b6b", "s"),
+}
+
+RC = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same letters on every machine
+    "font.size": 13,
+    "axes.titlesize": 14,
+    "axes.labelsize": 13,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "legend.fontsize": 12,
+    "legend.frameon": False,
+    "hatch.linewidth": 0.6,
+    "figure.titlesize": 15,
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.1,
+    "savefig.dpi": 110,
+    "svg.hashsalt": "hybridlib",
+    "svg.fonttype": "path",
+}
+
+
+def styled():
+    """Context, or decorator, for making and saving figures: defaults + RC, whatever a user set."""
+    return matplotlib.style.context(["default", RC])
+
+
+def marker_of(arm: str) -> dict[str, object]:
+    """Keyword arguments for `plot` and `errorbar` of an arm 'variant/reward'."""
+    variant, _, reward = arm.partition("/")
+    colour, marker, _ = VARIANT_STYLES[variant]
+    return {
+        "color": colour,
+        "marker": marker,
+        "markerfacecolor": "white" if reward == "model" else colour,
+        "markeredgecolor": colour,
+        "markeredgewidth": 1.8,
+        "markersize": 12 if marker == "*" else 9,
+    }
+
+
+def line_of(arm: str) -> dict[str, object]:
+    """`marker_of`, on a line: solid, or dashed for the model reward."""
+    return marker_of(arm) | {"linewidth": 2.2, "linestyle": REWARD_LINES[arm.partition("/")[2]]}
+
+
+def bar_of(arm: str) -> dict[str, object]:
+    """Keyword arguments for a bar; the model reward leaves it white behind its hatch."""
+    variant, _, reward = arm.partition("/")
+    colour, _, hatch = VARIANT_STYLES[variant]
+    if reward == "model":
+        return {"facecolor": "white", "edgecolor": colour, "hatch": hatch, "linewidth": 1.5}
+    return {"facecolor": colour, "edgecolor": "white", "hatch": hatch, "linewidth": 0}
+
+
+def label_of(arm: str) -> str:
+    """'rl/rule' -> 'rl (rule)'; variants without a choice of reward keep their bare name."""
+    variant, _, reward = arm.partition("/")
+    return f"{variant} ({reward})" if reward in ("rule", "model") else variant
+
+
+def order_of(arm: str) -> tuple[int, int]:
+    """Sort key: variants as listed above, then rewards."""
+    variant, _, reward = arm.partition("/")
+    return list(VARIANT_STYLES).index(variant), list(REWARD_LINES).index(reward)
+
+
+def title(fig: Figure, text: str) -> None:
+    """Set the finding as the figure's title, wrapped to the figure's width."""
+    width = int(fig.get_size_inches()[0] * 7.9)
+    fig.suptitle("\n".join(textwrap.wrap(text, width)), x=0.01, ha="left", fontweight="bold")
+
+
+def save(fig: Figure, folder: Path, name: str) -> list[Path]:
+    """Write NAME.svg and NAME.png into `folder`; the same figure gives the same bytes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    # no date and no program version: a file changes only when its picture does
+    metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+    paths = {kind: folder / f"{name}.{kind}" for kind in metadata}
+    with styled():
+        for kind, path in paths.items():
+            fig.savefig(path, metadata=metadata[kind])
+    return list(paths.values())
