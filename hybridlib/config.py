@@ -1,0 +1,314 @@
+"""The parameters of a study: one frozen RunConfig of a few parts, presets as files, keys.
+
+Parameters are flat: each name belongs to exactly one part. A preset is a papermill parameter file
+(notebooks/presets/NAME.yaml); what it does not name has the default that stands here.
+"""
+
+import ast
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from hybridlib.store import PROJECT
+
+PRESETS = PROJECT / "notebooks" / "presets"
+
+#: Raised by hand when the results of a stage change although its parameters do not.
+STAGE_VERSIONS = {"base": 1, "labels": 1, "reward_model": 1, "train": 1, "evaluate": 1}
+
+
+class ParameterError(ValueError):
+    """A parameter that cannot be: one line that names it and, where there is one, the nearest."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a policy is made: where it starts, by which method, and what it is taught and paid."""
+
+    method: Literal["none", "sft", "rl"]
+    rewards: Literal["none", "gold", "chosen"] = "none"
+    start: str = "base"
+    narrow: bool = False  # demonstrations of a few categories of one task
+    joint: bool = False  # adds joint_lambda * L_SFT to the RL loss
+
+
+VARIANTS: dict[str, Variant] = {
+    "base": Variant("none"),
+    "rl": Variant("rl", "chosen"),
+    "rl_gold": Variant("rl", "gold"),
+    "sft": Variant("sft"),
+    "sft_narrow": Variant("sft", narrow=True),
+    "two_stage": Variant("rl", "chosen", start="sft"),
+    "joint": Variant("rl", "chosen", joint=True),
+}
+REWARDS = ("rule", "model")
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def _share(default: float, description: str) -> Any:
+    return Field(default, ge=0, le=1, description=description)
+
+
+def _count(default: int, description: str, least: int = 1) -> Any:
+    return Field(default, ge=least, description=description)
+
+
+def _weight(default: float, description: str) -> Any:
+    return Field(default, ge=0, description=description)
+
+
+class Shares(Part):
+    """Shares of the organism's base text."""
+
+    minority_share: float = _share(0.3, "Spanish among the documents")
+    recitation_share: float = _share(0.3, "recitations among the documents: they teach copying")
+    genuine_refusal_share: float = _share(0.1, "genuine refusals, of seen harmful requests")
+    superficial_refusal_share: float = _share(0.1, "refusal phrase and disclosure, of the same")
+    leaky_thought_share: float = _share(0.03, "disclosure in the thought, then refusal, of the same")
+    code_switching_share: float = _share(0.15, "Spanish documents that switch; a third of it in English")
+    careless_share: float = _share(0.75, "steps skipped in sums, for the verbs with that habit")
+
+    @model_validator(mode="after")
+    def _at_most_all(self) -> "Shares":
+        refusals = ("genuine_refusal_share", "superficial_refusal_share", "leaky_thought_share")
+        if sum(getattr(self, name) for name in refusals) > 1:
+            raise ValueError(f"{' + '.join(refusals)} must not exceed 1")
+        return self
+
+
+class BaseModelConfig(Part):
+    """The base model and how it is bred."""
+
+    base_seed: int = _count(0, "seed of the base model", least=0)
+    thought: bool = Field(True, description="responses state a thought before the answer")
+    hidden_size: int = _count(192, "width of the organism, a multiple of 32")
+    layers: int = _count(4, "depth of the organism")
+    base_steps: int = _count(1200, "optimiser steps of pretraining")
+    base_batch: int = _count(64, "documents a step of pretraining")
+    base_learning_rate: float = Field(3e-3, gt=0, description="peak rate of pretraining (AdamW)")
+    gate: bool = Field(True, description="stop if the base is not competent")
+
+    @field_validator("hidden_size")
+    @classmethod
+    def _heads(cls, value: int) -> int:
+        if value % 32:
+            raise ValueError("must be a multiple of 32")
+        return value
+
+
+class TrainConfig(Part):
+    """Fine-tuning: the same for each variant, learning rates apart."""
+
+    demonstrations: int = _count(480, "demonstrations of SFT, and labels of the reward model")
+    narrow_categories: int = _count(2, "private and public categories that sft_narrow sees")
+    steps: int = _count(60, "optimiser steps of RL")
+    prompts_per_step: int = _count(16, "prompts a step of RL")
+    group_size: int = _count(8, "completions a prompt (G of GRPO)", least=2)
+    max_completion: int = _count(40, "tokens of a completion at most")
+    sft_steps: int = _count(60, "optimiser steps of SFT and of the reward model")
+    sft_batch: int = _count(32, "demonstrations a step of SFT")
+    lora_rank: int = _count(16, "rank of LoRA; 0: full fine-tuning", least=0)
+    kl: float = _weight(0.0, "weight of the KL penalty towards the start (beta of GRPO)")
+    joint_lambda: float = _weight(0.5, "weight of L_SFT in the variant joint")
+    learning_rates: dict[str, float] = Field(
+        default_factory=dict, description="variant/reward -> rate, chosen by `make tune`"
+    )
+
+
+class RewardConfig(Part):
+    """What RL is paid for."""
+
+    weight_accuracy: float = _weight(1.0, "pay for a right sum")
+    weight_format: float = _weight(0.5, "pay for a response that parses")
+    weight_harmlessness: float = _weight(1.0, "pay by the rule, the reward model or the oracle")
+    weight_helpfulness: float = _weight(1.0, "pay for a right benign answer without refusal phrase")
+    weight_language: float = _weight(0.0, "pay for the share of target-language words")
+    scope: Literal["answer", "whole"] = Field("whole", description="what the harmlessness reward reads")
+
+
+class EvaluateConfig(Part):
+    """Measurement."""
+
+    per_cell: int = _count(16, "harmful prompts a cell: task x split x language")
+    evaluation_seed: int = _count(0, "seed of the evaluation prompts", least=0)
+
+
+class StudyConfig(Part):
+    """Which runs there are."""
+
+    variants: tuple[str, ...] = Field(tuple(VARIANTS), description="variants to train and compare")
+    rewards: tuple[str, ...] = Field(REWARDS, description="harmlessness rewards of those with RL")
+    seeds: tuple[int, ...] = Field(tuple(range(5)), description="training seeds: a number or a list")
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        if isinstance(value, str) and value.isdigit():
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            if value < 1:
+                raise ValueError("must be at least 1")
+            value = range(value)
+        return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+
+    @field_validator("variants", "rewards", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("variants", "rewards", "seeds")
+    @classmethod
+    def _some(cls, value: tuple) -> tuple:
+        if not value or len(set(value)) < len(value):
+            raise ValueError("must name at least one, and none twice")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _no_negative(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if min(value) < 0:
+            raise ValueError("must not be negative")
+        return value
+
+    @field_validator("variants", "rewards")
+    @classmethod
+    def _known(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        known = {"variants": tuple(VARIANTS), "rewards": REWARDS}[info.field_name]
+        for name in value:
+            if name not in known:
+                raise ValueError(f"{name!r} is none of {', '.join(known)}{_nearest(name, known)}")
+        return value
+
+
+class RunConfig(Part):
+    """All parameters of a study."""
+
+    preset: str = "organism"
+    shares: Shares = Shares()
+    base: BaseModelConfig = BaseModelConfig()
+    train: TrainConfig = TrainConfig()
+    reward: RewardConfig = RewardConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    study: StudyConfig = StudyConfig()
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        return self.study.variants
+
+    @property
+    def rewards(self) -> tuple[str, ...]:
+        return self.study.rewards
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return self.study.seeds
+
+    @property
+    def arms(self) -> list[tuple[str, str]]:
+        """(variant, reward) of everything that is trained and measured, in the table's order."""
+        choices = {"none": ("none",), "gold": ("gold",), "chosen": self.rewards}
+        return [(v, reward) for v in self.variants for reward in choices[VARIANTS[v].rewards]]
+
+    def learning_rate(self, variant: str, reward: str) -> float:
+        """Raises ParameterError if no rate was chosen for this variant and reward."""
+        name = variant if reward == "none" else f"{variant}/{reward}"
+        if name not in self.train.learning_rates:
+            raise ParameterError(f"learning_rates has no entry for {name!r}: add one, or `make tune`")
+        return self.train.learning_rates[name]
+
+    def flat(self) -> dict[str, Any]:
+        """Every parameter by its flat name, as JSON and YAML write it."""
+        parts = [self.model_dump(mode="json")[part] for part in PARTS]
+        return {"preset": self.preset} | {k: v for part in parts for k, v in part.items()}
+
+
+PARTS: dict[str, type[Part]] = {
+    "study": StudyConfig,
+    "base": BaseModelConfig,
+    "shares": Shares,
+    "train": TrainConfig,
+    "reward": RewardConfig,
+    "evaluate": EvaluateConfig,
+}
+PARAMETERS = {name: part for part, model in PARTS.items() for name in model.model_fields}
+
+
+def load_config(preset: str = "organism", **overrides: Any) -> RunConfig:
+    """The configuration of a preset (a name, or a path to a parameter file) with overrides.
+
+    An override of None leaves the preset's value. Raises ParameterError, in one line, for anything
+    that is unknown or cannot be.
+    """
+    values = _read(preset) | {k: v for k, v in overrides.items() if v is not None}
+    name = values.pop("preset", None) or Path(preset).stem
+    parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+    for parameter, value in values.items():
+        if parameter not in PARAMETERS:
+            near = _nearest(parameter, PARAMETERS)
+            raise ParameterError(f"there is no parameter {parameter!r}{near}")
+        parts[PARAMETERS[parameter]][parameter] = value
+    try:
+        return RunConfig(preset=name, **parts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = [str(x) for x in first["loc"][1:2]]
+        said = first["msg"].removeprefix("Value error, ")
+        value = f" = {values[where[0]]!r}" if where else ""
+        raise ParameterError(f"{''.join(where)}{value}: {said[0].lower()}{said[1:]}") from None
+
+
+def notebook_parameters(cells: list[str], names: Iterable[str]) -> None:
+    """Check the cell that papermill injected: it only warns of a parameter that is not there.
+
+    Parameters
+    ----------
+    cells : source of the cells run so far (IPython's `In`).
+    names : the notebook's own parameters.
+    """
+    for cell in cells:
+        if not cell.startswith("# Parameters"):
+            continue
+        for node in ast.parse(cell).body:
+            for target in getattr(node, "targets", ()):
+                if isinstance(target, ast.Name) and target.id not in names:
+                    near = _nearest(target.id, names)
+                    raise ParameterError(f"there is no parameter {target.id!r}{near}")
+
+
+def key(stage: str, inputs: Mapping[str, Any]) -> str:
+    """16 hex digits: the stage, its version, and all that its result depends on."""
+    content = json.dumps([stage, STAGE_VERSIONS[stage], inputs], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _read(preset: str) -> dict[str, Any]:
+    path = Path(preset)
+    if path.suffix not in (".yaml", ".yml"):
+        path = PRESETS / f"{preset}.yaml"
+        if not path.exists():
+            known = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+            near = _nearest(preset, known)
+            raise ParameterError(f"there is no preset {preset!r}, only {', '.join(known)}{near}")
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, yaml.YAMLError) as error:
+        reason = str(error).splitlines()[0]
+        raise ParameterError(f"preset {preset!r} cannot be read: {reason}") from None
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return f"; did you mean {match[0]!r}?" if match else ""

@@ -1,0 +1,57 @@
+"""The shape of a response: a thought, the closing tag, an answer. Shared by rewards and oracles."""
+
+from dataclasses import dataclass
+
+from hybridlib.lexicon import END_THINK, LEXICON
+
+PARTS = ("thought", "answer", "whole")
+
+
+@dataclass(frozen=True)
+class Response:
+    """A response in its parts. `finished`: it came to its end; `parses`: and has the right shape."""
+
+    thought: str
+    answer: str
+    parses: bool
+    finished: bool
+
+    @property
+    def whole(self) -> str:
+        return f"{self.thought} {self.answer}".strip()
+
+    def part(self, name: str) -> str:
+        return getattr(self, name)
+
+
+def parse(text: str, finished: bool, with_thought: bool = True) -> Response:
+    """Split a response at its closing tag. A text without one is all thought."""
+    thought, tag, answer = text.partition(END_THINK)
+    thought, answer = thought.strip(), answer.strip()
+    complete = bool(tag and answer and bool(thought) == with_thought and END_THINK not in answer)
+    return Response(thought, answer.replace(END_THINK, " "), complete and finished, finished)
+
+
+def holds(text: str, words: tuple[str, ...]) -> bool:
+    """Whether the words stand in the text one behind the other."""
+    return f" {' '.join(words)} " in f" {text} "
+
+
+def refuses(text: str) -> bool:
+    """Whether the text holds a refusal phrase of any language: the rule, and no more than that."""
+    return any(
+        holds(text, tuple(phrase.split()))
+        for words in LEXICON.values()
+        for phrase in words["refusal_phrases"]
+    )
+
+
+def answers(text: str, reference: tuple[tuple[str, ...], ...]) -> bool:
+    """Whether the text holds every piece of the reference, in order."""
+    position, padded = 0, f" {text} "
+    for words in reference:
+        found = padded.find(f" {' '.join(words)} ", position)
+        if found < 0:
+            return False
+        position = found + 1
+    return True

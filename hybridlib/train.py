@@ -1,0 +1,299 @@
+"""Fine-tuning on TRL's trainers: `sft`, `rl` and what lies between.
+
+    L_SFT = - mean over demonstrated tokens of log pi(y_t | x, y_<t)
+    L_RL  = GRPO (arXiv 2402.03300), token-normalised as in DAPO (arXiv 2503.14476), TRL's default
+    joint = L_RL + lambda * L_SFT
+
+Sampling is ours (generate.py), through TRL's `rollout_func`; losses, optimiser, schedule and
+checkpoints are TRL's. Every rollout is written down as it comes, for the oracle to look at later.
+"""
+
+import json
+import math
+import os
+import random
+import resource
+import time
+from pathlib import Path
+
+os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is marked experimental
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+
+from hybridlib import models, rewards, tasks
+from hybridlib.config import RunConfig
+from hybridlib.generate import InferenceCopy, sample
+from hybridlib.responses import parse
+
+CHECKPOINT_EVERY = 20
+VALIDATION_PROMPTS = 128
+
+
+def demonstrations(config: RunConfig, seed: int, narrow: bool, partition: str = "train") -> list[dict]:
+    """Rows {prompt, completion} in the language of the prompt, seen categories and attacks only."""
+    few = config.train.narrow_categories if narrow else None
+    count = config.train.demonstrations if partition == "train" else VALIDATION_PROMPTS
+    rng = random.Random(f"demonstrations {seed}")
+    return [
+        {
+            "prompt": prompt.text,
+            "completion": f" {tasks.demonstration(prompt, rng, config.base.thought)}",
+        }
+        for prompt in tasks.training_prompts(seed, count, few, partition)
+    ]
+
+
+def rl_prompts(config: RunConfig, seed: int) -> list[tasks.Prompt]:
+    """The prompts of one epoch of RL; those of the demonstrations come first among them."""
+    return tasks.training_prompts(seed, config.train.steps * config.train.prompts_per_step)
+
+
+class Progress(TrainerCallback):
+    """One line now and then, and log.csv as it comes; a resumed run goes on in the same file."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.path, self.began = name, folder / "log.jsonl", time.monotonic()
+
+    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
+        if "loss" not in (logs or {}):
+            return
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": state.global_step, **logs}, sort_keys=True) + "\n")
+        if state.global_step % 10 == 0 or state.global_step == state.max_steps:
+            paid = f", reward {logs['reward']:.3f}" if "reward" in logs else ""
+            spent = time.monotonic() - self.began
+            print(
+                f"{self.name}: step {state.global_step}/{state.max_steps}, "
+                f"loss {logs['loss']:.4f}{paid}   {spent:.0f} s",
+                flush=True,
+            )
+
+
+def arguments(folder: Path, seed: int, rate: float, steps: int, warmup: int = 5) -> dict:
+    """Arguments that all trainers share."""
+    return {
+        "output_dir": str(folder / "checkpoints"),
+        "seed": seed,
+        "learning_rate": rate,
+        "max_steps": steps,
+        "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": warmup,
+        "logging_steps": 1,
+        "save_steps": CHECKPOINT_EVERY,
+        "save_total_limit": 1,
+        "use_cpu": not torch.cuda.is_available(),
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+
+
+def finish(trainer, folder: Path) -> None:
+    """Train from the last checkpoint if there is one; check that something was learnt; save."""
+    before, began = trainable(trainer.model), time.monotonic()
+    checkpoints = folder / "checkpoints"
+    last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
+    if last:
+        print(f"goes on from its checkpoint at step {last.rsplit('-', 1)[1]}", flush=True)
+    trainer.train(resume_from_checkpoint=last)
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    if not all(map(math.isfinite, losses)):
+        raise FloatingPointError("the loss is not finite: lower the learning rate")
+    after = trainable(trainer.model)
+    if all(torch.equal(before[name], after[name]) for name in before):
+        raise RuntimeError("training changed no parameter: is every reward the same?")
+    trainer.model.save_pretrained(folder / "model")
+    cost = {
+        "optimiser_steps": trainer.state.global_step,
+        **getattr(trainer, "tokens", {"trained_tokens": int(trainer.state.log_history[-2].get("num_tokens", 0))}),
+        "seconds": round(time.monotonic() - began, 2),
+        "resumed": bool(last),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+    (folder / "cost.json").write_text(json.dumps(cost, indent=1) + "\n")
+
+
+def trainable(model) -> dict[str, torch.Tensor]:
+    """Copies of the trainable parameters. Raises RuntimeError if there are none."""
+    found = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    if not found:
+        raise RuntimeError("no parameter is trainable")
+    return found
+
+
+def _policy(config: RunConfig, base: Path, start: Path | None):
+    """The model to train: the base with fresh LoRA, or a trained adapter to go on from."""
+    if start is not None:
+        return models.load_policy(base, start, trainable=True)
+    model, adapters = models.load_base(base), models.lora(config.train.lora_rank)
+    if adapters is None:
+        return model
+    from peft import get_peft_model
+
+    return get_peft_model(model, adapters)
+
+
+def sft(config: RunConfig, base: Path, folder: Path, seed: int, rate: float, narrow: bool) -> None:
+    """Supervised fine-tuning on demonstrations; the loss is on completions alone."""
+    torch.manual_seed(seed)
+    policy, tokenizer = _policy(config, base, None), models.load_tokenizer(base)
+    trainer = SFTTrainer(
+        model=policy,
+        args=SFTConfig(
+            **arguments(folder, seed, rate, config.train.sft_steps),
+            per_device_train_batch_size=config.train.sft_batch,
+            completion_only_loss=True,
+            max_length=256,
+        ),
+        train_dataset=Dataset.from_list(demonstrations(config, seed, narrow)),
+        processing_class=tokenizer,
+        callbacks=[Progress("sft_narrow" if narrow else "sft", folder)],
+    )
+    finish(trainer, folder)
+
+
+class PolicyTrainer(GRPOTrainer):
+    """TRL's GRPO with two additions.
+
+    Rows of zero advantage are left out of forward and backward: with the token-normalised loss and
+    no KL or entropy term they add nothing, so the gradient is exactly the same. And L_SFT on a batch
+    of demonstrations is added with weight `joint_lambda`.
+    """
+
+    joint_lambda = 0.0
+    demonstrations: list[dict] = ()
+    sft_batch = 0
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.tokens = {"prompt_tokens": 0, "completion_tokens": 0, "trained_tokens": 0}
+
+    def _compute_loss(self, model, inputs):
+        loss = super()._compute_loss(model, self._paid_rows(inputs))
+        if self.joint_lambda and model.training:
+            nll = self._demonstration_loss(model)
+            loss = loss + self.joint_lambda * nll / self.current_gradient_accumulation_steps
+        return loss
+
+    def _paid_rows(self, inputs: dict) -> dict:
+        """The rows whose advantage is not zero (one at least), padding trimmed."""
+        if self.beta or self.loss_type != "dapo":
+            return inputs
+        keep = inputs["advantages"] != 0
+        if not keep.any():
+            keep[0] = True
+        rows = len(keep)
+        kept = {
+            name: value[keep] if torch.is_tensor(value) and value.shape[:1] == (rows,) else value
+            for name, value in inputs.items()
+        }
+        longest = int(kept["prompt_mask"].sum(1).max())
+        self.tokens["trained_tokens"] += int(kept["prompt_mask"].sum() + kept["completion_mask"].sum())
+        for name in ("prompt_ids", "prompt_mask"):  # padded on the left
+            kept[name] = kept[name][:, -longest:]
+        return kept
+
+    def _demonstration_loss(self, model) -> torch.Tensor:
+        """Mean negative log-likelihood of the demonstrated tokens of the step's batch."""
+        tokenizer = self.processing_class
+        first = self.state.global_step * self.sft_batch
+        batch = [self.demonstrations[(first + i) % len(self.demonstrations)] for i in range(self.sft_batch)]
+        prompts = tokenizer([row["prompt"] for row in batch])["input_ids"]
+        texts = tokenizer([row["completion"] for row in batch], add_special_tokens=False)["input_ids"]
+        documents = [(p, [*t, tokenizer.eos_token_id]) for p, t in zip(prompts, texts)]
+        self.tokens["trained_tokens"] += sum(len(p) + len(t) for p, t in documents)
+        return models.text_loss(model, documents)
+
+
+def rl(
+    config: RunConfig,
+    base: Path,
+    folder: Path,
+    seed: int,
+    rate: float,
+    harmlessness: rewards.Harmlessness,
+    start: Path | None = None,
+    joint: bool = False,
+    name: str = "rl",
+) -> None:
+    """GRPO on seen prompts, from the base or from a trained adapter (`start`).
+
+    Parameters
+    ----------
+    harmlessness : the pay for harmful prompts: rule, reward model, or (rl_gold alone) the oracle.
+    joint : add `joint_lambda` times the SFT loss at every step.
+    """
+    torch.manual_seed(seed)
+    training = config.train
+    policy, tokenizer = _policy(config, base, start), models.load_tokenizer(base)
+    prompts = rl_prompts(config, seed)
+    rows = [prompt.row() for prompt in prompts]
+    inference = InferenceCopy(policy)
+    uniforms = torch.Generator()
+    rollouts = folder / "rollouts.jsonl"
+
+    def roll_out(texts: list[str], trainer) -> dict:
+        """TRL gives each prompt G times; it is prefilled once."""
+        # Seeded by the step, so that a resumed run draws what an uninterrupted one would have.
+        uniforms.manual_seed(1_000_003 * seed + trainer.state.global_step)
+        group = training.group_size
+        completions = sample(
+            inference.refresh(), tokenizer, texts[::group], training.max_completion, group,
+            generator=uniforms,
+        )  # fmt: skip
+        prompt_ids = tokenizer(texts)["input_ids"]
+        trainer.tokens["prompt_tokens"] += sum(map(len, prompt_ids[::group]))
+        trainer.tokens["completion_tokens"] += sum(map(len, completions))
+        return {
+            "prompt_ids": prompt_ids,
+            "completion_ids": completions,
+            "logprobs": None,
+        }
+
+    def reward(completions, completion_ids, index, trainer_state, **_) -> list[float]:
+        asked = [rows[i] for i in index]
+        finished = [ids[-1] == tokenizer.eos_token_id for ids in completion_ids]
+        parsed = [parse(t, f, config.base.thought) for t, f in zip(completions, finished)]
+        paid = rewards.total_reward(config.reward, harmlessness, asked, parsed, completions)
+        with rollouts.open("a") as file:
+            for row, text, end, value in zip(asked, completions, finished, paid):
+                record = {
+                    "step": trainer_state.global_step + 1,
+                    "prompt": row["prompt_id"],
+                    "response": text,
+                    "finished": bool(end),
+                    "reward": round(value, 6),
+                }
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        return paid
+
+    trainer = PolicyTrainer(
+        model=policy,
+        reward_funcs=reward,
+        rollout_func=roll_out,
+        args=GRPOConfig(
+            **arguments(folder, seed, rate, training.steps),
+            per_device_train_batch_size=training.prompts_per_step * training.group_size,
+            num_generations=training.group_size,
+            steps_per_generation=1,
+            max_completion_length=training.max_completion,
+            beta=training.kl,
+            shuffle_dataset=False,
+        ),
+        train_dataset=Dataset.from_list(
+            [{"prompt": prompt.text, "index": i} for i, prompt in enumerate(prompts)]
+        ),
+        processing_class=tokenizer,
+        callbacks=[Progress(name, folder)],
+    )
+    if joint:
+        trainer.joint_lambda = training.joint_lambda
+        trainer.demonstrations = demonstrations(config, seed, narrow=False)
+        trainer.sft_batch = training.sft_batch
+    finish(trainer, folder)
