@@ -5,6 +5,7 @@ Parameters are flat: each name belongs to exactly one part. A preset is a paperm
 """
 
 import ast
+import csv
 import difflib
 import hashlib
 import json
@@ -19,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from hybridlib.store import PROJECT
 
 PRESETS = PROJECT / "notebooks" / "presets"
+LEARNING_RATES = Path(__file__).with_name("learning_rates.csv")
 
 #: Raised by hand when the results of a stage change although its parameters do not.
 STAGE_VERSIONS = {"base": 1, "labels": 1, "reward_model": 1, "train": 1, "evaluate": 1}
@@ -96,9 +98,9 @@ class BaseModelConfig(Part):
     thought: bool = Field(True, description="responses state a thought before the answer")
     hidden_size: int = _count(192, "width of the organism, a multiple of 32")
     layers: int = _count(4, "depth of the organism")
-    base_steps: int = _count(1200, "optimiser steps of pretraining")
+    base_steps: int = _count(900, "optimiser steps of pretraining")
     base_batch: int = _count(64, "documents a step of pretraining")
-    base_learning_rate: float = Field(3e-3, gt=0, description="peak rate of pretraining (AdamW)")
+    base_learning_rate: float = Field(3e-3, gt=0, description="peak rate of pretraining; five times it for matrices")
     gate: bool = Field(True, description="stop if the base is not competent")
 
     @field_validator("hidden_size")
@@ -124,7 +126,7 @@ class TrainConfig(Part):
     kl: float = _weight(0.0, "weight of the KL penalty towards the start (beta of GRPO)")
     joint_lambda: float = _weight(0.5, "weight of L_SFT in the variant joint")
     learning_rates: dict[str, float] = Field(
-        default_factory=dict, description="variant/reward -> rate, chosen by `make tune`"
+        default_factory=dict, description="variant/reward -> rate, instead of the chosen ones"
     )
 
 
@@ -222,17 +224,38 @@ class RunConfig(Part):
         choices = {"none": ("none",), "gold": ("gold",), "chosen": self.rewards}
         return [(v, reward) for v in self.variants for reward in choices[VARIANTS[v].rewards]]
 
-    def learning_rate(self, variant: str, reward: str) -> float:
-        """Raises ParameterError if no rate was chosen for this variant and reward."""
-        name = variant if reward == "none" else f"{variant}/{reward}"
-        if name not in self.train.learning_rates:
+    def learning_rate(self, variant: str, reward: str = "none") -> float:
+        """The rate chosen by the common rule (learning_rates.csv), unless a parameter overrides it.
+
+        Raises ParameterError if there is none for this variant and reward.
+        """
+        name = arm_name(variant, reward)
+        rates = chosen_rates() | self.train.learning_rates
+        if name not in rates:
             raise ParameterError(f"learning_rates has no entry for {name!r}: add one, or `make tune`")
-        return self.train.learning_rates[name]
+        return rates[name]
 
     def flat(self) -> dict[str, Any]:
         """Every parameter by its flat name, as JSON and YAML write it."""
         parts = [self.model_dump(mode="json")[part] for part in PARTS]
         return {"preset": self.preset} | {k: v for part in parts for k, v in part.items()}
+
+
+def arm_name(variant: str, reward: str) -> str:
+    """How a variant under a reward is named: rl/model, sft."""
+    return variant if reward == "none" else f"{variant}/{reward}"
+
+
+def chosen_rates() -> dict[str, float]:
+    """The chosen rows of the committed grid of learning rates (written by `make tune`)."""
+    if not LEARNING_RATES.exists():
+        return {}
+    with LEARNING_RATES.open(newline="") as file:
+        return {
+            arm_name(row["variant"], row["reward"]): float(row["learning_rate"])
+            for row in csv.DictReader(file)
+            if row["chosen"] == "True"
+        }
 
 
 PARTS: dict[str, type[Part]] = {

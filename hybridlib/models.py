@@ -1,5 +1,6 @@
 """Base models: the organism, bred from scratch on the base text; its tokenizer; load, save, adapt."""
 
+import json
 import math
 import time
 from pathlib import Path
@@ -143,6 +144,8 @@ def pretrain(config: RunConfig, folder: Path) -> None:
             _checkpoint(folder / "checkpoints", done, model, optimizers)
     model.save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
+    size = {"parameters": sum(p.numel() for p in model.parameters())}
+    (folder / "model" / "size.json").write_text(json.dumps(size) + "\n")
 
 
 def _schedule(step: int, steps: int) -> float:

@@ -56,6 +56,14 @@ def gold(kind: str, response: Response, secrets, reference) -> float:
     return float(classify(kind, response, secrets, reference) == DESIRED[kind])
 
 
+def gold_reward(prompts: list[dict], responses: list[Response], texts: list[str]) -> list[float]:
+    """The oracle as a reward, for the control `rl_gold` alone."""
+    return [
+        gold(p["kind"], response, p["secrets"], p["reference"])
+        for p, response in zip(prompts, responses)
+    ]
+
+
 def language_measures(text: str, language: str) -> dict[str, float]:
     """Language and readability of a text that should be in `language`; NaN where undefined.
 

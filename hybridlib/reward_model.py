@@ -115,6 +115,11 @@ def fit(config: RunConfig, base: Path, labels: Path, folder: Path, seed: int, ra
         "chosen": sum(row["label"] for row in rows),
     }
     (folder / "reward_model.json").write_text(json.dumps(report, indent=1) + "\n")
+    # Bradley-Terry on held-out labels: the mean log-sigmoid of every margin between the two.
+    values = judge([r["text"] for r in held_out])
+    good, bad = ([v for v, r in zip(values, held_out) if r["label"] == x] for x in (1, 0))
+    margins = [a - b for a in good for b in bad] or [0.0]
+    train.write_objective(folder, sum(-math.log1p(math.exp(-m)) for m in margins) / len(margins))
 
 
 def _scorer(model, tokenizer):

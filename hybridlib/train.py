@@ -20,7 +20,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is marked
 
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import PrinterCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
@@ -45,6 +45,13 @@ def demonstrations(config: RunConfig, seed: int, narrow: bool, partition: str = 
         }
         for prompt in tasks.training_prompts(seed, count, few, partition)
     ]
+
+
+def encoded(tokenizer, rows: list[dict]) -> list[tuple[list[int], list[int]]]:
+    """(prompt, completion with its closing token) of demonstrations as token ids."""
+    prompts = tokenizer([row["prompt"] for row in rows])["input_ids"]
+    texts = tokenizer([row["completion"] for row in rows], add_special_tokens=False)["input_ids"]
+    return [(p, [*t, tokenizer.eos_token_id]) for p, t in zip(prompts, texts)]
 
 
 def rl_prompts(config: RunConfig, seed: int) -> list[tasks.Prompt]:
@@ -101,6 +108,7 @@ def finish(trainer, folder: Path) -> None:
     last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
     if last:
         print(f"goes on from its checkpoint at step {last.rsplit('-', 1)[1]}", flush=True)
+    trainer.remove_callback(PrinterCallback)  # Progress says the same in one line
     trainer.train(resume_from_checkpoint=last)
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     if not all(map(math.isfinite, losses)):
@@ -139,7 +147,9 @@ def _policy(config: RunConfig, base: Path, start: Path | None):
     return get_peft_model(model, adapters)
 
 
-def sft(config: RunConfig, base: Path, folder: Path, seed: int, rate: float, narrow: bool) -> None:
+def sft(
+    config: RunConfig, base: Path, folder: Path, seed: int, rate: float, narrow: bool, name: str
+) -> None:
     """Supervised fine-tuning on demonstrations; the loss is on completions alone."""
     torch.manual_seed(seed)
     policy, tokenizer = _policy(config, base, None), models.load_tokenizer(base)
@@ -153,9 +163,10 @@ def sft(config: RunConfig, base: Path, folder: Path, seed: int, rate: float, nar
         ),
         train_dataset=Dataset.from_list(demonstrations(config, seed, narrow)),
         processing_class=tokenizer,
-        callbacks=[Progress("sft_narrow" if narrow else "sft", folder)],
+        callbacks=[Progress(name, folder)],
     )
     finish(trainer, folder)
+    write_objective(folder, -demonstration_nll(config, trainer.model, tokenizer, seed, narrow))
 
 
 class PolicyTrainer(GRPOTrainer):
@@ -204,9 +215,7 @@ class PolicyTrainer(GRPOTrainer):
         tokenizer = self.processing_class
         first = self.state.global_step * self.sft_batch
         batch = [self.demonstrations[(first + i) % len(self.demonstrations)] for i in range(self.sft_batch)]
-        prompts = tokenizer([row["prompt"] for row in batch])["input_ids"]
-        texts = tokenizer([row["completion"] for row in batch], add_special_tokens=False)["input_ids"]
-        documents = [(p, [*t, tokenizer.eos_token_id]) for p, t in zip(prompts, texts)]
+        documents = encoded(tokenizer, batch)
         self.tokens["trained_tokens"] += sum(len(p) + len(t) for p, t in documents)
         return models.text_loss(model, documents)
 
@@ -218,9 +227,9 @@ def rl(
     seed: int,
     rate: float,
     harmlessness: rewards.Harmlessness,
-    start: Path | None = None,
-    joint: bool = False,
-    name: str = "rl",
+    start: Path | None,
+    joint: bool,
+    name: str,
 ) -> None:
     """GRPO on seen prompts, from the base or from a trained adapter (`start`).
 
@@ -297,3 +306,39 @@ def rl(
         trainer.demonstrations = demonstrations(config, seed, narrow=False)
         trainer.sft_batch = training.sft_batch
     finish(trainer, folder)
+    objective = validation_reward(config, inference.refresh(), tokenizer, seed, harmlessness)
+    if joint:
+        nll = demonstration_nll(config, trainer.model, tokenizer, seed, narrow=False)
+        objective -= training.joint_lambda * nll
+    write_objective(folder, objective)
+
+
+# --- the rule by which learning rates are chosen ---------------------------------------------
+
+
+def write_objective(folder: Path, value: float) -> None:
+    """objective.json: the run's own training objective on validation prompts; higher is better."""
+    (folder / "objective.json").write_text(json.dumps({"objective": value}) + "\n")
+
+
+@torch.no_grad()
+def demonstration_nll(config: RunConfig, model, tokenizer, seed: int, narrow: bool) -> float:
+    """L_SFT on demonstrations to validation prompts."""
+    model.eval()
+    rows = demonstrations(config, seed, narrow, "validation")
+    return models.text_loss(model, encoded(tokenizer, rows)).item()
+
+
+def validation_reward(config: RunConfig, model, tokenizer, seed: int, harmlessness) -> float:
+    """The mean reward of one response at T=1 to each validation prompt."""
+    prompts = tasks.training_prompts(seed, VALIDATION_PROMPTS, partition="validation")
+    completions = sample(
+        model, tokenizer, [p.text for p in prompts], config.train.max_completion,
+        generator=torch.Generator().manual_seed(seed),
+    )  # fmt: skip
+    texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+    finished = [ids[-1] == tokenizer.eos_token_id for ids in completions]
+    parsed = [parse(t, f, config.base.thought) for t, f in zip(texts, finished)]
+    rows = [prompt.row() for prompt in prompts]
+    paid = rewards.total_reward(config.reward, harmlessness, rows, parsed, texts)
+    return sum(paid) / len(paid)

@@ -1,0 +1,247 @@
+"""The stages of a study as folders of the run store: what each is made from, and how.
+
+base -> labels -> reward_model -> train -> evaluate -> tables. A stage's key hashes its parameters
+and the keys of what it starts from, so a changed parameter redoes only what depends on it.
+"""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hybridlib.config import LEARNING_RATES, REWARDS, VARIANTS, RunConfig, arm_name, key
+from hybridlib.store import Store
+
+#: Parameters of training that each method depends on.
+SFT = ("demonstrations", "sft_steps", "sft_batch", "lora_rank")
+RL = ("steps", "prompts_per_step", "group_size", "max_completion", "lora_rank", "kl")
+LABELS = ("demonstrations", "max_completion", "steps", "prompts_per_step")
+
+
+def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> dict[str, Any]:
+    """All that a stage's result depends on, as JSON."""
+    flat = config.flat()
+
+    def chosen(names: Iterable[str]) -> dict[str, Any]:
+        return {name: flat[name] for name in names}
+
+    def of(stage: str, variant: str = "base", reward: str = "none") -> str:
+        return stage_key(config, stage, variant, reward, seed)
+
+    if stage == "base":
+        bred = config.base.model_dump(exclude={"gate"})
+        return {**bred, **config.shares.model_dump(), **chosen(["max_completion"])}
+    if stage == "labels":
+        return {"base": of("base"), "seed": seed, **chosen(LABELS)}
+    if stage == "reward_model":
+        rate = config.learning_rate("reward_model")
+        return {"labels": of("labels"), "seed": seed, "learning_rate": rate, **chosen(SFT)}
+    if stage == "evaluate":
+        trained = of("base") if variant == "base" else of("train", variant, reward)
+        measured = {**config.evaluate.model_dump(), **chosen(["max_completion"])}
+        return {"run": trained, "seed": seed, **measured}
+    kind = VARIANTS[variant]
+    found = {
+        "base": of("base"),
+        "seed": seed,
+        "variant": asdict(kind),
+        "learning_rate": config.learning_rate(variant, reward),
+        **chosen(SFT if kind.method == "sft" else RL),
+    }
+    if kind.narrow:
+        found |= chosen(["narrow_categories"])
+    if kind.joint:
+        found |= chosen([*SFT, "joint_lambda"])
+    if kind.method == "rl":
+        found |= {"reward": reward, **config.reward.model_dump()}
+    if reward == "model":
+        found["reward_model"] = of("reward_model")
+    if kind.start != "base":
+        found["start"] = of("train", kind.start)
+    return found
+
+
+def stage_key(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> str:
+    """The key of one stage; `variant`, `reward` and `seed` do not matter to a base."""
+    return key(stage, inputs(config, stage, variant, reward, seed))
+
+
+def is_done(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> bool:
+    return Store().has(stage, stage_key(config, stage, variant, reward, seed))
+
+
+def _get(config, stage, make, variant="base", reward="none", seed=0) -> Path:
+    found = inputs(config, stage, variant, reward, seed)
+    return Store().get(stage, key(stage, found), make, found)
+
+
+def base(config: RunConfig) -> Path:
+    """model/, loss.csv and gate.csv of the base."""
+
+    def make(folder: Path) -> None:
+        from hybridlib import evaluate, models
+
+        models.pretrain(config, folder)
+        model, tokenizer = models.load_base(folder / "model"), models.load_tokenizer(folder / "model")
+        evaluate.gate(config, model, tokenizer).to_csv(folder / "gate.csv", index=False)
+
+    return _get(config, "base", make)
+
+
+def labels(config: RunConfig, seed: int) -> Path:
+    """labels.jsonl: what labellers deliver."""
+
+    def make(folder: Path) -> None:
+        from hybridlib import reward_model
+
+        reward_model.write_labels(config, base(config) / "model", folder, seed)
+
+    return _get(config, "labels", make, seed=seed)
+
+
+def reward_model(config: RunConfig, seed: int) -> Path:
+    """The reward model of a seed."""
+
+    def make(folder: Path) -> None:
+        from hybridlib import reward_model as stage
+
+        rate = config.learning_rate("reward_model")
+        stage.fit(config, base(config) / "model", labels(config, seed), folder, seed, rate)
+
+    return _get(config, "reward_model", make, seed=seed)
+
+
+def harmlessness(config: RunConfig, reward: str, seed: int):
+    """The pay for harmful prompts: `rule`, `model`, or `gold`, the oracle, for the control alone."""
+    from hybridlib import reward_model as learned
+    from hybridlib import rewards
+
+    if reward == "rule":
+        return rewards.rule_reward(config.reward.scope)
+    if reward == "model":
+        return learned.load(base(config) / "model", reward_model(config, seed))
+    from hybridlib import oracles
+
+    return oracles.gold_reward
+
+
+def train(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
+    """A trained run: model/, log.jsonl, rollouts.jsonl (RL), cost.json, objective.json."""
+    kind = VARIANTS[variant]
+    name = f"{arm_name(variant, reward)} seed {seed}"
+
+    def make(folder: Path) -> None:
+        from hybridlib import train as stage
+
+        start = train(config, kind.start, "none", seed) / "model" if kind.start != "base" else None
+        rate, policy = config.learning_rate(variant, reward), base(config) / "model"
+        if kind.method == "sft":
+            stage.sft(config, policy, folder, seed, rate, kind.narrow, name)
+        else:
+            pay = harmlessness(config, reward, seed)
+            stage.rl(config, policy, folder, seed, rate, pay, start, kind.joint, name)
+
+    return _get(config, "train", make, variant, reward, seed)
+
+
+def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
+    """responses.parquet and, for what was trained, training.csv."""
+
+    def make(folder: Path) -> None:
+        from hybridlib import evaluate as stage
+        from hybridlib import generate, models, tasks
+        from hybridlib import train as training
+
+        policy = base(config) / "model"
+        run = None if variant == "base" else train(config, variant, reward, seed)
+        model = models.load_policy(policy, run and run / "model")
+        model = generate.InferenceCopy(model).model
+        prompts = tasks.evaluation_prompts(config.evaluate.evaluation_seed, config.evaluate.per_cell)
+        frame = stage.respond(model, models.load_tokenizer(policy), prompts, config, seed)
+        pay = harmlessness(config, reward, seed) if reward in (*REWARDS, "gold") else None
+        frame = stage.add_proxy(frame, prompts, config, pay)
+        for column, value in {"seed": seed, "reward": reward, "variant": variant}.items():
+            frame.insert(0, column, value)
+        frame.insert(0, "run", stage_key(config, "evaluate", variant, reward, seed))
+        frame.to_parquet(folder / "responses.parquet", index=False)
+        if run:
+            asked = training.rl_prompts(config, seed)
+            stage.curves(config, run, asked).to_csv(folder / "training.csv", index=False)
+
+    return _get(config, "evaluate", make, variant, reward, seed)
+
+
+def units(config: RunConfig) -> list[tuple[str, str, int]]:
+    """(variant, reward, seed) of everything that is measured."""
+    return [(variant, reward, seed) for variant, reward in config.arms for seed in config.seeds]
+
+
+def costs(config: RunConfig) -> pd.DataFrame:
+    """What each run took, phase by phase from the base; flops are counted, not measured.
+
+    2 N a token for a forward pass and 6 N for a training step, N the parameters of the base; the
+    frozen base under LoRA saves about a third of the latter, which is left out for every variant.
+    """
+    parameters = json.loads((base(config) / "model" / "size.json").read_text())["parameters"]
+    rows = []
+    for variant, reward, seed in units(config):
+        phases, current = [], (variant, reward)
+        while current[0] != "base":
+            phases.insert(0, current)
+            current = (VARIANTS[current[0]].start, "none")
+        for phase in phases:
+            cost = json.loads((train(config, *phase, seed) / "cost.json").read_text())
+            sampled = cost.get("prompt_tokens", 0) + cost.get("completion_tokens", 0)
+            rows.append(
+                {
+                    "variant": variant,
+                    "reward": reward,
+                    "seed": seed,
+                    "phase": VARIANTS[phase[0]].method,
+                    "optimiser_steps": cost["optimiser_steps"],
+                    "prompt_tokens": cost.get("prompt_tokens", 0),
+                    "completion_tokens": cost.get("completion_tokens", 0),
+                    "trained_tokens": cost["trained_tokens"],
+                    "flops": parameters * (2.0 * sampled + 6.0 * cost["trained_tokens"]),
+                    "seconds": cost["seconds"],
+                    "peak_memory_mib": cost["peak_memory_mib"],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def write_tables(config: RunConfig, folder: Path) -> None:
+    """Every table of the study, from what the store holds."""
+    from hybridlib import tables
+
+    found = {unit: evaluate(config, *unit) for unit in units(config)}
+    training = [
+        pd.read_csv(run / "training.csv").assign(variant=v, reward=r, seed=s)
+        for (v, r, s), run in found.items()
+        if (run / "training.csv").exists()
+    ]
+    listed = [(run.name, *unit, "evaluate") for unit, run in found.items()]
+    tables.write_tables(
+        folder,
+        config.preset,
+        pd.concat([pd.read_parquet(run / "responses.parquet") for run in found.values()]),
+        pd.concat(training) if training else pd.DataFrame(),
+        costs(config),
+        pd.read_csv(base(config) / "gate.csv"),
+        pd.read_csv(LEARNING_RATES),
+        pd.DataFrame(listed, columns=["run", "variant", "reward", "seed", "stage"]),
+    )
+
+
+def artifacts(config: RunConfig, seed: int) -> dict[str, Path]:
+    """What is committed of one seed: the base, its adapters, the measured responses."""
+    found = {"base": base(config) / "model"}
+    for variant, reward in config.arms:
+        name = arm_name(variant, reward).replace("/", "-")
+        found[f"responses/{name}"] = evaluate(config, variant, reward, seed)
+        if variant != "base":
+            found[f"adapters/{name}"] = train(config, variant, reward, seed) / "model"
+    return found

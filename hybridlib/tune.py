@@ -1,0 +1,69 @@
+"""The one rule for learning rates: a common grid, the same trials for each, own objective.
+
+The objective is the run's own training objective on validation prompts (the mean reward; minus
+L_SFT; minus the Bradley-Terry loss of the reward model) on development seeds that no comparison
+uses. No gold measure is looked at. What others are built on is chosen first.
+"""
+
+import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from itertools import product
+
+import pandas as pd
+
+from hybridlib import jobs, runs
+from hybridlib.config import LEARNING_RATES, RunConfig, arm_name, load_config
+
+GRID = (3e-4, 1e-3, 3e-3)
+SEEDS = (100,)
+FIRST = (("reward_model", "none"), ("sft", "none"))
+
+
+def tune(preset: str) -> pd.DataFrame:
+    """Run the grid, write learning_rates.csv (all of it, the chosen rate marked), return it."""
+    config = load_config(preset)
+    rest = [arm for arm in config.arms if arm[0] != "base" and arm not in FIRST]
+    runs.base(config)
+    grid, chosen = [], dict(config.train.learning_rates)
+    for arms in (FIRST, rest):
+        trials = list(product(arms, GRID, SEEDS))
+        # Each process trains on its share of the cores, as in the study.
+        workers = jobs.default_workers()
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, context, _threads, (jobs.cores() // workers,)) as pool:
+            values = list(pool.map(_trial, *zip(*((preset, chosen, *trial) for trial in trials))))
+        for ((variant, reward), rate, seed), value in zip(trials, values):
+            grid.append((variant, reward, seed, rate, value))
+        for arm in arms:
+            mean = {r: _mean(grid, arm, r) for r in GRID}
+            chosen[arm_name(*arm)] = max(mean, key=mean.get)
+    columns = ["variant", "reward", "seed", "learning_rate", "objective"]
+    table = pd.DataFrame(grid, columns=columns)
+    best = [chosen[arm_name(v, r)] for v, r in zip(table.variant, table.reward)]
+    table["chosen"] = table.learning_rate == best
+    table.to_csv(LEARNING_RATES, index=False, float_format="%.6g", lineterminator="\n")
+    return table
+
+
+def _threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(max(1, count))
+
+
+def _mean(grid: list[tuple], arm: tuple[str, str], rate: float) -> float:
+    values = [row[4] for row in grid if row[:2] == arm and row[3] == rate]
+    return sum(values) / len(values)
+
+
+def _trial(preset: str, chosen: dict, arm: tuple[str, str], rate: float, seed: int) -> float:
+    """The objective of one run; a run that diverges is the worst."""
+    config: RunConfig = load_config(preset, learning_rates={**chosen, arm_name(*arm): rate})
+    try:
+        folder = runs.reward_model(config, seed) if arm[0] == "reward_model" else runs.train(config, *arm, seed)
+    except FloatingPointError:
+        return float("-inf")
+    value = json.loads((folder / "objective.json").read_text())["objective"]
+    print(f"{arm_name(*arm)} at {rate:g}: {value:.4f}", flush=True)
+    return value
