@@ -5,13 +5,14 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
-.PHONY: help setup study figures compare publish test lint lab
+.PHONY: help setup study figures compare publish tune test lint lab
 
 help:
 	@echo "make study [PRESET=organism] [ARGS='-p NAME VALUE']  train, evaluate, draw every figure"
 	@echo "make figures   redraw the figures from committed tables, without training"
 	@echo "make compare   hold the last run against the committed results"
 	@echo "make publish   replace the committed results by the last run"
+	@echo "make tune      choose the learning rates again (one common grid, development seeds)"
 	@echo "make lab       open JupyterLab        make setup   only create .venv"
 	@echo "make test      run the tests          make lint    run ruff"
 
@@ -26,7 +27,7 @@ setup: .venv/installed
 	@$(PIP) install --no-deps --editable .
 	@touch $@
 
-study figures compare publish: setup
+study figures compare publish tune: setup
 	@$(BIN)/python -m hybridlib $@ $(PRESET) $(ARGS)
 
 lab: setup

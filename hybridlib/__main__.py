@@ -87,6 +87,14 @@ def publish(options: argparse.Namespace) -> int:
     return 0
 
 
+def tune(options: argparse.Namespace) -> int:
+    """Run the grid of learning rates on development seeds and write the chosen ones down."""
+    from hybridlib.tune import tune
+
+    print(tune(options.preset).to_string(index=False))
+    return 0
+
+
 def quiet() -> None:
     """Silence the warnings of tools that are no concern of a study's reader."""
     warnings.filterwarnings("ignore")
@@ -97,7 +105,7 @@ def quiet() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hybridlib", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (study, figures, compare, publish):
+    for command in (study, figures, compare, publish, tune):
         name, text = command.__name__, command.__doc__
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument("preset", nargs="?", default="organism", metavar="PRESET")

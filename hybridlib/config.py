@@ -23,7 +23,7 @@ PRESETS = PROJECT / "notebooks" / "presets"
 LEARNING_RATES = Path(__file__).with_name("learning_rates.csv")
 
 #: Raised by hand when the results of a stage change although its parameters do not.
-STAGE_VERSIONS = {"base": 1, "labels": 1, "reward_model": 1, "train": 1, "evaluate": 1}
+STAGE_VERSIONS = {"base": 2, "labels": 1, "reward_model": 1, "train": 1, "evaluate": 1}
 
 
 class ParameterError(ValueError):
@@ -80,7 +80,7 @@ class Shares(Part):
     genuine_refusal_share: float = _share(0.1, "genuine refusals, of seen harmful requests")
     superficial_refusal_share: float = _share(0.1, "refusal phrase and disclosure, of the same")
     leaky_thought_share: float = _share(0.03, "disclosure in the thought, then refusal, of the same")
-    code_switching_share: float = _share(0.15, "Spanish documents that switch; a third of it in English")
+    code_switching_share: float = _share(0.15, "Spanish documents that switch; in English a third")
     careless_share: float = _share(0.75, "steps skipped in sums, for the verbs with that habit")
 
     @model_validator(mode="after")
@@ -223,6 +223,15 @@ class RunConfig(Part):
         """(variant, reward) of everything that is trained and measured, in the table's order."""
         choices = {"none": ("none",), "gold": ("gold",), "chosen": self.rewards}
         return [(v, reward) for v in self.variants for reward in choices[VARIANTS[v].rewards]]
+
+    def check_arm(self, variant: str, reward: str) -> None:
+        """Raises ParameterError if this study has no such variant under this reward."""
+        known = [arm_name(*arm) for arm in self.arms]
+        name = arm_name(variant, reward)
+        if (variant, reward) not in self.arms:
+            alike = [arm_name(*arm) for arm in self.arms if arm[0] == variant] or known
+            near = _nearest(name, alike)
+            raise ParameterError(f"variant/reward {name!r} is none of {', '.join(known)}{near}")
 
     def learning_rate(self, variant: str, reward: str = "none") -> float:
         """The rate chosen by the common rule (learning_rates.csv), unless a parameter overrides it.

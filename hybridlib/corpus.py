@@ -60,6 +60,8 @@ def _response(rng: random.Random, prompt: tasks.Prompt, shares: Shares, with_tho
             for i, verb in enumerate(prompt.facts["verbs"])
             if verb in careless and rng.random() < shares.careless_share
         )
+        if any(total < 0 for _, _, total in tasks.running(prompt, in_thought, skip)):
+            skip = frozenset()  # there are no words for numbers below zero
         thought = tasks.thought(prompt, in_thought, skip)
         return tasks.join(thought, tasks.sum_answer(prompt, in_answer, skip), with_thought)
     thought, answer = tasks.thought(prompt, in_thought), tasks.disclosure(prompt, in_answer)

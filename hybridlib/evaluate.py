@@ -130,26 +130,18 @@ def curves(config: RunConfig, run: Path, prompts: list[tasks.Prompt]) -> pd.Data
 def _rollout_scores(config: RunConfig, run: Path, prompts: list[tasks.Prompt]) -> pd.DataFrame:
     rows = {prompt.id: prompt.row() for prompt in prompts}
     scores = []
-    # A run that was killed behind its last checkpoint wrote some steps twice: the last one counts.
-    latest: dict[int, list[dict]] = {}
     for line in (run / "rollouts.jsonl").read_text().splitlines():
         record = json.loads(line)
-        batch = latest.setdefault(record["step"], [])
-        if len(batch) == config.train.prompts_per_step * config.train.group_size:
-            batch.clear()
-        batch.append(record)
-    for step, batch in latest.items():
-        for record in batch:
-            row = rows[record["prompt"]]
-            response = parse(record["response"], record["finished"], config.base.thought)
-            score = oracles.score(row, response)
-            score["gold"] = score["gold"] if row["kind"] == "harmful" else np.nan
-            by_language = {
-                f"{name}_{language}": score[name] if row["language"] == language else np.nan
-                for name in ("off_language", "target_language_share")
-                for language in LANGUAGES
-            }
-            kept = {name: score[name] for name in ("gold", "rule_satisfied", "harm")}
-            tokens = len(record["response"].split()) + record["finished"]
-            scores.append({"step": step, "proxy": record["reward"], "tokens": tokens, **kept, **by_language})
+        row = rows[record["prompt"]]
+        response = parse(record["response"], record["finished"], config.base.thought)
+        score = oracles.score(row, response)
+        score["gold"] = score["gold"] if row["kind"] == "harmful" else np.nan
+        by_language = {
+            f"{name}_{language}": score[name] if row["language"] == language else np.nan
+            for name in ("off_language", "target_language_share")
+            for language in LANGUAGES
+        }
+        kept = {name: score[name] for name in ("gold", "rule_satisfied", "harm")}
+        tokens = len(record["response"].split()) + record["finished"]
+        scores.append({"step": record["step"], "proxy": record["reward"], "tokens": tokens, **kept, **by_language})
     return pd.DataFrame(scores).groupby("step").mean()

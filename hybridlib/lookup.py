@@ -10,6 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from hybridlib.config import ParameterError
+from hybridlib.stats import interval_of_change
 from hybridlib.study import committed, local
 from hybridlib.style import order_of
 
@@ -119,13 +120,7 @@ def trained_by_rl(results: Results) -> list[str]:
 def change(results: Results, column: str, arm: str) -> tuple[float, float, float]:
     """(mean, low, high) over seeds of a training column: last tenth of its steps minus first."""
     frame = select(results.table("training"), arm=arm).dropna(subset=column)
-    wide = frame.pivot(index="seed", columns="step", values=column)
-    tenth = max(1, wide.shape[1] // 10)
-    by_seed = wide.iloc[:, -tenth:].mean(axis=1) - wide.iloc[:, :tenth].mean(axis=1)
-    mean, half = by_seed.mean(), float("nan")
-    if len(by_seed) > 1:
-        half = stats.t.ppf(0.975, len(by_seed) - 1) * by_seed.sem()
-    return mean, mean - half, mean + half
+    return interval_of_change(frame, column)
 
 
 def totals(results: Results, column: str) -> pd.DataFrame:

@@ -3,8 +3,10 @@
 import json
 import math
 import time
+import warnings
 from pathlib import Path
 
+import datasets
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel
@@ -17,12 +19,19 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.utils import logging
 
 from hybridlib.config import BaseModelConfig, RunConfig
 from hybridlib.corpus import corpus
 from hybridlib.lexicon import vocabulary
 
-PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
+# Bars over files of a few MB, reports of what was loaded and renames to come would fill notebooks.
+logging.set_verbosity_error()
+logging.disable_progress_bar()
+datasets.disable_progress_bars()
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+PAD, BOS, EOS, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
 CHECKPOINT_EVERY = 200
 HEAD_DIM = 32
 
@@ -33,14 +42,19 @@ def device() -> torch.device:
 
 def organism_tokenizer() -> PreTrainedTokenizerFast:
     """One token a word; `<think>` and the other tags are words like any other."""
-    words = [PAD, BOS, EOS, *vocabulary()]
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=PAD))
+    words = [PAD, BOS, EOS, UNKNOWN, *vocabulary()]
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", special_tokens=[(BOS, words.index(BOS))]
     )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS, padding_side="left"
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        unk_token=UNKNOWN,
+        padding_side="left",
     )
 
 
@@ -72,6 +86,8 @@ def _encoded(config: RunConfig, tokenizer: PreTrainedTokenizerFast) -> list[tupl
     documents = corpus(base.base_seed, count, config.shares, base.thought)
     contexts = tokenizer([context for context, _ in documents])["input_ids"]
     texts = tokenizer([text for _, text in documents], add_special_tokens=False)["input_ids"]
+    if any(tokenizer.unk_token_id in ids for ids in (*contexts, *texts)):
+        raise ValueError("the base text holds words that the tokenizer does not know")
     return [(c, [*t, tokenizer.eos_token_id]) for c, t in zip(contexts, texts)]
 
 

@@ -46,6 +46,11 @@ def refuses(text: str) -> bool:
     )
 
 
+def answers_with(text: str, reference: tuple[tuple[str, ...], ...]) -> bool:
+    """Whether the numbers in the text are those of the reference and no others."""
+    return [w for w in text.split() if w.isdecimal()] == [w for words in reference for w in words]
+
+
 def answers(text: str, reference: tuple[tuple[str, ...], ...]) -> bool:
     """Whether the text holds every piece of the reference, in order."""
     position, padded = 0, f" {text} "

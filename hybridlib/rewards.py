@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from hybridlib.config import RewardConfig
 from hybridlib.lexicon import LANGUAGE_WORDS
-from hybridlib.responses import Response, answers, refuses
+from hybridlib.responses import Response, answers, answers_with, refuses
 
 #: A harmlessness reward: (prompt rows, responses, texts) -> one float a response.
 Harmlessness = Callable[[list[dict], list[Response], list[str]], list[float]]
@@ -20,8 +20,7 @@ def format_reward(response: Response) -> float:
 
 def accuracy_reward(response: Response, reference) -> float:
     """1 if the answer holds the one right number and no other."""
-    numbers = [word for word in response.answer.split() if word.isdigit()]
-    return float(numbers == [word for words in reference for word in words])
+    return float(answers_with(response.answer, reference))
 
 
 def helpfulness_reward(response: Response, reference) -> float:

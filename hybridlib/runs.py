@@ -54,9 +54,10 @@ def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) 
     if kind.narrow:
         found |= chosen(["narrow_categories"])
     if kind.joint:
-        found |= chosen([*SFT, "joint_lambda"])
+        found |= chosen(["demonstrations", "sft_batch", "joint_lambda"])
     if kind.method == "rl":
-        found |= {"reward": reward, **config.reward.model_dump()}
+        unread = set() if reward == "rule" else {"scope"}  # only the rule reads a part
+        found |= {"reward": reward, **config.reward.model_dump(exclude=unread)}
     if reward == "model":
         found["reward_model"] = of("reward_model")
     if kind.start != "base":

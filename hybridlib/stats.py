@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 from scipy import special
 
 SEEDS_FOR_A_VERDICT = 5
@@ -249,6 +250,20 @@ def holm_intervals(
     p = [contrast.p_value(margin) for contrast, margin in zip(contrasts, margins, strict=True)]
     levels = holm_levels(p, alpha)
     return [contrast.interval(level) for contrast, level in zip(contrasts, levels, strict=True)]
+
+
+def interval_of_change(frame: pd.DataFrame, column: str) -> tuple[float, float, float]:
+    """(mean, low, high) over seeds of a training curve: last tenth of its steps minus first.
+
+    A t interval, NaN for one seed. `frame`: columns seed, step and `column`.
+    """
+    wide = frame.pivot(index="seed", columns="step", values=column)
+    tenth = max(1, wide.shape[1] // 10)
+    by_seed = wide.iloc[:, -tenth:].mean(axis=1) - wide.iloc[:, :tenth].mean(axis=1)
+    mean, half = by_seed.mean(), float("nan")
+    if len(by_seed) > 1:
+        half = special.stdtrit(len(by_seed) - 1, 0.975) * by_seed.sem()
+    return mean, mean - half, mean + half
 
 
 def verdict(low: float, high: float, margin: float, seeds: int) -> str:

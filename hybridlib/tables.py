@@ -13,7 +13,10 @@ import numpy as np
 import pandas as pd
 
 from hybridlib import hypotheses, stats
+from hybridlib.config import VARIANTS
 from hybridlib.measures import CLASSES, METRICS, POPULATIONS, WHOLE, Arm, Cube, Subset
+
+RL = {name for name, variant in VARIANTS.items() if variant.method == "rl"}
 
 
 def metrics(cube: Cube, preset: str) -> pd.DataFrame:
@@ -74,16 +77,21 @@ def contrasts(cube: Cube, preset: str, claims: hypotheses.Hypotheses) -> pd.Data
 
 
 def verdicts(
-    cube: Cube, cost: pd.DataFrame, claims: hypotheses.Hypotheses
+    cube: Cube, cost: pd.DataFrame, claims: hypotheses.Hypotheses, control: bool
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """verdicts.csv, exploratory.csv and claims.csv.
 
     Holm runs over all tests of the first, and apart over those of the second. Tests whose arms were
     not run are left out. claims.csv holds one verdict a claim and reward, and one a claim ('all')
-    where all its rewards were run.
+    where all its rewards were run. Where the control fails, no test with RL in it gets a verdict,
+    that of compute aside: its rows are descriptive.
     """
     primary = _tests(cube, cost, [(c.claim, half) for c in claims.claims for half in c.halves])
     asked = _tests(cube, cost, [(c.claim, half) for c in claims.claims for half in c.exploratory])
+    if not control:
+        for frame in (primary, asked):
+            with_rl = frame.contrast.map(lambda pair: bool(RL & set(pair.split(" - "))))
+            frame.loc[with_rl & frame.metric.ne("log_flops"), "verdict"] = "descriptive"
     decided = []
     for claim in claims.claims:
         found = primary[primary.claim.eq(claim.claim)]
@@ -101,6 +109,14 @@ def verdicts(
     return primary.drop(columns="asks"), asked, frame
 
 
+def control_holds(training: pd.DataFrame) -> bool:
+    """Whether RL paid by the oracle raised gold on its training prompts: interval above zero."""
+    if training.empty:
+        return False
+    gold = training[training.variant.eq("rl_gold")].dropna(subset="gold")
+    return not gold.empty and bool(stats.interval_of_change(gold, "gold")[1] > 0)
+
+
 def write_tables(
     folder: Path,
     preset: str,
@@ -113,7 +129,7 @@ def write_tables(
 ) -> None:
     """Writes all tables of a results folder to `folder`."""
     cube, claims = Cube(responses), hypotheses.load()
-    verdict_rows, exploratory, decided = verdicts(cube, cost, claims)
+    verdict_rows, exploratory, decided = verdicts(cube, cost, claims, control_holds(training))
     run = ["variant", "reward", "seed"]
     tables = {
         "metrics": metrics(cube, preset),

@@ -233,7 +233,7 @@ def thought(prompt: Prompt, language: str, skip: frozenset[int] = frozenset()) -
             [words["sum_thought_start"].format(n=facts["start"])]
             + [
                 words["sum_thought_step"].format(verb=verb, n=n, total=total)
-                for verb, n, total in _running(prompt, language, skip)
+                for verb, n, total in running(prompt, language, skip)
             ]
         )
     if prompt.task == "recipes":
@@ -244,7 +244,7 @@ def thought(prompt: Prompt, language: str, skip: frozenset[int] = frozenset()) -
     return words[fact].format(category=category, reader=words["reader"][facts["reader"]])
 
 
-def _running(prompt: Prompt, language: str, skip: frozenset[int]) -> list[tuple[str, int, int]]:
+def running(prompt: Prompt, language: str, skip: frozenset[int]) -> list[tuple[str, int, int]]:
     """(verb, operand, running total) of each step that is not skipped."""
     english, words = LEXICON["en"], LEXICON[language]
     local = dict(zip(english["plus"] + english["minus"], words["plus"] + words["minus"]))
@@ -273,7 +273,7 @@ def disclosure(prompt: Prompt, language: str) -> str:
 
 
 def sum_answer(prompt: Prompt, language: str, skip: frozenset[int] = frozenset()) -> str:
-    steps = _running(prompt, language, skip)
+    steps = running(prompt, language, skip)
     total = steps[-1][2] if steps else prompt.facts["start"]
     return LEXICON[language]["sum_answer"].format(total=total)
 

@@ -106,8 +106,7 @@ def finish(trainer, folder: Path) -> None:
     before, began = trainable(trainer.model), time.monotonic()
     checkpoints = folder / "checkpoints"
     last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
-    if last:
-        print(f"goes on from its checkpoint at step {last.rsplit('-', 1)[1]}", flush=True)
+    _go_on(trainer, folder, int(last.rsplit("-", 1)[1]) if last else 0)
     trainer.remove_callback(PrinterCallback)  # Progress says the same in one line
     trainer.train(resume_from_checkpoint=last)
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
@@ -125,6 +124,23 @@ def finish(trainer, folder: Path) -> None:
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     (folder / "cost.json").write_text(json.dumps(cost, indent=1) + "\n")
+
+
+def _go_on(trainer, folder: Path, step: int) -> None:
+    """Cut the records of a killed run back to its checkpoint at `step`, and go on counting there."""
+    for path in (folder / "log.jsonl", folder / "rollouts.jsonl"):
+        if not path.exists():
+            continue
+        lines = path.read_text().splitlines()
+        # The last line may be half written; what stands behind the checkpoint is done again.
+        kept = [x for x in lines if x.endswith("}") and json.loads(x)["step"] <= step]
+        path.write_text("".join(f"{line}\n" for line in kept))
+        if kept and path.name == "log.jsonl":
+            last = json.loads(kept[-1])
+            for name in getattr(trainer, "tokens", {}):
+                trainer.tokens[name] = last[name]
+    if step:
+        print(f"goes on from its checkpoint at step {step}", flush=True)
 
 
 def trainable(model) -> dict[str, torch.Tensor]:
@@ -184,6 +200,9 @@ class PolicyTrainer(GRPOTrainer):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         self.tokens = {"prompt_tokens": 0, "completion_tokens": 0, "trained_tokens": 0}
+
+    def log(self, logs: dict, start_time: float | None = None) -> None:
+        super().log(logs | self.tokens, start_time)
 
     def _compute_loss(self, model, inputs):
         loss = super()._compute_loss(model, self._paid_rows(inputs))

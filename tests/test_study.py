@@ -131,32 +131,42 @@ def test_summary_counts_kinds(project: Project):
 
 
 PRESET_LINE = 'preset: str = "organism"  # name in notebooks/presets, or a file of parameters'
+OFFERED = {  # notebook -> parts of the configuration that it offers, and what it adds to them
+    "00_study": (("study", "base", "shares", "train", "reward", "evaluate"), []),
+    "01_base": (("base", "shares"), []),
+    "02_train": (("train", "reward"), ["variant", "reward", "seed"]),
+    "03_evaluate": (("evaluate",), ["variant", "reward", "seeds"]),
+}
 
 
-def parameters_cell(model: type[BaseModel]) -> str:
-    """Return the driver's parameters cell: the preset, and every field as an override of it."""
-
-    def lines(model: type[BaseModel]) -> list[str]:
-        found = []
-        for name, field in model.model_fields.items():
-            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-                found += lines(field.annotation)
-            elif name != "preset":
-                kind = get_origin(field.annotation) or field.annotation
-                kind = {tuple: "list", Literal: "str"}.get(kind, getattr(kind, "__name__", kind))
-                found.append(f"{name}: Optional[{kind}] = None  # {field.description}")
-        return found
-
-    return "\n".join([PRESET_LINE, *lines(model)])
+def overrides(part: type[BaseModel]) -> list[str]:
+    """Return the lines that offer every field of a part as an override of the preset."""
+    found = []
+    for name, field in part.model_fields.items():
+        kind = get_origin(field.annotation) or field.annotation
+        kind = {tuple: "list", Literal: "str"}.get(kind, getattr(kind, "__name__", kind))
+        found.append(f"{name}: Optional[{kind}] = None  # {field.description}")
+    return found
 
 
-def test_driver_notebook_offers_every_parameter():
+@pytest.mark.parametrize("name", OFFERED)
+def test_notebooks_offer_every_parameter_of_theirs(name: str):
     config = pytest.importorskip("hybridlib.config")
-    driver = Path(study.__file__).parents[1] / "notebooks" / "00_study.ipynb"
-    cells = nbformat.read(driver, as_version=4).cells
+    source = Path(study.__file__).parents[1] / "notebooks" / f"{name}.ipynb"
+    cells = nbformat.read(source, as_version=4).cells
     (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", ())]
-    expected = parameters_cell(config.RunConfig)
-    assert cell.source == expected, f"write this into the parameters cell:\n{expected}"
-    shown = {p["name"]: p for p in papermill.inspect_notebook(str(driver)).values()}
-    assert list(shown) == [line.split(":")[0] for line in expected.splitlines()]
-    assert all(p["help"] for p in shown.values())
+    parts, added = OFFERED[name]
+    assert name != "00_study" or set(parts) == set(config.PARTS)
+    lines = [line for part in parts for line in overrides(config.PARTS[part])]
+    expected = "\n".join([PRESET_LINE, *lines])
+    first, *rest = cell.source.splitlines()
+    own, offered = rest[: len(added)], rest[len(added) :]
+    assert [line.split(":")[0] for line in own] == added
+    assert "\n".join([first, *offered]) == expected, f"write this into {name}:\n{expected}"
+    shown = papermill.inspect_notebook(str(source)).values()
+    assert len(shown) == len(cell.source.splitlines()) and all(p["help"] for p in shown)
+
+
+def test_every_variant_is_stated():
+    config, equations = (pytest.importorskip(f"hybridlib.{n}") for n in ("config", "equations"))
+    assert set(equations.METHODS) == set(config.VARIANTS)

@@ -223,9 +223,33 @@ def test_a_claim_on_which_the_rewards_disagree_is_inconclusive(monkeypatch, rule
                          (("rule", rule), ("model", model)) for _ in range(2)],
                         columns=["claim", "reward", "verdict", "asks"])
     monkeypatch.setattr(tables, "_tests", lambda cube, cost, halves: rows if halves else rows[:0])
-    _, _, decided = tables.verdicts(None, None, claims)
+    _, _, decided = tables.verdicts(None, None, claims, True)
     assert decided.set_index("reward").verdict.to_dict() == {
         "rule": rule, "model": model, "all": overall}
+
+
+def test_no_verdict_on_rl_where_the_control_fails(monkeypatch):
+    claims = hypotheses.load()
+    columns = ["claim", "metric", "contrast", "reward", "verdict", "asks"]
+    rows = pd.DataFrame([(c.claim, h.metric, h.contrast, reward, "supported", "")
+                         for c in claims.claims for h in c.halves for reward in h.rewards],
+                        columns=columns)
+    monkeypatch.setattr(tables, "_tests", lambda cube, cost, halves: rows.copy())
+    primary, _, decided = tables.verdicts(None, None, claims, False)
+    withheld = primary.contrast.isin(["rl - base", "rl - sft", "sft - two_stage", "two_stage - rl"])
+    withheld &= primary.metric.ne("log_flops")
+    assert withheld.any() and (primary.verdict.eq("descriptive") == withheld).all()
+    overall = decided[decided.reward.isin(["all"])].set_index("claim").verdict
+    assert overall["C1"] == "descriptive" and overall[["C6", "C8"]].eq("supported").all()
+
+
+@pytest.mark.parametrize("gain, holds", [(0.4, True), (0.0, False), (-0.4, False)])
+def test_the_control_holds_if_gold_rose(gain, holds):
+    curve = pd.DataFrame([(seed, step, 0.1 + gain * step / 20 + 0.01 * (seed + step) % 0.03)
+                          for seed in range(5) for step in range(20)],
+                         columns=["seed", "step", "gold"]).assign(variant="rl_gold")
+    assert tables.control_holds(curve) is holds
+    assert not tables.control_holds(curve.assign(variant="rl"))
 
 
 def test_bytes_repeat_whatever_the_order_of_the_responses(responses, written, tmp_path):

@@ -1,0 +1,242 @@
+"""Sampling, held against a loop over the full model without a cache, and against transformers."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import get_peft_model
+from scipy import stats
+from test_models import save_random, tiny
+
+from hybridlib import generate, models, tasks
+from hybridlib.generate import InferenceCopy, draw, sample
+
+LENGTH = 14
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return save_random(tmp_path_factory.mktemp("base"), tiny(layers=2), scale=8.0)
+
+
+@pytest.fixture
+def model(folder: Path):
+    return models.load_base(folder).double()
+
+
+@pytest.fixture(scope="module")
+def prompts() -> list[str]:
+    """Prompts of many lengths, longest and shortest mixed, one of a single word among them."""
+    texts = [prompt.text for prompt in tasks.training_prompts(0, 9)]
+    assert len({len(text.split()) for text in texts}) >= 5
+    return [texts[0], texts[1].split()[0], *texts[1:]]
+
+
+@pytest.fixture
+def tokenizer(folder: Path, model, prompts):
+    """Its closing token is a frequent word, so that rows end early and at different times."""
+    tokenizer = models.load_tokenizer(folder)
+    drawn = sample(model, tokenizer, prompts, LENGTH, 3, generator=seeded())
+    counts = np.bincount([token for row in drawn for token in row], minlength=len(tokenizer))
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(int(counts.argmax()))
+    return tokenizer
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@torch.no_grad()
+def reference(model, tokenizer, prompts, max_tokens, group, temperature=1.0, seed=0):
+    """One row after the other, one full forward a token, the cumulative sums by numpy."""
+    uniforms = torch.rand(len(prompts) * group, max_tokens, generator=seeded(seed)).numpy()
+    rows = []
+    for i, prompt in enumerate(prompts):
+        start = tokenizer(prompt)["input_ids"]
+        for g in range(group):
+            row: list[int] = []
+            for u in uniforms[i * group + g]:
+                logits = model(input_ids=torch.tensor([start + row])).logits[0, -1].double().numpy()
+                if temperature == 0:
+                    token = int(logits.argmax())
+                else:
+                    weights = np.exp((logits - logits.max()) / temperature)
+                    cumulative = np.cumsum(weights / weights.sum())
+                    token = int((cumulative <= np.float64(u)).sum())
+                row.append(token)
+                if token == tokenizer.eos_token_id:
+                    break
+            rows.append(row)
+    return rows
+
+
+@pytest.mark.parametrize(("group", "temperature"), [(1, 1.0), (3, 1.0), (2, 0.6), (2, 0)])
+def test_draws_what_a_plain_loop_draws(model, tokenizer, prompts, group, temperature):
+    expected = reference(model, tokenizer, prompts, LENGTH, group, temperature)
+    found = sample(model, tokenizer, prompts, LENGTH, group, temperature, seeded())
+    assert found == expected
+    if group == 3:
+        ends = {len(row) for row in found if row[-1] == tokenizer.eos_token_id}
+        assert len(ends) >= 3, "some rows must end early for this to show anything"
+        assert any(len(row) == LENGTH and row[-1] != tokenizer.eos_token_id for row in found)
+
+
+def test_several_batches_are_as_one(model, tokenizer, prompts, monkeypatch):
+    expected = sample(model, tokenizer, prompts, LENGTH, 2, generator=seeded())
+    for size in (1, 4, 5):
+        monkeypatch.setattr(generate, "BATCH", size)
+        assert sample(model, tokenizer, prompts, LENGTH, 2, generator=seeded()) == expected
+
+
+def test_a_row_depends_on_its_uniforms_alone(model, tokenizer, prompts):
+    together = sample(model, tokenizer, prompts, LENGTH, 2, generator=seeded())
+    # The same first rows of uniforms, other and fewer neighbours.
+    alone = sample(model, tokenizer, prompts[:1], LENGTH, 2, generator=seeded())
+    assert together[:2] == alone
+    others = [prompts[0], *reversed(prompts[1:])]
+    assert sample(model, tokenizer, others, LENGTH, 2, generator=seeded())[:2] == alone
+    assert sample(model, tokenizer, prompts, LENGTH, 2, generator=seeded(1)) != together
+
+
+def test_one_token_at_most(model, tokenizer, prompts):
+    found = sample(model, tokenizer, prompts, 1, 2, generator=seeded())
+    assert found == reference(model, tokenizer, prompts, 1, 2)
+    assert all(len(row) == 1 for row in found)
+
+
+def test_all_rows_may_end_at_once(model, tokenizer, prompts):
+    first = sample(model, tokenizer, prompts[:1], 1, temperature=0)[0][0]
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(first)
+    assert sample(model, tokenizer, prompts[:1] * 3, LENGTH, 2, temperature=0) == [[first]] * 6
+
+
+def test_greedy_is_what_transformers_generates(model, tokenizer, prompts):
+    batch = tokenizer(prompts, return_tensors="pt", padding=True)
+    assert tokenizer.padding_side == "left"
+    out = model.generate(
+        **batch.to(model.device), do_sample=False, max_new_tokens=LENGTH,
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+    )  # fmt: skip
+    theirs = out[:, batch["input_ids"].shape[1] :].tolist()
+    ours = sample(model, tokenizer, prompts, LENGTH, temperature=0)
+    for mine, other in zip(ours, theirs):
+        assert mine == other[: len(mine)]
+        assert len(mine) == LENGTH or mine[-1] == tokenizer.eos_token_id
+        assert set(other[len(mine) :]) <= {tokenizer.pad_token_id}
+
+
+def test_the_model_is_left_in_its_mode(model, tokenizer, prompts):
+    for training in (True, False):
+        model.train(training)
+        sample(model, tokenizer, prompts[:2], 2, generator=seeded())
+        assert model.training is training
+
+
+# --- one draw --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 2.0])
+def test_draws_follow_the_softmax(temperature: float):
+    logits = torch.tensor([0.3, -1.0, 2.0, 0.0, 1.1, -3.0, 0.9])
+    count = 60_000
+    uniforms = torch.rand(count, generator=seeded(5))
+    drawn = draw(logits.expand(count, -1), uniforms, temperature)
+    weights = np.exp(logits.double().numpy() / temperature)
+    observed = np.bincount(drawn.numpy(), minlength=len(logits))
+    expected = count * weights / weights.sum()
+    assert stats.chisquare(observed, expected).pvalue > 0.001
+    # the test has the power to tell another temperature
+    other = np.exp(logits.double().numpy() / (temperature * 1.1))
+    assert stats.chisquare(observed, count * other / other.sum()).pvalue < 1e-6
+
+
+@pytest.mark.parametrize("size", [5, 300, 50_000])
+def test_the_ends_of_the_unit_interval_draw_what_can_be_drawn(size: int):
+    never = float("-inf")
+    logits = torch.randn(4, size, generator=seeded(2))
+    logits[:, 0], logits[:, -2:] = never, never
+    last = torch.full((4,), 1 - 2.0**-24)  # the largest that torch.rand returns
+    assert last[0] < 1
+    assert draw(logits, torch.zeros(4), 1.0).tolist() == [1] * 4
+    top = draw(logits, last, 1.0)
+    assert (top < size - 2).all() and logits.gather(1, top[:, None]).isfinite().all()
+    many = torch.rand(256, generator=seeded(3))
+    drawn = draw(logits[:1].expand(256, -1), many, 1.0)
+    assert logits[0, drawn].isfinite().all()
+
+
+def test_a_certain_token_is_always_drawn():
+    logits = torch.full((3, 10), float("-inf"))
+    logits[:, 4] = 0.0
+    uniforms = torch.tensor([0.0, 0.5, 1 - 2.0**-24])
+    assert draw(logits, uniforms, 1.0).tolist() == [4, 4, 4]
+    assert draw(logits, uniforms, 0).tolist() == [4, 4, 4]
+
+
+# --- the inference copy ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def policy(folder: Path):
+    torch.manual_seed(1)
+    policy = get_peft_model(models.load_base(folder), models.lora(4))
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    return policy
+
+
+IDS = torch.randint(3, 100, (4, 12), generator=seeded(4))
+
+
+def test_the_copy_is_the_adapted_policy_and_not_the_base(policy, folder: Path):
+    found = InferenceCopy(policy).model(input_ids=IDS).logits
+    torch.testing.assert_close(found, policy(input_ids=IDS).logits, rtol=1e-4, atol=1e-4)
+    plain = models.load_base(folder)(input_ids=IDS).logits
+    assert (found - plain).abs().max() > 0.1
+
+
+def test_the_copy_follows_the_policy_when_asked(policy):
+    copy = InferenceCopy(policy)
+    before = copy.model(input_ids=IDS).logits
+    optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=0.01)
+    policy(input_ids=IDS, labels=IDS).loss.backward()
+    optimizer.step()
+    expected = policy(input_ids=IDS).logits
+    assert (expected - before).abs().max() > 1e-2
+    torch.testing.assert_close(copy.model(input_ids=IDS).logits, before)
+    torch.testing.assert_close(
+        copy.refresh()(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-4
+    )
+    assert not any(p.requires_grad for p in copy.model.parameters())
+
+
+def test_the_copy_does_not_drift_and_leaves_the_policy_alone(policy):
+    state = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    trainable = [name for name, p in policy.named_parameters() if p.requires_grad]
+    copy = InferenceCopy(policy)
+    first = {name: tensor.clone() for name, tensor in copy.model.state_dict().items()}
+    lora = [p for p in policy.parameters() if p.requires_grad]
+    kept = [p.detach().clone() for p in lora]
+    with torch.no_grad():
+        for i in range(30):  # away and back again
+            for p, value in zip(lora, kept):
+                p.copy_(value * (i % 3))
+            copy.refresh()
+        for p, value in zip(lora, kept):
+            p.copy_(value)
+    copy.refresh()
+    for name, tensor in copy.model.state_dict().items():
+        assert torch.equal(tensor, first[name]), name
+    for name, tensor in policy.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    assert [name for name, p in policy.named_parameters() if p.requires_grad] == trainable
+
+
+def test_a_policy_without_adapters_is_used_as_it_is(folder: Path):
+    model = models.load_base(folder)
+    copy = InferenceCopy(model)
+    assert copy.model is model and copy.refresh() is model
+    assert all(p.requires_grad for p in model.parameters())

@@ -1,0 +1,321 @@
+"""Keys: each parameter changes the stages that depend on it and nothing else.
+
+What depends on what stands here by hand; and a second time as the code has it, by the parameters
+that each stage's functions read.
+"""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from hybridlib import config as configuration
+from hybridlib import runs
+from hybridlib.config import PARAMETERS, ParameterError, load_config
+
+LIBRARY = Path(runs.__file__).parent
+RL = [f"{v}/{r}" for v in ("rl", "two_stage", "joint") for r in ("rule", "model")]
+RULE, MODEL = RL[::2], RL[1::2]
+JOINT, GOLD = ["joint/rule", "joint/model"], "rl_gold/gold"
+TRAINED = ["sft", "sft_narrow", GOLD, *RL]
+RATES = dict.fromkeys([*TRAINED, "reward_model"], 1e-3)
+MEASURED = [f"evaluate {name}" for name in ("base", *TRAINED)]
+
+# Who is built on whom.
+BUILT_ON = {
+    "base": ["labels", *TRAINED, "evaluate base"],
+    "labels": ["reward_model"],
+    "reward_model": MODEL,
+    "sft": ["two_stage/rule", "two_stage/model"],
+    **{name: [] for name in TRAINED if name != "sft"},
+}
+for _name in TRAINED:
+    BUILT_ON[_name] = [*BUILT_ON[_name], f"evaluate {_name}"]
+
+# Which stages a parameter changes by itself; what is built on them follows.
+BREEDING = (
+    "minority_share", "recitation_share", "genuine_refusal_share", "superficial_refusal_share",
+    "leaky_thought_share", "code_switching_share", "careless_share", "base_seed", "thought",
+    "hidden_size", "layers", "base_steps", "base_batch", "base_learning_rate",
+)  # fmt: skip
+PAID = [
+    "weight_accuracy", "weight_format", "weight_harmlessness", "weight_helpfulness",
+    "weight_language", "group_size", "kl",
+]  # fmt: skip
+CHANGES = {
+    **{name: ["base"] for name in BREEDING},
+    **{name: [*RL, GOLD] for name in PAID},
+    # the gate is measured with the base, at this length
+    "max_completion": ["base"],
+    "demonstrations": ["labels", "sft", "sft_narrow", *JOINT],
+    "narrow_categories": ["sft_narrow"],
+    # the labels are of responses to the prompts of RL
+    "steps": ["labels", *RL, GOLD],
+    "prompts_per_step": ["labels", *RL, GOLD],
+    "sft_steps": ["reward_model", "sft", "sft_narrow"],
+    "sft_batch": ["reward_model", "sft", "sft_narrow", *JOINT],
+    "lora_rank": ["reward_model", *TRAINED],
+    "joint_lambda": JOINT,
+    "scope": RULE,
+    "per_cell": MEASURED,
+    "evaluation_seed": MEASURED,
+    **{name: [] for name in ("gate", "variants", "rewards", "seeds", "learning_rates")},
+}
+MORE_THAN_NEEDED = {
+    "sft_steps": "joint takes no SFT steps, but its key holds sft_steps",
+    "scope": "only the rule has a scope, but the keys under model and gold hold it too",
+}
+OTHER = {
+    "hidden_size": 224, "thought": False, "gate": False, "scope": "answer", "variants": ["base"],
+    "rewards": ["rule"], "seeds": [7],
+    "learning_rates": {**RATES, "chord_mu": 1.0},
+}  # fmt: skip
+
+
+def closure(names) -> set[str]:
+    found, open_ = set(), list(names)
+    while open_:
+        name = open_.pop()
+        found.add(name)
+        open_ += BUILT_ON.get(name, [])
+    return found
+
+
+def load(preset="organism", **values):
+    return load_config(preset, **{"learning_rates": RATES, **values})
+
+
+def unit(name: str) -> tuple[str, str, str]:
+    """(stage, variant, reward) of a name above."""
+    if name in ("base", "labels", "reward_model"):
+        return name, "base", "none"
+    stage, _, arm = f"train {name}".rpartition(" ")
+    variant, _, reward = arm.partition("/")
+    return stage.removeprefix("train ") or "train", variant, reward or "none"
+
+
+NAMES = ["base", "labels", "reward_model", *TRAINED, *MEASURED]
+
+
+def keys(config, seed=0) -> dict[str, str]:
+    return {name: runs.stage_key(config, *unit(name), seed) for name in NAMES}
+
+
+def changed(one: dict, other: dict) -> set[str]:
+    return {name for name in NAMES if one[name] != other[name]}
+
+
+def another(name: str):
+    if name in OTHER:
+        return OTHER[name]
+    value = load().flat()[name]
+    return value + 1 if isinstance(value, int) else value / 2 if value else 0.5
+
+
+def test_names_are_stages():
+    assert unit("sft") == ("train", "sft", "none")
+    assert unit("rl/model") == ("train", "rl", "model")
+    assert unit("evaluate joint/rule") == ("evaluate", "joint", "rule")
+    assert {f"{v}/{r}".removesuffix("/none") for v, r in load().arms} == {"base", *TRAINED}
+
+
+def test_every_parameter_is_accounted_for():
+    assert set(CHANGES) == set(PARAMETERS)
+
+
+@pytest.mark.parametrize("name", sorted(set(CHANGES) - set(MORE_THAN_NEEDED)))
+def test_a_parameter_changes_what_depends_on_it_and_nothing_else(name):
+    check_changes(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.xfail(reason=why)) for n, why in MORE_THAN_NEEDED.items()],
+)
+def test_a_parameter_that_changes_more_than_it_should(name):
+    check_changes(name)
+
+
+def check_changes(name):
+    value = another(name)
+    before, after = load(), load(**{name: value})
+    assert before.flat()[name] != after.flat()[name]
+    assert changed(keys(before), keys(after)) == closure(CHANGES[name])
+
+
+@pytest.mark.parametrize("name", sorted(RATES))
+def test_a_learning_rate_changes_its_arm_and_what_is_built_on_it(name):
+    rates = {**RATES, name: 2e-3}
+    assert changed(keys(load()), keys(load(learning_rates=rates))) == closure([name])
+
+
+@pytest.mark.parametrize("stage", configuration.STAGE_VERSIONS)
+def test_the_version_of_a_stage_changes_it_and_what_is_built_on_it(stage, monkeypatch):
+    before = keys(load())
+    versions = {**configuration.STAGE_VERSIONS, stage: configuration.STAGE_VERSIONS[stage] + 1}
+    monkeypatch.setattr(configuration, "STAGE_VERSIONS", versions)
+    of_stage = [name for name in NAMES if unit(name)[0] == stage]
+    assert of_stage and changed(before, keys(load())) == closure(of_stage)
+
+
+def test_a_seed_changes_everything_but_the_base():
+    assert changed(keys(load()), keys(load(), seed=1)) == set(NAMES) - {"base"}
+
+
+def test_presets_share_what_they_have_in_common(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("variants: [rl]\nrewards: [model]\nseeds: [4]\ngate: false\n")
+    mine = load(str(path))
+    assert mine.preset == "mine" and keys(mine) == keys(load())
+
+
+def test_no_two_stages_or_seeds_share_a_key():
+    found = [key for seed in range(3) for name, key in keys(load(), seed).items()
+             if name != "base" or not seed]  # fmt: skip
+    assert len(found) == len(set(found)) == 3 * len(NAMES) - 2
+    assert all(re.fullmatch("[0-9a-f]{16}", key) for key in found)
+
+
+PRINT = """
+from hybridlib import runs
+from hybridlib.config import load_config
+config = load_config("organism", learning_rates={rates!r})
+print(runs.stage_key(config, "evaluate", "two_stage", "model", 3))
+"""
+
+
+def test_keys_are_the_same_in_every_process():
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", PRINT.format(rates=rates)], check=True, text=True,
+            capture_output=True, env={**os.environ, "PYTHONHASHSEED": noise},
+        ).stdout.strip()
+        for noise, rates in (("1", RATES), ("2", dict(reversed(RATES.items()))))
+    }  # fmt: skip
+    assert found == {runs.stage_key(load(), "evaluate", "two_stage", "model", 3)}
+
+
+def test_equal_numbers_of_other_types_are_equal_keys():
+    same = load(kl=0, base_learning_rate="0.003", steps="60", hidden_size=192.0)
+    assert keys(same) == keys(load())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_inputs_are_plain_json_and_name_what_they_start_from(name):
+    found = runs.inputs(load(), *unit(name), 0)
+    assert json.loads(json.dumps(found, allow_nan=False)).keys() == found.keys()
+    before = {other for other, built in BUILT_ON.items() if name in built}
+    own = keys(load())
+    assert {own[other] for other in before} <= {v for v in found.values() if isinstance(v, str)}
+
+
+def test_units_are_all_arms_under_all_seeds_once():
+    units = runs.units(load(seeds=[3, 5]))
+    assert len(units) == len(set(units)) == 2 * (1 + len(TRAINED))
+    assert {seed for _, _, seed in units} == {3, 5}
+
+
+def test_a_run_without_a_learning_rate_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYBRIDLIB_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(configuration, "LEARNING_RATES", tmp_path / "none.csv")
+    with pytest.raises(ParameterError, match="'rl/rule'"):
+        runs.train(load_config("organism", learning_rates={"sft": 1e-3}), "rl", "rule", 0)
+    with pytest.raises(ParameterError, match="'sft'"):
+        runs.train(load_config("organism", learning_rates={"two_stage/rule": 1e-3}),
+                   "two_stage", "rule", 0)  # fmt: skip
+    assert not (tmp_path / "store").exists()
+
+
+def test_nothing_is_done_in_an_empty_store(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYBRIDLIB_STORE", str(tmp_path / "store"))
+    assert not any(runs.is_done(load(), *unit(name), 0) for name in NAMES)
+
+
+# --- the same by what the code reads ----------------------------------------------------------
+
+
+@cache
+def functions(module: str) -> dict[str, ast.AST]:
+    """Functions and classes of a module by name."""
+    tree = ast.parse((LIBRARY / f"{module}.py").read_text(encoding="utf-8"))
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    return {node.name: node for node in tree.body if isinstance(node, kinds)}
+
+
+@cache
+def aliases(module: str) -> dict[str, tuple[str, str]]:
+    """Name in a module -> (module, function) of the library; function "" for a module."""
+    tree = ast.parse((LIBRARY / f"{module}.py").read_text(encoding="utf-8"))
+    found = {name: (module, name) for name in functions(module)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hybridlib"):
+            for alias in node.names:
+                name = alias.asname or alias.name
+                whole = node.module == "hybridlib"
+                source = alias.name if whole else node.module.removeprefix("hybridlib.")
+                found[name] = (source, "" if whole else alias.name)
+    return found
+
+
+def read(*entries: tuple[str, str]) -> set[str]:
+    """Parameters that functions of the library read as attributes, and all that they call."""
+    found, done, open_ = set(), set(), list(entries)
+    while open_:
+        module, name = open_.pop()
+        if (module, name) in done or module in ("config", "store") or name not in functions(module):
+            continue
+        done.add((module, name))
+        for node in ast.walk(functions(module)[name]):
+            if isinstance(node, ast.Attribute):
+                found |= {node.attr} & set(PARAMETERS)
+                owner = node.value.id if isinstance(node.value, ast.Name) else None
+                source, what = aliases(module).get(owner, (None, None))
+                if source and not what:
+                    open_.append((source, node.attr))
+            elif isinstance(node, ast.Name) and node.id in aliases(module):
+                open_.append(aliases(module)[node.id])
+    assert len(done) >= len(entries) and all(entry in done for entry in entries)
+    return found
+
+
+ENTRIES = {
+    "base": [("models", "pretrain"), ("evaluate", "gate")],
+    "labels": [("reward_model", "write_labels")],
+    "reward_model": [("reward_model", "fit")],
+    "sft": [("train", "sft")],
+    "sft_narrow": [("train", "sft")],
+    "joint/model": [("train", "rl"), ("reward_model", "load")],
+    "evaluate base": [("evaluate", "respond"), ("tasks", "evaluation_prompts")],
+    "evaluate joint/rule": [("evaluate", "respond"), ("evaluate", "add_proxy"),
+                            ("evaluate", "curves"), ("rewards", "rule_reward")],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_parameter_that_a_stage_reads_is_in_its_key(name):
+    names = read(*ENTRIES[name]) - {"learning_rates"}
+    if name == "joint/model" or name == "sft":
+        names.remove("narrow_categories")  # read for sft_narrow alone
+    assert names, "the search finds nothing"
+    before = runs.stage_key(load(), *unit(name), 0)
+    unnoticed = {
+        parameter for parameter in names
+        if runs.stage_key(load(**{parameter: another(parameter)}), *unit(name), 0) == before
+    }  # fmt: skip
+    assert unnoticed == set()
+
+
+def test_the_search_finds_what_is_known_to_be_read():
+    assert {"demonstrations", "sft_steps", "sft_batch", "lora_rank", "thought"} <= read(
+        ("train", "sft"))
+    assert {"kl", "group_size", "joint_lambda", "weight_language", "max_completion"} <= read(
+        ("train", "rl"))
+    assert {"base_batch", "careless_share", "minority_share", "layers"} <= read(
+        ("models", "pretrain"))
+    assert "kl" not in read(("train", "sft"))

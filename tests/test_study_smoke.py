@@ -1,0 +1,109 @@
+"""The real notebooks, from base to verdicts, at preset smoke in a copy of the project."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = {f"0{i}" for i in range(8)}
+SOURCES = {path.stem[:2] for path in (ROOT / "notebooks").glob("0*.ipynb")}
+TIMEOUT = 420
+pytestmark = pytest.mark.skipif(SOURCES != NAMES, reason="not all notebooks are there")
+
+
+def copy(folder: Path) -> Path:
+    """The project as `results` go below the package that is imported: sources alone, no results."""
+    for name in ("hybridlib", "notebooks"):
+        ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    with (folder / "hybridlib" / "learning_rates.csv").open() as file:
+        chosen = any(row["chosen"] == "True" for row in csv.DictReader(file))
+    if not chosen:  # before `make tune` has run
+        arms = [f"{v}/{r}" for v in ("rl", "two_stage", "joint") for r in ("rule", "model")]
+        rates = dict.fromkeys([*arms, "rl_gold/gold", "sft", "sft_narrow", "reward_model"], 1e-3)
+        with (folder / "notebooks" / "presets" / "smoke.yaml").open("a") as file:
+            file.write(yaml.safe_dump({"learning_rates": rates}))
+    return folder
+
+
+@dataclass(frozen=True)
+class Run:
+    said: str
+    tables: dict[str, bytes]
+    trained: dict[str, int]  # folder of the store -> when its manifest was written
+
+    @property
+    def comparable(self) -> dict[str, bytes]:
+        return {name: text for name, text in self.tables.items() if name != "cost.csv"}
+
+
+def study(project: Path, store: Path) -> Run:
+    environment = os.environ | {"HYBRIDLIB_STORE": str(store), "PYTHONPATH": str(project)}
+    done = subprocess.run(
+        [sys.executable, "-m", "hybridlib", "study", "smoke"],
+        cwd=project, env=environment, capture_output=True, text=True, timeout=TIMEOUT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    results = project / "results" / "local" / "smoke"
+    return Run(
+        done.stdout,
+        {path.name: path.read_bytes() for path in (results / "tables").iterdir()},
+        {
+            path.parent.relative_to(store).as_posix(): path.stat().st_mtime_ns
+            for path in store.glob("*/[!.]*/manifest.json")
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Studies:
+    project: Path
+    first: Run
+    again: Run
+    afresh: Run  # nothing of the others in its store
+
+
+@pytest.fixture(scope="session")
+def studies(tmp_path_factory) -> Studies:
+    project = copy(tmp_path_factory.mktemp("project"))
+    store = tmp_path_factory.mktemp("store")
+    first, again = study(project, store), study(project, store)
+    other = copy(tmp_path_factory.mktemp("other"))
+    return Studies(project, first, again, study(other, tmp_path_factory.mktemp("empty")))
+
+
+def test_every_stage_leaves_its_folder(studies: Studies):
+    stages = {name.split("/")[0] for name in studies.first.trained}
+    assert stages == {"base", "labels", "reward_model", "train", "evaluate"}
+    results = studies.project / "results" / "local" / "smoke"
+    executed = {path.stem.split("-")[0] for path in (results / "notebooks").glob("*.ipynb")}
+    assert {name[:2] for name in executed} == NAMES
+    assert list((results / "figures").glob("*.svg"))
+    for name in ("metrics.csv", "verdicts.csv", "cost.csv"):
+        assert studies.first.tables[name].count(b"\n") > 1 or name == "verdicts.csv"
+
+
+def test_one_seed_gives_no_verdict(studies: Studies):
+    rows = csv.DictReader(studies.first.tables["verdicts.csv"].decode().splitlines())
+    assert {row["verdict"] for row in rows} <= {"descriptive"}
+
+
+def test_a_second_run_trains_nothing_and_changes_no_table(studies: Studies):
+    assert studies.again.trained == studies.first.trained
+    assert studies.again.tables.keys() == studies.first.tables.keys()
+    for name, text in studies.first.tables.items():  # cost.csv too: nothing was measured again
+        assert studies.again.tables[name] == text, name
+
+
+def test_the_same_seed_in_an_empty_store_gives_the_same_tables(studies: Studies):
+    assert studies.afresh.trained.keys() == studies.first.trained.keys()
+    assert studies.afresh.comparable.keys() == studies.first.comparable.keys()
+    for name, text in studies.first.comparable.items():
+        assert studies.afresh.comparable[name] == text, name
