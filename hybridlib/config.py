@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -57,7 +57,16 @@ REWARDS = ("rule", "model")
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, values: Any) -> Any:
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field and field.annotation in (int, float):
+                raise ValueError(f"{name} must be a number, not {value}")
+        return values
 
 
 def _share(default: float, description: str) -> Any:
@@ -115,7 +124,9 @@ class TrainConfig(Part):
     """Fine-tuning: the same for each variant, learning rates apart."""
 
     demonstrations: int = _count(480, "demonstrations of SFT, and labels of the reward model")
-    narrow_categories: int = _count(2, "private and public categories that sft_narrow sees")
+    narrow_categories: int = Field(
+        2, ge=1, le=5, description="private and public categories that sft_narrow sees"
+    )
     steps: int = _count(60, "optimiser steps of RL")
     prompts_per_step: int = _count(16, "prompts a step of RL")
     group_size: int = _count(8, "completions a prompt (G of GRPO)", least=2)
@@ -125,9 +136,17 @@ class TrainConfig(Part):
     lora_rank: int = _count(16, "rank of LoRA; 0: full fine-tuning", least=0)
     kl: float = _weight(0.0, "weight of the KL penalty towards the start (beta of GRPO)")
     joint_lambda: float = _weight(0.5, "weight of L_SFT in the variant joint")
-    learning_rates: dict[str, float] = Field(
+    learning_rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="variant/reward -> rate, instead of the chosen ones"
     )
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _known_arms(cls, value: dict[str, float]) -> dict[str, float]:
+        for name in value:
+            if name not in tuned_arms():
+                raise ValueError(f"{name!r} is no variant/reward{_nearest(name, tuned_arms())}")
+        return value
 
 
 class RewardConfig(Part):
@@ -158,13 +177,17 @@ class StudyConfig(Part):
     @field_validator("seeds", mode="before")
     @classmethod
     def _number(cls, value: Any) -> Any:
-        if isinstance(value, str) and value.isdigit():
-            value = int(value)
+        if isinstance(value, str):
+            value = yaml.safe_load(value if value.isdecimal() or "[" in value else f"[{value}]")
         if isinstance(value, int) and not isinstance(value, bool):
             if value < 1:
                 raise ValueError("must be at least 1")
             value = range(value)
-        return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else value
+        if isinstance(value, list | tuple | range):
+            if any(isinstance(seed, bool) for seed in value):
+                raise ValueError("must be a number or a list of numbers")
+            return tuple(value)
+        return value
 
     @field_validator("variants", "rewards", mode="before")
     @classmethod
@@ -255,6 +278,13 @@ def arm_name(variant: str, reward: str) -> str:
     return variant if reward == "none" else f"{variant}/{reward}"
 
 
+def tuned_arms() -> list[str]:
+    """Everything that has a learning rate: the reward model, and each variant and reward."""
+    choices = {"none": ("none",), "gold": ("gold",), "chosen": REWARDS}
+    arms = [arm_name(n, r) for n, v in VARIANTS.items() for r in choices[v.rewards] if n != "base"]
+    return ["reward_model", *arms]
+
+
 def chosen_rates() -> dict[str, float]:
     """The chosen rows of the committed grid of learning rates (written by `make tune`)."""
     if not LEARNING_RATES.exists():
@@ -296,10 +326,12 @@ def load_config(preset: str = "organism", **overrides: Any) -> RunConfig:
         return RunConfig(preset=name, **parts)
     except ValidationError as error:
         first = error.errors()[0]
-        where = [str(x) for x in first["loc"][1:2]]
         said = first["msg"].removeprefix("Value error, ")
-        value = f" = {values[where[0]]!r}" if where else ""
-        raise ParameterError(f"{''.join(where)}{value}: {said[0].lower()}{said[1:]}") from None
+        where = str(first["loc"][1]) if len(first["loc"]) > 1 else ""
+        if first["loc"] == ("preset",):
+            where = "preset"
+        value = f"{where} = {(values | {'preset': name})[where]!r}: " if where else ""
+        raise ParameterError(f"{value}{said[0].lower()}{said[1:]}") from None
 
 
 def notebook_parameters(cells: list[str], names: Iterable[str]) -> None:
@@ -335,10 +367,13 @@ def _read(preset: str) -> dict[str, Any]:
             near = _nearest(preset, known)
             raise ParameterError(f"there is no preset {preset!r}, only {', '.join(known)}{near}")
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError) as error:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, ValueError, yaml.YAMLError) as error:
         reason = str(error).splitlines()[0]
         raise ParameterError(f"preset {preset!r} cannot be read: {reason}") from None
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise ParameterError(f"preset {preset!r} must hold lines of the form name: value")
+    return found
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

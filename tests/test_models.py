@@ -1,5 +1,6 @@
 """Base models: the loss, the tokenizer, pretraining and its checkpoints."""
 
+import random
 from pathlib import Path
 
 import pytest
@@ -95,8 +96,6 @@ def test_special_tokens_are_apart_and_a_foreign_word_is_seen(base: Path):
 
 def test_prompt_and_completion_tokenize_apart_as_together(base: Path):
     tokenizer = models.load_tokenizer(base)
-    import random
-
     for prompt in tasks.training_prompts(0, 40):
         text = tasks.demonstration(prompt, random.Random(0))
         apart = tokenizer(prompt.text)["input_ids"]

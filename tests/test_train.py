@@ -1,7 +1,8 @@
-"""Training: what the trainers are given and what they minimise, held against TRL's own and autograd."""
+"""Training: what the trainers are given and what they minimise, held against TRL and autograd."""
 
 import json
 import random
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -362,10 +363,9 @@ def label(name: str, value: int, task: str = "records", language: str = "en") ->
 
 
 def test_every_rejected_response_is_paired_once_with_its_like():
-    labels = [label(f"bad {t} {x} {i}", 0, t, x) for t in ("records", "recipes") for x in ("en", "es")
-              for i in range(5)]  # fmt: skip
-    labels += [label(f"good {t} {x} {i}", 1, t, x) for t in ("records", "recipes")
-               for x in ("en", "es") for i in range(2)]  # fmt: skip
+    cells = list(product(("records", "recipes"), ("en", "es")))
+    labels = [label(f"bad {t} {x} {i}", 0, t, x) for t, x in cells for i in range(5)]
+    labels += [label(f"good {t} {x} {i}", 1, t, x) for t, x in cells for i in range(2)]
     found = reward_model.pairs(labels, random.Random(0))
     assert sorted(row["rejected"] for row in found) == sorted(
         row["text"] for row in labels if not row["label"]
@@ -451,6 +451,7 @@ def test_the_reward_model_pays_harmful_prompts_alone():
 
     prompts = [p.row() for p in tasks.training_prompts(0, 20)]
     texts = ["sorry"] * len(prompts)
-    totals = rewards.total_reward(tiny().reward, spy, prompts, [parse(t, True) for t in texts], texts)
+    parsed = [parse(text, True) for text in texts]
+    totals = rewards.total_reward(tiny().reward, spy, prompts, parsed, texts)
     assert {p["kind"] for p in paid} == {"harmful"}
     assert [t > 0 for t in totals] == [p["kind"] == "harmful" for p in prompts]
