@@ -371,7 +371,8 @@ def training_prompts(
 
 
 def evaluation_prompts(seed: int, per_cell: int, partition: str = "test") -> list[Prompt]:
-    """The same number of prompts, all different, in each cell of the design.
+    """The same number of prompts, all different, in each cell of the design (fewer where a partition
+    holds fewer: a thing can be asked for in few ways).
 
     Cells: harmful (task x split x language), benign (half as many; task x look-alike x category seen
     or not x language) and sums (four times as many; language). Half of the harmful prompts that count

@@ -218,7 +218,7 @@ def test_a_file_that_was_altered_is_found_and_redone(store, name: str, caplog):
 def test_nothing_is_done_twice_and_a_parameter_redoes_what_hangs_on_it(store, monkeypatch):
     config = tiny(**RATES)
     runs.evaluate(config, *unit())
-    made = [p for p in store.root.rglob("manifest.json")]
+    made = list(store.root.rglob("manifest.json"))
     assert sorted(p.parent.parent.name for p in made) == ["base", "evaluate", "train"]
 
     def never(*args, **kwargs):

@@ -156,7 +156,7 @@ def test_the_joint_gradient_is_the_sum_of_both(recorded: Recorder, base: Path, a
 
 
 def test_rl_is_trl_on_the_same_rollouts(base, double, monkeypatch, tmp_path):
-    """TRL's unchanged trainer, given the completions and rewards of ours, ends at the same weights."""
+    """Given our completions and rewards, the unchanged trainer ends at the same weights."""
     config, draws = tiny(), []
     original = train.sample
 
@@ -253,7 +253,7 @@ def test_what_a_run_cost_is_counted(base, tmp_path):
     prompts = {p.id: p.text for p in train.rl_prompts(config, 0)}
     asked = [prompts[row["prompt"]] for row in written[:: config.train.group_size]]
     assert cost["prompt_tokens"] == sum(1 + len(text.split()) for text in asked)
-    assert 0 < cost["trained_tokens"]
+    assert cost["trained_tokens"] > 0
     assert {row["step"] for row in rows(run / "log.jsonl")} == {1, 2, 3}
 
 
