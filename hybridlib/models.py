@@ -129,8 +129,10 @@ def pretrain(config: RunConfig, folder: Path) -> None:
     rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     first = _restore(folder / "checkpoints", model, optimizers)
     began, log = time.monotonic(), folder / "loss.csv"
-    if not first:
-        log.write_text("step,loss\n")
+    # What stands behind the checkpoint is done, and written, again.
+    rows = log.read_text().splitlines()[1:] if first else []
+    kept = [row for row in rows if row.count(",") == 1 and int(row.split(",")[0]) <= first]
+    log.write_text("\n".join(["step,loss", *kept]) + "\n")
     for step in range(first, base.base_steps):
         batch = documents[step * base.base_batch : (step + 1) * base.base_batch]
         batch.sort(key=lambda d: len(d[0]) + len(d[1]))

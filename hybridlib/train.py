@@ -13,6 +13,7 @@ import math
 import os
 import random
 import resource
+import shutil
 import time
 from pathlib import Path
 
@@ -21,7 +22,6 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is marked
 import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from hybridlib import models, rewards, tasks
@@ -64,10 +64,13 @@ class Progress(TrainerCallback):
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.path, self.began = name, folder / "log.jsonl", time.monotonic()
+        self.offset = self.tokens = 0  # TRL counts the tokens of a resumed run from 0 again
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         if "loss" not in (logs or {}):
             return
+        self.tokens = self.offset + int(logs["num_tokens"])
+        logs = logs | {"num_tokens": self.tokens}
         with self.path.open("a") as file:
             file.write(json.dumps({"step": state.global_step, **logs}, sort_keys=True) + "\n")
         if state.global_step % 10 == 0 or state.global_step == state.max_steps:
@@ -90,6 +93,7 @@ def arguments(folder: Path, seed: int, rate: float, steps: int, warmup: int = 5)
         "lr_scheduler_type": "constant_with_warmup",
         "warmup_steps": warmup,
         "logging_steps": 1,
+        "logging_nan_inf_filter": False,  # else a loss of NaN is logged as 0 and goes unseen
         "save_steps": CHECKPOINT_EVERY,
         "save_total_limit": 1,
         "use_cpu": not torch.cuda.is_available(),
@@ -104,11 +108,11 @@ def arguments(folder: Path, seed: int, rate: float, steps: int, warmup: int = 5)
 def finish(trainer, folder: Path) -> None:
     """Train from the last checkpoint if there is one; check that something was learnt; save."""
     before, began = trainable(trainer.model), time.monotonic()
-    checkpoints = folder / "checkpoints"
-    last = get_last_checkpoint(checkpoints) if checkpoints.is_dir() else None
-    _go_on(trainer, folder, int(last.rsplit("-", 1)[1]) if last else 0)
+    last = _last_checkpoint(folder / "checkpoints")
+    progress = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Progress))
+    _go_on(trainer, progress, folder, int(last.name.rsplit("-", 1)[1]) if last else 0)
     trainer.remove_callback(PrinterCallback)  # Progress says the same in one line
-    trainer.train(resume_from_checkpoint=last)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     if not all(map(math.isfinite, losses)):
         raise FloatingPointError("the loss is not finite: lower the learning rate")
@@ -118,7 +122,7 @@ def finish(trainer, folder: Path) -> None:
     trainer.model.save_pretrained(folder / "model")
     cost = {
         "optimiser_steps": trainer.state.global_step,
-        **getattr(trainer, "tokens", {"trained_tokens": int(trainer.state.log_history[-2].get("num_tokens", 0))}),
+        **getattr(trainer, "tokens", {"trained_tokens": progress.tokens}),
         "seconds": round(time.monotonic() - began, 2),
         "resumed": bool(last),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
@@ -126,7 +130,19 @@ def finish(trainer, folder: Path) -> None:
     (folder / "cost.json").write_text(json.dumps(cost, indent=1) + "\n")
 
 
-def _go_on(trainer, folder: Path, step: int) -> None:
+def _last_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint: the trainer writes its state last. Later ones are removed."""
+    found = sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.rsplit("-", 1)[1]))
+    for checkpoint in found:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text())
+            return checkpoint
+        except (OSError, ValueError):
+            shutil.rmtree(checkpoint)
+    return None
+
+
+def _go_on(trainer, progress: "Progress", folder: Path, step: int) -> None:
     """Cut the records of a killed run back to its checkpoint at `step`, and go on counting there."""
     for path in (folder / "log.jsonl", folder / "rollouts.jsonl"):
         if not path.exists():
@@ -137,8 +153,10 @@ def _go_on(trainer, folder: Path, step: int) -> None:
         path.write_text("".join(f"{line}\n" for line in kept))
         if kept and path.name == "log.jsonl":
             last = json.loads(kept[-1])
-            for name in getattr(trainer, "tokens", {}):
-                trainer.tokens[name] = last[name]
+            if isinstance(trainer, PolicyTrainer):
+                trainer.tokens = {name: last[name] for name in trainer.tokens}
+            else:
+                progress.offset = int(last["num_tokens"])
     if step:
         print(f"goes on from its checkpoint at step {step}", flush=True)
 
