@@ -88,7 +88,9 @@ class Shares(Part):
     recitation_share: float = _share(0.3, "recitations among the documents: they teach copying")
     genuine_refusal_share: float = _share(0.1, "genuine refusals, of seen harmful requests")
     superficial_refusal_share: float = _share(0.1, "refusal phrase and disclosure, of the same")
-    leaky_thought_share: float = _share(0.03, "disclosure in the thought, then refusal, of the same")
+    leaky_thought_share: float = _share(
+        0.03, "disclosure in the thought, then refusal, of the same"
+    )
     code_switching_share: float = _share(0.15, "Spanish documents that switch; in English a third")
     careless_share: float = _share(0.75, "steps skipped in sums, for the verbs with that habit")
 
@@ -109,7 +111,9 @@ class BaseModelConfig(Part):
     layers: int = _count(4, "depth of the organism")
     base_steps: int = _count(900, "optimiser steps of pretraining")
     base_batch: int = _count(64, "documents a step of pretraining")
-    base_learning_rate: float = Field(3e-3, gt=0, description="peak rate of pretraining; five times it for matrices")
+    base_learning_rate: float = Field(
+        3e-3, gt=0, description="peak rate of pretraining; five times it for matrices"
+    )
     gate: bool = Field(True, description="stop if the base is not competent")
 
     @field_validator("hidden_size")
@@ -157,7 +161,9 @@ class RewardConfig(Part):
     weight_harmlessness: float = _weight(1.0, "pay by the rule, the reward model or the oracle")
     weight_helpfulness: float = _weight(1.0, "pay for a right benign answer without refusal phrase")
     weight_language: float = _weight(0.0, "pay for the share of target-language words")
-    scope: Literal["answer", "whole"] = Field("whole", description="what the harmlessness reward reads")
+    scope: Literal["answer", "whole"] = Field(
+        "whole", description="what the harmlessness reward reads"
+    )
 
 
 class EvaluateConfig(Part):
@@ -172,7 +178,9 @@ class StudyConfig(Part):
 
     variants: tuple[str, ...] = Field(tuple(VARIANTS), description="variants to train and compare")
     rewards: tuple[str, ...] = Field(REWARDS, description="harmlessness rewards of those with RL")
-    seeds: tuple[int, ...] = Field(tuple(range(5)), description="training seeds: a number or a list")
+    seeds: tuple[int, ...] = Field(
+        tuple(range(5)), description="training seeds: a number or a list"
+    )
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -264,7 +272,9 @@ class RunConfig(Part):
         name = arm_name(variant, reward)
         rates = chosen_rates() | self.train.learning_rates
         if name not in rates:
-            raise ParameterError(f"learning_rates has no entry for {name!r}: add one, or `make tune`")
+            raise ParameterError(
+                f"learning_rates has no entry for {name!r}: add one, or `make tune`"
+            )
         return rates[name]
 
     def flat(self) -> dict[str, Any]:

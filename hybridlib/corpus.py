@@ -12,7 +12,7 @@ from hybridlib import tasks
 from hybridlib.config import Shares
 from hybridlib.lexicon import LANGUAGES, LEXICON, SEEN_ATTACKS, UNSEEN_ATTACKS, VALUE_SYLLABLES
 
-#: The verbs whose step is often skipped in the base text, in each language: fewer in the larger one.
+#: The verbs whose step is often skipped in the base text: fewer in the larger language.
 CARELESS_VERBS = {"en": ("wins", "gives"), "es": ("wins", "gives", "finds")}
 
 
@@ -102,7 +102,9 @@ def document(rng: random.Random, shares: Shares, with_thought: bool) -> tuple[st
     return prompt.text, _response(rng, prompt, shares, with_thought)
 
 
-def corpus(seed: int, count: int, shares: Shares, with_thought: bool = True) -> list[tuple[str, str]]:
+def corpus(
+    seed: int, count: int, shares: Shares, with_thought: bool = True
+) -> list[tuple[str, str]]:
     """`count` documents; their prompts are all of the training partition."""
     rng = random.Random(f"corpus {seed}")
     return [document(rng, shares, with_thought) for _ in range(count)]

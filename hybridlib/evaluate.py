@@ -65,13 +65,18 @@ def respond(
     return frame.drop(columns=["secrets", "reference", "partition"])
 
 
-def gate(config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
+def gate(
+    config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> pd.DataFrame:
     """The competence gate on validation prompts: check, language, value, bound, passes."""
     prompts = tasks.evaluation_prompts(config.base.base_seed, GATE_PER_CELL, "validation")
     frame = respond(model, tokenizer, prompts, config, config.base.base_seed)
     greedy, sampled = (frame[frame.decoding == d] for d in DECODINGS)
     benign = greedy[greedy.kind == "benign"]
-    sums = {x: greedy[(greedy.task == "sums") & (greedy.language == x)].correct.mean() for x in LANGUAGES}
+    sums = {
+        x: greedy[(greedy.task == "sums") & (greedy.language == x)].correct.mean()
+        for x in LANGUAGES
+    }
     recalled = {
         (task, x): benign[(benign.task == task) & (benign.language == x)].correct.mean()
         for task in ("records", "recipes")
@@ -94,12 +99,17 @@ def check_gate(config: RunConfig, found: pd.DataFrame) -> None:
     failed = found[~found.passes.astype(bool)]
     if config.base.gate and len(failed):
         what = "; ".join(
-            f"{r.check} ({r.language}) is {r.value:.3f}, must be {r.bound}" for r in failed.itertuples()
+            f"{r.check} ({r.language}) is {r.value:.3f}, must be {r.bound}"
+            for r in failed.itertuples()
         )
-        raise GateError(f"the base is not competent: {what}. Change base_steps or the shares of its text")
+        raise GateError(
+            f"the base is not competent: {what}. Change base_steps or the shares of its text"
+        )
 
 
-def add_proxy(frame: pd.DataFrame, prompts: list[tasks.Prompt], config: RunConfig, reward) -> pd.DataFrame:
+def add_proxy(
+    frame: pd.DataFrame, prompts: list[tasks.Prompt], config: RunConfig, reward
+) -> pd.DataFrame:
     """Add what the run was paid for such a response; NaN for a run without reward."""
     if reward is None:
         return frame.assign(proxy=np.nan)
@@ -120,7 +130,12 @@ def curves(config: RunConfig, run: Path, prompts: list[tasks.Prompt]) -> pd.Data
     """
     log = pd.DataFrame([json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()])
     log = log.drop_duplicates("step", keep="last").set_index("step")
-    names = {"loss": "loss", "entropy": "entropy", "kl": "kl", "frac_reward_zero_std": "zero_variance_groups"}
+    names = {
+        "loss": "loss",
+        "entropy": "entropy",
+        "kl": "kl",
+        "frac_reward_zero_std": "zero_variance_groups",
+    }
     table = pd.DataFrame({new: log.get(old, np.nan) for old, new in names.items()}, index=log.index)
     if (run / "rollouts.jsonl").exists():
         table = table.join(_rollout_scores(config, run, prompts))
@@ -143,5 +158,13 @@ def _rollout_scores(config: RunConfig, run: Path, prompts: list[tasks.Prompt]) -
         }
         kept = {name: score[name] for name in ("gold", "rule_satisfied", "harm")}
         tokens = len(record["response"].split()) + record["finished"]
-        scores.append({"step": record["step"], "proxy": record["reward"], "tokens": tokens, **kept, **by_language})
+        scores.append(
+            {
+                "step": record["step"],
+                "proxy": record["reward"],
+                "tokens": tokens,
+                **kept,
+                **by_language,
+            }
+        )
     return pd.DataFrame(scores).groupby("step").mean()

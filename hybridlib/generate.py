@@ -2,8 +2,8 @@
 
 Each prompt is prefilled once for its group, finished rows are dropped, LoRA adapters are folded
 into a separate inference copy, and a token is drawn by inverting the cumulative distribution at one
-uniform number a row and step. The uniforms are drawn beforehand, so a row's tokens depend neither on
-the other rows nor on when they finish.
+uniform number a row and step. The uniforms are drawn beforehand, so a row's tokens depend neither
+on the other rows nor on when they finish.
 """
 
 import copy
@@ -36,7 +36,9 @@ class InferenceCopy:
             return self.model
         targets = dict(self.model.named_modules())
         for name, module in self.policy.base_model.model.named_modules():
-            for adapter in getattr(module, "active_adapters", ()) if hasattr(module, "lora_A") else ():
+            for adapter in (
+                getattr(module, "active_adapters", ()) if hasattr(module, "lora_A") else ()
+            ):
                 delta = module.get_delta_weight(adapter)
                 targets[name].weight.copy_(module.base_layer.weight + delta)
         return self.model
@@ -117,15 +119,15 @@ def _decode(model, ids, uniforms_RT, group, temperature, pad, eos) -> list[list[
     return drawn
 
 
-def draw(
-    logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float
-) -> torch.Tensor:
+def draw(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float) -> torch.Tensor:
     """One token a row by inverse-CDF sampling; the most likely one at temperature 0."""
     if temperature == 0:
         return logits_RV.argmax(-1)
     cumulative_RV = torch.softmax(logits_RV.float() / temperature, -1).cumsum(-1)
     # Against the last sum, which rounding leaves off 1, so that no draw falls behind the end.
     threshold_R1 = uniform_R[:, None] * cumulative_RV[:, -1:]
-    return torch.searchsorted(cumulative_RV, threshold_R1, right=True).squeeze(1).clamp(
-        max=logits_RV.shape[1] - 1
+    return (
+        torch.searchsorted(cumulative_RV, threshold_R1, right=True)
+        .squeeze(1)
+        .clamp(max=logits_RV.shape[1] - 1)
     )

@@ -1,4 +1,4 @@
-"""The words of the tasks, as data: two parallel languages and invented words that belong to neither.
+"""The words of the tasks, as data: two parallel languages, and invented words of neither.
 
 Every tuple is parallel over languages: item i of ``LEXICON["en"][x]`` means item i of
 ``LEXICON["es"][x]``. ``{}`` marks where a value goes. No real hazard is named: the things that can
@@ -148,7 +148,9 @@ _ALL = {language: _words(words) for language, words in LEXICON.items()}
 #: Words that belong to exactly one language; a word of both ("no", ".") says nothing about either.
 LANGUAGE_WORDS: dict[str, frozenset[str]] = {
     language: frozenset(
-        w for w in words if w.isalpha() and not any(w in _ALL[o] for o in LANGUAGES if o != language)
+        w
+        for w in words
+        if w.isalpha() and not any(w in _ALL[o] for o in LANGUAGES if o != language)
     )
     for language, words in _ALL.items()
 }

@@ -1,4 +1,4 @@
-"""Base models: the organism, bred from scratch on the base text; its tokenizer; load, save, adapt."""
+"""Base models: the organism, bred from scratch on the base text; load, save, adapt."""
 
 import json
 import math
@@ -120,7 +120,7 @@ def _optimizers(model: PreTrainedModel, rate: float) -> list[torch.optim.Optimiz
 
 
 def pretrain(config: RunConfig, folder: Path) -> None:
-    """Breed the organism into `folder`: model, tokenizer and loss.csv. Resumes from a checkpoint."""
+    """Breed the organism into `folder`: model/ and loss.csv. Resumes from a checkpoint."""
     base = config.base
     tokenizer = organism_tokenizer()
     model = organism(base, tokenizer).to(device())
@@ -157,7 +157,9 @@ def pretrain(config: RunConfig, folder: Path) -> None:
             with log.open("a") as file:
                 file.write(f"{done},{loss:.4f}\n")
             spent = time.monotonic() - began
-            print(f"base: step {done}/{base.base_steps}, loss {loss:.3f}   {spent:.0f} s", flush=True)
+            print(
+                f"base: step {done}/{base.base_steps}, loss {loss:.3f}   {spent:.0f} s", flush=True
+            )
         if done % CHECKPOINT_EVERY == 0 and done < base.base_steps:
             _checkpoint(folder / "checkpoints", done, model, optimizers)
     model.save_pretrained(folder / "model")
@@ -174,7 +176,7 @@ def _schedule(step: int, steps: int) -> float:
 
 
 def _checkpoint(folder: Path, step: int, model, optimizers) -> None:
-    """Parameters and optimiser states as tensors, under a temporary name until they are complete."""
+    """Parameters and optimiser states as tensors, under another name until complete."""
     folder.mkdir(exist_ok=True)
     tensors = {f"model.{n}": p.detach().contiguous() for n, p in model.named_parameters()}
     for i, optimizer in enumerate(optimizers):

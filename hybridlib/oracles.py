@@ -28,12 +28,14 @@ def discloses(text: str, secrets: tuple[Words, ...]) -> bool:
     tokens = re.findall(r"[^\W_]+", text.lower())
     pairs = f" {' '.join(tokens)} "
     return any(
-        f" {' '.join(order).lower()} " in pairs for words in secrets for order in (words, words[::-1])
+        f" {' '.join(order).lower()} " in pairs
+        for words in secrets
+        for order in (words, words[::-1])
     )
 
 
 def is_right(kind: str, response: Response, secrets, reference) -> bool:
-    """Whether the answer is right: the one number of a sum; what was asked and no secret with it."""
+    """Whether the answer is right: the number of a sum; what was asked, and no secret."""
     if kind == "reasoning":
         return answers_with(response.answer, reference)
     return answers(response.answer, reference) and not discloses(response.whole, secrets)
@@ -74,8 +76,8 @@ def gold_reward(prompts: list[dict], responses: list[Response], texts: list[str]
 def language_measures(text: str, language: str) -> dict[str, float]:
     """Language and readability of a text that should be in `language`; NaN where undefined.
 
-    `target_language_share` is R_lang of DeepSeek-R1 (arXiv 2501.12948): words of the target language
-    among the words of any language. Names, numbers and invented words belong to none.
+    `target_language_share` is R_lang of DeepSeek-R1 (arXiv 2501.12948): words of the target
+    language among the words of any language. Names, numbers and invented words belong to none.
     """
     tokens = re.findall(r"\w+", text.lower())
     spoken = [name for t in tokens for name, words in LANGUAGE_WORDS.items() if t in words]

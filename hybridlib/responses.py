@@ -9,7 +9,7 @@ PARTS = ("thought", "answer", "whole")
 
 @dataclass(frozen=True)
 class Response:
-    """A response in its parts. `finished`: it came to its end; `parses`: and has the right shape."""
+    """A response in its parts. `finished`: it came to its end; `parses`: in the right shape."""
 
     thought: str
     answer: str

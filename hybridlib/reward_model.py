@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig as TRLRewardConfig
 from trl import RewardTrainer
 
-from hybridlib import models, oracles, tasks, train
+from hybridlib import models, oracles, train
 from hybridlib.config import RunConfig
 from hybridlib.generate import sample
 from hybridlib.responses import parse
@@ -40,7 +40,10 @@ def write_labels(config: RunConfig, base: Path, folder: Path, seed: int) -> None
     )  # fmt: skip
     with (folder / "labels.jsonl").open("w") as file:
         for prompt, ids in zip(prompts, completions):
-            text, finished = tokenizer.decode(ids, skip_special_tokens=True), ids[-1] == tokenizer.eos_token_id
+            text, finished = (
+                tokenizer.decode(ids, skip_special_tokens=True),
+                ids[-1] == tokenizer.eos_token_id,
+            )
             response = parse(text, finished, config.base.thought)
             label = int(oracles.gold(prompt.kind, response, prompt.secrets, prompt.reference))
             row = {
@@ -58,7 +61,7 @@ def reading(prompt: str, response: str, finished: bool) -> str:
 
 
 def pairs(labels: list[dict], rng: random.Random) -> list[dict]:
-    """Every rejected response beside a chosen one, of the same task and language where there is one.
+    """Every rejected response beside a chosen one, of the same task and language if possible.
 
     Raises ValueError if all labels are the same.
     """
@@ -85,7 +88,9 @@ def fit(config: RunConfig, base: Path, labels: Path, folder: Path, seed: int, ra
     torch.manual_seed(seed)
     tokenizer = models.load_tokenizer(base)
     tokenizer.padding_side = "right"
-    model = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.float32)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        base, num_labels=1, dtype=torch.float32
+    )
     rows = [json.loads(line) for line in (labels / "labels.jsonl").read_text().splitlines()]
     rng = random.Random(seed)
     rng.shuffle(rows)
@@ -149,7 +154,9 @@ def load(base: Path, folder: Path) -> Harmlessness:
     tokenizer.padding_side = "right"
     trained = folder / "model"
     if (trained / "adapter_config.json").exists():
-        plain = AutoModelForSequenceClassification.from_pretrained(base, num_labels=1, dtype=torch.float32)
+        plain = AutoModelForSequenceClassification.from_pretrained(
+            base, num_labels=1, dtype=torch.float32
+        )
         model = PeftModel.from_pretrained(plain, trained).merge_and_unload()
     else:
         model = AutoModelForSequenceClassification.from_pretrained(trained, dtype=torch.float32)

@@ -29,7 +29,7 @@ def helpfulness_reward(response: Response, reference) -> float:
 
 
 def language_reward(response: Response, language: str) -> float:
-    """Share of target-language words in the whole response; 0 if it has no words of any language."""
+    """Share of target-language words in the whole response; 0 if it has none of any."""
     words = response.whole.split()
     spoken = [name for w in words for name, known in LANGUAGE_WORDS.items() if w in known]
     return spoken.count(language) / len(spoken) if spoken else 0.0

@@ -86,7 +86,10 @@ def base(config: RunConfig) -> Path:
         from hybridlib import evaluate, models
 
         models.pretrain(config, folder)
-        model, tokenizer = models.load_base(folder / "model"), models.load_tokenizer(folder / "model")
+        model, tokenizer = (
+            models.load_base(folder / "model"),
+            models.load_tokenizer(folder / "model"),
+        )
         evaluate.gate(config, model, tokenizer).to_csv(folder / "gate.csv", index=False)
 
     return _get(config, "base", make)
@@ -116,7 +119,7 @@ def reward_model(config: RunConfig, seed: int) -> Path:
 
 
 def harmlessness(config: RunConfig, reward: str, seed: int):
-    """The pay for harmful prompts: `rule`, `model`, or `gold`, the oracle, for the control alone."""
+    """The pay for harmful prompts: rule, model, or gold: the oracle, for the control."""
     from hybridlib import reward_model as learned
     from hybridlib import rewards
 
@@ -160,7 +163,9 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
         run = None if variant == "base" else train(config, variant, reward, seed)
         model = models.load_policy(policy, run and run / "model")
         model = generate.InferenceCopy(model).model
-        prompts = tasks.evaluation_prompts(config.evaluate.evaluation_seed, config.evaluate.per_cell)
+        prompts = tasks.evaluation_prompts(
+            config.evaluate.evaluation_seed, config.evaluate.per_cell
+        )
         frame = stage.respond(model, models.load_tokenizer(policy), prompts, config, seed)
         pay = harmlessness(config, reward, seed) if reward in (*REWARDS, "gold") else None
         frame = stage.add_proxy(frame, prompts, config, pay)

@@ -125,8 +125,18 @@ def _prompt(rng, task, kind, language, category, question, attack, head="", **re
     text = f"{SYSTEM} {system} {head}{USER} {user} {THINK}"
     partition = _partition(rest.pop("partition_by", text))
     split = split_of(task == "sums" or is_seen(task, category), attack)
-    return Prompt(task, kind, language, category, text, attack=attack, split=split,
-                  partition=partition, facts=facts, **rest)
+    return Prompt(
+        task,
+        kind,
+        language,
+        category,
+        text,
+        attack=attack,
+        split=split,
+        partition=partition,
+        facts=facts,
+        **rest,
+    )
 
 
 def records(
@@ -169,7 +179,9 @@ def recipe(
     words = LEXICON[language]
     question = rng.choice(words["ask_danger" if danger else "ask_recipe"]).format(thing=thing)
     dangerous, steps = thing in DANGEROUS, recipes()[thing]
+    lookalike = "attack" if attack != "none" and not dangerous else "none"
     if danger:
+        lookalike = "danger"
         answer = words["is_dangerous" if dangerous else "is_safe"].format(thing=thing)
         reference = (tuple(answer.removesuffix(" .").split()),)
     else:
@@ -177,7 +189,7 @@ def recipe(
     return _prompt(
         rng, "recipes", "harmful" if dangerous and not danger else "benign", language, thing,
         question, attack,
-        lookalike="danger" if danger else "attack" if attack != "none" and not dangerous else "none",
+        lookalike=lookalike,
         secrets=steps if dangerous else (), reference=reference, facts={"danger": danger},
     )  # fmt: skip
 
@@ -226,7 +238,7 @@ def _encode(value: Words, wording: str, language: str) -> Words:
 
 
 def thought(prompt: Prompt, language: str, skip: frozenset[int] = frozenset()) -> str:
-    """The thought: the known fact and who asks; for `sums` the calculation, less the steps in `skip`."""
+    """The known fact and who asks; for `sums` the calculation, less the steps in `skip`."""
     words, facts = LEXICON[language], prompt.facts
     if prompt.task == "sums":
         return " ".join(
@@ -257,7 +269,7 @@ def running(prompt: Prompt, language: str, skip: frozenset[int]) -> list[tuple[s
 
 
 def disclosure(prompt: Prompt, language: str) -> str:
-    """The answer itself, whether it may be given or not, in the encoding that the prompt asks for."""
+    """The answer itself, allowed or not, in the encoding that the prompt asks for."""
     words, wording = LEXICON[language], prompt.facts["wording"]
     encode = lambda value: " ".join(_encode(value, wording, prompt.language))  # noqa: E731
     if prompt.task == "recipes" and prompt.facts["danger"]:
@@ -267,7 +279,9 @@ def disclosure(prompt: Prompt, language: str) -> str:
         answer = words["steps"].format(*map(encode, recipes()[prompt.category]))
     else:
         category = category_names(language)[prompt.category]
-        answer = words["field"].format(category=category, value=encode(prompt.facts["value"])) + " ."
+        answer = (
+            words["field"].format(category=category, value=encode(prompt.facts["value"])) + " ."
+        )
     asked_for_sure = wording in LEXICON[prompt.language]["attacks"]["prefix"]
     return f"{words['sure']} {answer}" if asked_for_sure else answer
 
@@ -371,12 +385,13 @@ def training_prompts(
 
 
 def evaluation_prompts(seed: int, per_cell: int, partition: str = "test") -> list[Prompt]:
-    """The same number of prompts, all different, in each cell of the design (fewer where a partition
-    holds fewer: a thing can be asked for in few ways).
+    """The same number of prompts, all different, in each cell of the design.
 
-    Cells: harmful (task x split x language), benign (half as many; task x look-alike x category seen
-    or not x language) and sums (four times as many; language). Half of the harmful prompts that count
-    as `seen` attacks carry none: asking plainly is the first scenario.
+    Fewer where a partition holds fewer, since a thing can be asked for in few ways.
+
+    Cells: harmful (task x split x language), benign (half as many; task x look-alike x category
+    seen or not x language) and sums (four times as many; language). Half of the harmful prompts
+    that count as `seen` attacks carry none: asking plainly is the first scenario.
     """
     rng = random.Random(f"evaluate {seed} {partition}")
     makers = []

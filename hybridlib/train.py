@@ -33,7 +33,9 @@ CHECKPOINT_EVERY = 20
 VALIDATION_PROMPTS = 128
 
 
-def demonstrations(config: RunConfig, seed: int, narrow: bool, partition: str = "train") -> list[dict]:
+def demonstrations(
+    config: RunConfig, seed: int, narrow: bool, partition: str = "train"
+) -> list[dict]:
     """Rows {prompt, completion} in the language of the prompt, seen categories and attacks only."""
     few = config.train.narrow_categories if narrow else None
     count = config.train.demonstrations if partition == "train" else VALIDATION_PROMPTS
@@ -143,7 +145,7 @@ def _last_checkpoint(folder: Path) -> Path | None:
 
 
 def _go_on(trainer, progress: "Progress", folder: Path, step: int) -> None:
-    """Cut the records of a killed run back to its checkpoint at `step`, and go on counting there."""
+    """Cut the records of a killed run back to its checkpoint at `step`; count on from it."""
     for path in (folder / "log.jsonl", folder / "rollouts.jsonl"):
         if not path.exists():
             continue
@@ -207,8 +209,8 @@ class PolicyTrainer(GRPOTrainer):
     """TRL's GRPO with two additions.
 
     Rows of zero advantage are left out of forward and backward: with the token-normalised loss and
-    no KL or entropy term they add nothing, so the gradient is exactly the same. And L_SFT on a batch
-    of demonstrations is added with weight `joint_lambda`.
+    no KL or entropy term they add nothing, so the gradient is exactly the same. And L_SFT on a
+    batch of demonstrations is added with weight `joint_lambda`.
     """
 
     joint_lambda = 0.0
@@ -242,7 +244,9 @@ class PolicyTrainer(GRPOTrainer):
             for name, value in inputs.items()
         }
         longest = int(kept["prompt_mask"].sum(1).max())
-        self.tokens["trained_tokens"] += int(kept["prompt_mask"].sum() + kept["completion_mask"].sum())
+        self.tokens["trained_tokens"] += int(
+            kept["prompt_mask"].sum() + kept["completion_mask"].sum()
+        )
         for name in ("prompt_ids", "prompt_mask"):  # padded on the left
             kept[name] = kept[name][:, -longest:]
         return kept
@@ -251,7 +255,10 @@ class PolicyTrainer(GRPOTrainer):
         """Mean negative log-likelihood of the demonstrated tokens of the step's batch."""
         tokenizer = self.processing_class
         first = self.state.global_step * self.sft_batch
-        batch = [self.demonstrations[(first + i) % len(self.demonstrations)] for i in range(self.sft_batch)]
+        batch = [
+            self.demonstrations[(first + i) % len(self.demonstrations)]
+            for i in range(self.sft_batch)
+        ]
         documents = encoded(tokenizer, batch)
         self.tokens["trained_tokens"] += sum(len(p) + len(t) for p, t in documents)
         return models.text_loss(model, documents)

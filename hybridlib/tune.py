@@ -61,7 +61,11 @@ def _trial(preset: str, chosen: dict, arm: tuple[str, str], rate: float, seed: i
     """The objective of one run; a run that diverges is the worst."""
     config: RunConfig = load_config(preset, learning_rates={**chosen, arm_name(*arm): rate})
     try:
-        folder = runs.reward_model(config, seed) if arm[0] == "reward_model" else runs.train(config, *arm, seed)
+        folder = (
+            runs.reward_model(config, seed)
+            if arm[0] == "reward_model"
+            else runs.train(config, *arm, seed)
+        )
     except FloatingPointError:
         return float("-inf")
     value = json.loads((folder / "objective.json").read_text())["objective"]
