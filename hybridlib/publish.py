@@ -90,6 +90,9 @@ def publish(preset: str, *, report: Callable[[str], object] = print) -> Path:
             _write_notebook(path, draft / "notebooks")
         for name, folder in runs.artifacts(config, config.seeds[0]).items():
             shutil.copytree(folder, draft / "artifacts" / name)
+        for path in (draft / "artifacts").rglob("*"):
+            if path.suffix in (".json", ".md"):  # an adapter names the folder of its base
+                path.write_text(_without_places(path.read_text(encoding="utf-8")), encoding="utf-8")
         text = json.dumps(manifest(config, draft), indent=1, ensure_ascii=False)
         (draft / "manifest.json").write_text(text + "\n", encoding="utf-8")
         size = sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
@@ -152,16 +155,26 @@ def _write_notebook(path: Path, folder: Path) -> None:
     from nbconvert import HTMLExporter
 
     folder.mkdir(parents=True, exist_ok=True)
-    places = {
+    node = nb.cleaned(nbformat.read(path, as_version=4), _places())
+    nbformat.write(node, folder / path.name)
+    html, _ = HTMLExporter().from_notebook_node(node)
+    (folder / path.name).with_suffix(".html").write_text(html, encoding="utf-8")
+
+
+def _places() -> dict[str, str]:
+    """Return what is written in the place of each path of this machine."""
+    return {
         f"{PROJECT}/": "",
         str(PROJECT): ".",
         sys.base_prefix: "python",
         str(Path.home()): "~",
     }
-    node = nb.cleaned(nbformat.read(path, as_version=4), places)
-    nbformat.write(node, folder / path.name)
-    html, _ = HTMLExporter().from_notebook_node(node)
-    (folder / path.name).with_suffix(".html").write_text(html, encoding="utf-8")
+
+
+def _without_places(text: str) -> str:
+    for place in sorted(_places(), key=len, reverse=True):
+        text = text.replace(place, _places()[place])
+    return text
 
 
 def _runs_of(table: pd.DataFrame, runs: pd.DataFrame) -> list[str]:

@@ -1,0 +1,54 @@
+"""Committed results belong to the committed code, configuration and hypotheses."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from hybridlib import hypotheses, runs
+from hybridlib.config import STAGE_VERSIONS, load_config
+from hybridlib.store import PROJECT, sha256
+
+COMMITTED = sorted((PROJECT / "results").glob("[!l]*/manifest.json"))
+
+
+@pytest.fixture(params=COMMITTED, ids=lambda path: path.parent.name)
+def committed(request):
+    return request.param.parent, json.loads(request.param.read_text(encoding="utf-8"))
+
+
+def test_configuration_stages_and_hypotheses_are_the_present_ones(committed):
+    folder, manifest = committed
+    assert manifest["configuration"] == load_config(folder.name).flat()
+    assert manifest["code"]["stages"] == STAGE_VERSIONS
+    assert manifest["hypotheses_sha256"] == hypotheses.digest()
+
+
+def test_runs_are_those_that_the_present_code_would_make(committed):
+    folder, manifest = committed
+    config = load_config(folder.name)
+    keys = {runs.stage_key(config, "evaluate", *unit) for unit in runs.units(config)}
+    assert set(manifest["runs"]) == keys
+    assert set(pd.read_csv(folder / "tables" / "runs.csv").run) == keys
+
+
+def test_tables_are_the_ones_of_the_manifest(committed):
+    folder, manifest = committed
+    assert {path.stem for path in (folder / "tables").glob("*.csv")} == set(manifest["tables"])
+    for name, entry in manifest["tables"].items():
+        assert sha256(folder / "tables" / f"{name}.csv") == entry["sha256"], name
+
+
+def test_figures_rest_on_tables_of_the_manifest(committed):
+    folder, manifest = committed
+    assert {path.stem for path in (folder / "figures").glob("*.svg")} == set(manifest["figures"])
+    for figure, entry in manifest["figures"].items():
+        assert entry["tables"] and set(entry["tables"]) <= set(manifest["tables"]), figure
+        assert (folder / "figures" / f"{figure}.png").exists()
+
+
+def test_no_path_of_a_machine_is_published(committed):
+    folder, _ = committed
+    for path in folder.rglob("*"):
+        if path.suffix in (".ipynb", ".json", ".csv", ".html"):
+            assert str(PROJECT) not in path.read_text(encoding="utf-8"), path.name
