@@ -36,6 +36,7 @@ VARIANT_STYLES = {
     "prefix": Style("#8a8a8a", "<", "/."),
     "safety_prefix": Style("#14246b", ">", "\\."),
     "self_distill": Style("#9be07a", "8", "-."),
+    "reward_model": Style("#5a5a3c", "H", "+."),  # no variant, but it has learning rates
 }
 REWARD_LINES = {"none": "-", "gold": "-", "rule": "-", "model": "--"}
 

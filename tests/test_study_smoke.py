@@ -75,8 +75,9 @@ class Studies:
 def studies(tmp_path_factory) -> Studies:
     project = copy(tmp_path_factory.mktemp("project"))
     store = tmp_path_factory.mktemp("store")
-    first, again = study(project, store), study(project, store)
-    few = ("-p", "variants", "base, rl, sft", "-p", "rewards", "rule")
+    one_reward = ("-p", "rewards", "model")  # the one that needs every stage
+    first, again = (study(project, store, *one_reward) for _ in range(2))
+    few = (*one_reward, "-p", "variants", "base, rl, sft")
     other = copy(tmp_path_factory.mktemp("other"))
     return Studies(project, first, again, study(other, tmp_path_factory.mktemp("empty"), *few))
 
