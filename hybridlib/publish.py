@@ -93,6 +93,8 @@ def publish(preset: str, *, report: Callable[[str], object] = print) -> Path:
         for path in (draft / "artifacts").rglob("*"):
             if path.suffix in (".json", ".md"):  # an adapter names the folder of its base
                 path.write_text(_without_places(path.read_text(encoding="utf-8")), encoding="utf-8")
+            elif path.suffix == ".safetensors":
+                _halve(path)
         text = json.dumps(manifest(config, draft), indent=1, ensure_ascii=False)
         (draft / "manifest.json").write_text(text + "\n", encoding="utf-8")
         size = sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
@@ -159,6 +161,14 @@ def _write_notebook(path: Path, folder: Path) -> None:
     nbformat.write(node, folder / path.name)
     html, _ = HTMLExporter().from_notebook_node(node)
     (folder / path.name).with_suffix(".html").write_text(html, encoding="utf-8")
+
+
+def _halve(path: Path) -> None:
+    """Keep weights in half precision: enough to sample from, and half the size."""
+    from safetensors.numpy import load_file, save_file
+
+    tensors = {name: value.astype("float16") for name, value in load_file(path).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _places() -> dict[str, str]:
