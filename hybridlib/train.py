@@ -155,7 +155,7 @@ def _go_on(trainer, progress: "Progress", folder: Path, step: int) -> None:
         path.write_text("".join(f"{line}\n" for line in kept))
         if kept and path.name == "log.jsonl":
             last = json.loads(kept[-1])
-            if isinstance(trainer, PolicyTrainer):
+            if hasattr(trainer, "tokens"):  # those of RL
                 trainer.tokens = {name: last[name] for name in trainer.tokens}
             else:
                 progress.offset = int(last["num_tokens"])

@@ -189,8 +189,11 @@ def test_a_study_that_is_stopped_leaves_no_process(bench: Bench, tmp_path: Path,
     source = f"import os, time\nopen({str(pid)!r}, 'w').write(str(os.getpid()))\ntime.sleep(300)"
     job = bench.job("endless", source)
     code = f"""
+        import signal
         from pathlib import Path
         from hybridlib.jobs import Job, run
+        # A shell's background jobs, and what they start, are born deaf to Ctrl-C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         run([Job("endless", Path({str(job.notebook)!r}), output=Path({str(job.output)!r}))], 1)
     """
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stderr=-3)

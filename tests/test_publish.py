@@ -5,9 +5,11 @@ import sys
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic
+from safetensors.numpy import load_file, save_file
 from standin import Config, Project
 
 from hybridlib import notebook as nb
@@ -46,7 +48,7 @@ def finished(project: Project) -> Project:
     (local / "figures" / "cost.png").write_bytes(b"png")
     artifact = project.root / "store" / "base"
     artifact.mkdir(parents=True)
-    (artifact / "model.safetensors").write_bytes(b"weights")
+    save_file({"weight": np.ones(3, "float32")}, artifact / "model.safetensors")
     project.artifacts = {"base": artifact}
     return project
 
@@ -94,6 +96,8 @@ def test_publish_commits_everything_that_a_reader_needs(finished: Project):
         "artifacts/base/model.safetensors",
         "manifest.json",
     }
+    weights = load_file(target / "artifacts" / "base" / "model.safetensors")
+    assert {name: str(value.dtype) for name, value in weights.items()} == {"weight": "float16"}
 
 
 def test_published_notebooks_hold_no_path_and_no_timing(finished: Project):
