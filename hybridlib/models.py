@@ -108,8 +108,10 @@ def text_loss(
 
 
 def _optimizers(model: PreTrainedModel, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon (arXiv 2502.16982) for matrices, AdamW for the rest. With AdamW alone the organism still
-    guessed among the values of a card after 1,000 steps; with Muon it copies after 400."""
+    """Muon (arXiv 2502.16982) for matrices, AdamW for the rest.
+
+    In one trial of copying alone, 70 words, 150 steps, one seed: 74% right with Muon, 16% with AdamW.
+    """
     parameters = dict(model.named_parameters())
     matrices = [p for n, p in parameters.items() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in parameters.items() if p.ndim != 2 or "embed" in n]
