@@ -110,7 +110,8 @@ def text_loss(
 def _optimizers(model: PreTrainedModel, rate: float) -> list[torch.optim.Optimizer]:
     """Muon (arXiv 2502.16982) for matrices, AdamW for the rest.
 
-    In one trial of copying alone, 70 words, 150 steps, one seed: 74% right with Muon, 16% with AdamW.
+    In one trial of copying alone (70 words, 150 steps, one seed) 74% were right with Muon, 16%
+    with AdamW.
     """
     parameters = dict(model.named_parameters())
     matrices = [p for n, p in parameters.items() if p.ndim == 2 and "embed" not in n]
