@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from hybridlib.config import VARIANTS, arm_name
 from hybridlib.jobs import Job
 from hybridlib.store import PROJECT
 
@@ -22,7 +23,6 @@ NOTEBOOKS = PROJECT / "notebooks"
 # What others are built on is trained first: the start of a hybrid, and (by the first variant that
 # learns from it) the reward model. The second worker would only wait for the store's lock.
 FIRST = [("sft", "none"), ("rl", "model")]
-STARTS_FROM = {"two_stage": "sft", "multi_stage": "sft"}
 FIGURES = ("04_harmlessness", "05_readability", "06_generalization", "07_verdicts")
 
 
@@ -66,14 +66,14 @@ def plan(config: "RunConfig", folder: Path | None = None) -> list[Job]:
     arms.sort(key=lambda arm: FIRST.index(arm) if arm in FIRST else len(FIRST))
     for seed in config.seeds:
         for variant, reward in arms:
-            start = STARTS_FROM.get(variant)
+            start = VARIANTS[variant].start
             needs = [f"train {start} seed {seed}" if (start, "none") in arms else "base"]
             unit = ("train", variant, reward, seed)
-            name = f"train {label(variant, reward)} seed {seed}"
+            name = f"train {arm_name(variant, reward)} seed {seed}"
             at = {"variant": variant, "reward": reward, "seed": seed}
             jobs.append(job(name, "02_train", [unit], needs, **at))
     for variant, reward in config.arms:
-        arm = label(variant, reward)
+        arm = arm_name(variant, reward)
         needs = [f"train {arm} seed {seed}" for seed in config.seeds] if variant != "base" else []
         units = [("evaluate", variant, reward, seed) for seed in config.seeds]
         at = {"variant": variant, "reward": reward}
@@ -116,17 +116,12 @@ def summary(jobs: Sequence[Job]) -> str:
     return f"{len(jobs)} jobs: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
 
 
-def label(variant: str, reward: str) -> str:
-    """Return how progress names a variant: rl/model, sft."""
-    return variant if reward == "none" else f"{variant}/{reward}"
-
-
 def _file(source: str, **at: object) -> str:
     """Return the name of an executed notebook: 02_train-rl-model-seed0, 03_evaluate-sft."""
     if not at:
         return source
     seed = f"-seed{at['seed']}" if "seed" in at else ""
-    return f"{source}-{label(at['variant'], at['reward']).replace('/', '-')}{seed}"
+    return f"{source}-{arm_name(at['variant'], at['reward']).replace('/', '-')}{seed}"
 
 
 def _write_config(config: "RunConfig", folder: Path) -> Path:

@@ -26,8 +26,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 def test_the_plan_has_every_job_once(project: Project):
     jobs = study.plan(project.config)
     names = [job.name for job in jobs]
-    trained = [f"train {study.label(*arm)} seed {s}" for arm in ARMS[1:] for s in (0, 1)]
-    evaluated = [f"evaluate {study.label(*arm)}" for arm in ARMS]
+    trained = [f"train {study.arm_name(*arm)} seed {s}" for arm in ARMS[1:] for s in (0, 1)]
+    evaluated = [f"evaluate {study.arm_name(*arm)}" for arm in ARMS]
     drawn = [f"figures {name}" for name in study.FIGURES]
     assert sorted(names) == sorted(["base", *trained, *evaluated, "tables", *drawn])
     assert len({job.output for job in jobs if job.output}) == len(jobs) - 1
