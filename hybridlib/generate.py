@@ -1,18 +1,22 @@
 """Batched sampling, fast on a CPU.
 
-Each prompt is prefilled once for its group, finished rows are dropped, LoRA adapters are folded
-into a separate inference copy, and a token is drawn by inverting the cumulative distribution at one
-uniform number a row and step. The uniforms are drawn beforehand, so a row's tokens depend neither
-on the other rows nor on when they finish.
+Each prompt is prefilled once for its group, the cache has room for all tokens from the start,
+finished rows are dropped, LoRA adapters are folded into a separate inference copy, and a token is
+drawn by inverting the cumulative distribution at one uniform number a row and step. The uniforms
+are drawn beforehand, so a row's tokens depend neither on the other rows nor on when they finish.
 """
 
 import copy
 
 import torch
+import torch.nn.functional as F
 from peft import PeftModel
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.cache_utils import DynamicLayer
 
 BATCH = 256  # rows decoded at once
+BLOCK = 256  # tokens of the vocabulary that are summed up at once
+KEEP = 0.5  # share of rows still going below which the others are dropped, which copies the cache
 
 
 class InferenceCopy:
@@ -81,53 +85,98 @@ def sample(
     return completions
 
 
+class _Room(DynamicLayer):
+    """Keys and values (R, heads, length, D) of one layer; room is taken for all tokens at once."""
+
+    def __init__(self, prefilled: DynamicLayer, group: int, tokens: int) -> None:
+        super().__init__()
+        self.lazy_initialization(prefilled.keys, prefilled.values)
+        self.length = prefilled.get_seq_length()
+        self.room = self.length + tokens
+        self.keys, self.values = (
+            self._roomy(x[:, None].expand(-1, group, -1, -1, -1).flatten(0, 1))
+            for x in (prefilled.keys, prefilled.values)
+        )
+
+    def _roomy(self, states: torch.Tensor) -> torch.Tensor:
+        rows, heads, length, size = states.shape
+        found = states.new_empty(rows, heads, self.room, size)
+        found[:, :, :length] = states
+        return found
+
+    def update(self, keys, values, *args, **kwargs):
+        first, self.length = self.length, self.length + keys.shape[-2]
+        self.keys[:, :, first : self.length] = keys
+        self.values[:, :, first : self.length] = values
+        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        self.keys, self.values = (
+            self._roomy(x[:, :, : self.length][indices]) for x in (self.keys, self.values)
+        )
+
+    def get_seq_length(self) -> int:
+        return self.length
+
+
 def _decode(model, ids, uniforms_RT, group, temperature, pad, eos) -> list[list[int]]:
     """Prefill each prompt once, then decode all rows (R) at most T tokens."""
-    device, longest = model.device, max(map(len, ids))
+    device, longest, tokens = model.device, max(map(len, ids)), uniforms_RT.shape[1]
     input_PL = torch.tensor([[pad] * (longest - len(i)) + i for i in ids], device=device)
     lengths = torch.tensor([len(i) for i in ids], device=device)
-    mask_PL = (torch.arange(longest, device=device) >= longest - lengths[:, None]).long()
-    position_PL = (mask_PL.cumsum(1) - 1).clamp(min=0)
+    mask_PL = torch.arange(longest, device=device) >= longest - lengths[:, None]
+    prefilled = DynamicCache(config=model.config)
     out = model(
-        input_ids=input_PL, attention_mask=mask_PL, position_ids=position_PL,
-        past_key_values=DynamicCache(config=model.config), use_cache=True, logits_to_keep=1,
+        input_ids=input_PL, attention_mask=mask_PL.long(), past_key_values=prefilled,
+        position_ids=(mask_PL.cumsum(1) - 1).clamp(min=0), use_cache=True, logits_to_keep=1,
     )  # fmt: skip
-    cache = out.past_key_values
-    cache.batch_repeat_interleave(group)
+    cache = Cache(layers=[_Room(layer, group, tokens) for layer in prefilled.layers])
     logits_RV = out.logits[:, -1].repeat_interleave(group, 0)
-    mask_RL = mask_PL.repeat_interleave(group, 0)
+    hidden_RL = F.pad(~mask_PL.repeat_interleave(group, 0), (0, tokens))
+    bias_R11L = torch.zeros(hidden_RL.shape, dtype=model.dtype, device=device).masked_fill_(
+        hidden_RL, torch.finfo(model.dtype).min
+    )[:, None, None]
     position_R = lengths.repeat_interleave(group)
-    alive = torch.arange(len(ids) * group)
-    drawn: list[list[int]] = [[] for _ in alive]
-    for step in range(uniforms_RT.shape[1]):
-        token_R = draw(logits_RV, uniforms_RT[alive, step].to(device), temperature)
-        for row, token in zip(alive.tolist(), token_R.tolist()):
-            drawn[row].append(token)
-        going = (token_R != eos).nonzero().flatten()
-        if len(going) == 0 or step + 1 == uniforms_RT.shape[1]:
+    uniforms_RT, rows = uniforms_RT.to(device), torch.arange(len(ids) * group, device=device)
+    drawn_RT = torch.full((len(rows), tokens), eos, device=device)
+    alive_R = torch.ones(len(rows), dtype=torch.bool, device=device)
+    for step in range(tokens):
+        token_R = draw(logits_RV, uniforms_RT[rows, step], temperature)
+        drawn_RT[rows[alive_R], step] = token_R[alive_R]
+        alive_R &= token_R != eos
+        left = int(alive_R.sum())
+        if left == 0 or step + 1 == tokens:
             break
-        if len(going) < len(alive):
-            cache.batch_select_indices(going)
-            alive, token_R = alive[going.cpu()], token_R[going]
-            mask_RL, position_R = mask_RL[going], position_R[going]
-        mask_RL = torch.cat([mask_RL, mask_RL.new_ones(len(mask_RL), 1)], 1)
+        if left < KEEP * len(alive_R):
+            cache.batch_select_indices(alive_R)
+            rows, token_R, position_R = rows[alive_R], token_R[alive_R], position_R[alive_R]
+            bias_R11L, alive_R = bias_R11L[alive_R], alive_R[alive_R]
         logits_RV = model(
-            input_ids=token_R[:, None], attention_mask=mask_RL, position_ids=position_R[:, None],
-            past_key_values=cache, use_cache=True,
+            input_ids=token_R[:, None], attention_mask=bias_R11L[..., : longest + step + 1],
+            position_ids=position_R[:, None], past_key_values=cache, use_cache=True,
         ).logits[:, -1]  # fmt: skip
         position_R = position_R + 1
-    return drawn
+    return [row[: row.index(eos) + 1] if eos in row else row for row in drawn_RT.tolist()]
 
 
 def draw(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float) -> torch.Tensor:
-    """One token a row by inverse-CDF sampling; the most likely one at temperature 0."""
+    """One token a row by inverse-CDF sampling; the most likely one at temperature 0.
+
+    The sums run over blocks (N of them) of the vocabulary first, then within the block that the
+    uniform falls into.
+    """
     if temperature == 0:
         return logits_RV.argmax(-1)
-    cumulative_RV = torch.softmax(logits_RV.float() / temperature, -1).cumsum(-1)
-    # Against the last sum, which rounding leaves off 1, so that no draw falls behind the end.
-    threshold_R1 = uniform_R[:, None] * cumulative_RV[:, -1:]
-    return (
-        torch.searchsorted(cumulative_RV, threshold_R1, right=True)
-        .squeeze(1)
-        .clamp(max=logits_RV.shape[1] - 1)
-    )
+    logit_RV = logits_RV.float()
+    weight_RV = (logit_RV - logit_RV.amax(-1, keepdim=True)).mul_(1 / temperature).exp_()
+    weight_RV = F.pad(weight_RV, (0, -weight_RV.shape[1] % BLOCK))
+    block_RNB = weight_RV.unflatten(1, (-1, BLOCK))
+    upto_RN = block_RNB.sum(-1).cumsum(-1)
+    threshold_R1 = uniform_R[:, None] * upto_RN[:, -1:]
+    chosen_R1 = torch.searchsorted(upto_RN, threshold_R1, right=True)
+    chosen_R1 = chosen_R1.clamp(max=upto_RN.shape[1] - 1)
+    before_R1 = F.pad(upto_RN, (1, 0)).gather(1, chosen_R1)
+    within_RB = block_RNB.gather(1, chosen_R1[..., None].expand(-1, -1, BLOCK))[:, 0].cumsum(-1)
+    # Rounding must not carry a draw behind the last token that has any weight.
+    rest_R1 = torch.minimum(threshold_R1 - before_R1, within_RB[:, -1:] * (1 - 1e-6))
+    return (chosen_R1 * BLOCK + torch.searchsorted(within_RB, rest_R1, right=True)).squeeze(1)

@@ -95,9 +95,13 @@ class Execution:
 
 
 def environment(threads: int) -> dict[str, str]:
-    """Return what a kernel's environment adds: its threads, and no walls of warnings."""
+    """Return what a kernel's environment adds: its threads, how it keeps memory, no warnings."""
     names = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")
     return {f"{name}_NUM_THREADS": str(threads) for name in names} | {
+        # glibc gives large blocks back at once and faults them in again at the next step.
+        "MALLOC_MMAP_MAX_": "0",
+        "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
+        "MALLOC_TOP_PAD_": str(64 << 20),
         "TOKENIZERS_PARALLELISM": "false",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "PYTHONUNBUFFERED": "1",

@@ -21,13 +21,16 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is marked
 
 import torch
 from datasets import Dataset
+from peft import get_peft_model
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from hybridlib import models, rewards, tasks
 from hybridlib.config import RunConfig
 from hybridlib.generate import InferenceCopy, sample
+from hybridlib.lora import fuse
 from hybridlib.responses import parse
+from hybridlib.scoring import score_completions
 
 CHECKPOINT_EVERY = 20
 VALIDATION_PROMPTS = 128
@@ -174,13 +177,9 @@ def trainable(model) -> dict[str, torch.Tensor]:
 def _policy(config: RunConfig, base: Path, start: Path | None):
     """The model to train: the base with fresh LoRA, or a trained adapter to go on from."""
     if start is not None:
-        return models.load_policy(base, start, trainable=True)
+        return fuse(models.load_policy(base, start, trainable=True))
     model, adapters = models.load_base(base), models.lora(config.train.lora_rank)
-    if adapters is None:
-        return model
-    from peft import get_peft_model
-
-    return get_peft_model(model, adapters)
+    return fuse(get_peft_model(model, adapters)) if adapters else model
 
 
 def sft(
@@ -206,11 +205,12 @@ def sft(
 
 
 class PolicyTrainer(GRPOTrainer):
-    """TRL's GRPO with two additions.
+    """TRL's GRPO with three additions.
 
     Rows of zero advantage are left out of forward and backward: with the token-normalised loss and
-    no KL or entropy term they add nothing, so the gradient is exactly the same. And L_SFT on a
-    batch of demonstrations is added with weight `joint_lambda`.
+    no KL or entropy term they add nothing, so the gradient is exactly the same. A prompt is
+    computed once for its group (scoring.py). And L_SFT on a batch of demonstrations is added with
+    weight `joint_lambda`.
     """
 
     joint_lambda = 0.0
@@ -232,7 +232,7 @@ class PolicyTrainer(GRPOTrainer):
         return loss
 
     def _paid_rows(self, inputs: dict) -> dict:
-        """The rows whose advantage is not zero (one at least), padding trimmed."""
+        """The rows whose advantage is not zero (one at least)."""
         if self.beta or self.loss_type != "dapo":
             return inputs
         keep = inputs["advantages"] != 0
@@ -243,13 +243,27 @@ class PolicyTrainer(GRPOTrainer):
             name: value[keep] if torch.is_tensor(value) and value.shape[:1] == (rows,) else value
             for name, value in inputs.items()
         }
-        longest = int(kept["prompt_mask"].sum(1).max())
-        self.tokens["trained_tokens"] += int(
-            kept["prompt_mask"].sum() + kept["completion_mask"].sum()
-        )
-        for name in ("prompt_ids", "prompt_mask"):  # padded on the left
-            kept[name] = kept[name][:, -longest:]
         return kept
+
+    def _get_per_token_logps_and_entropies(
+        self, model, input_ids, attention_mask, logits_to_keep, *_, **__
+    ) -> tuple[torch.Tensor, torch.Tensor, None]:
+        """(rows, logits_to_keep), as TRL pads them, each prompt computed once for its group."""
+        prompt_ids, completion_ids = input_ids.tensor_split([-logits_to_keep], 1)
+        prompt_mask, mask = attention_mask.bool().tensor_split([-logits_to_keep], 1)
+        logps, entropies, tokens = score_completions(
+            self.accelerator.unwrap_model(model),
+            [ids[kept].tolist() for ids, kept in zip(prompt_ids, prompt_mask)],
+            [ids[kept].tolist() for ids, kept in zip(completion_ids, mask)],
+        )
+        if torch.is_grad_enabled():
+            self.tokens["trained_tokens"] += tokens
+        padded = torch.zeros(mask.shape, device=mask.device)
+        return (
+            padded.masked_scatter(mask, torch.cat(logps)),
+            padded.masked_scatter(mask, torch.cat(entropies)),
+            None,
+        )
 
     def _demonstration_loss(self, model) -> torch.Tensor:
         """Mean negative log-likelihood of the demonstrated tokens of the step's batch."""

@@ -93,22 +93,30 @@ def gradients(trainer, loss) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_leaving_rows_out_changes_neither_loss_nor_gradient(recorded: Recorder):
-    dropped = trimmed = 0
+def test_packing_and_leaving_rows_out_change_neither_loss_nor_gradient(
+    recorded: Recorder, monkeypatch
+):
+    dropped, tokens = 0, recorded.tokens["trained_tokens"]
     for inputs in list(recorded.seen):  # which grows by each call
-        # The longest prompts earn nothing here, so that there is padding to trim.
+        # Some prompts earn nothing here, whatever was sampled.
         lengths = inputs["prompt_mask"].sum(1)
         inputs["advantages"] = inputs["advantages"] * (lengths < lengths.max())
         kept = recorded._paid_rows(inputs)
         dropped += len(inputs["prompt_ids"]) - len(kept["prompt_ids"])
-        trimmed += inputs["prompt_ids"].shape[1] - kept["prompt_ids"].shape[1]
+        separate = int(kept["prompt_mask"].sum() + kept["completion_mask"].sum())
         ours = train.PolicyTrainer._compute_loss(recorded, recorded.model, inputs)
+        packed = recorded.tokens["trained_tokens"] - tokens
+        assert 0 < packed < 0.7 * separate, "prompts were not shared: this showed nothing"
         grads = gradients(recorded, ours)
-        theirs = GRPOTrainer._compute_loss(recorded, recorded.model, inputs)
+        with monkeypatch.context() as patch:
+            scored = GRPOTrainer._get_per_token_logps_and_entropies
+            patch.setattr(train.PolicyTrainer, "_get_per_token_logps_and_entropies", scored)
+            theirs = GRPOTrainer._compute_loss(recorded, recorded.model, inputs)
+        tokens = recorded.tokens["trained_tokens"]
         # TRL takes log-probabilities in float32; the gradients are some 0.01 to 1
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
         close(grads, gradients(recorded, theirs), rtol=1e-4, atol=1e-6)
-    assert dropped > 0 and trimmed > 0, "nothing was left out: this showed nothing"
+    assert dropped > 0, "nothing was left out: this showed nothing"
 
 
 def test_all_rows_may_be_without_advantage(recorded: Recorder):
