@@ -14,6 +14,8 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
@@ -223,6 +225,16 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def load_base(folder: Path) -> PreTrainedModel:
     """A base model from a folder of safetensors; no remote code."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device())
+
+
+def from_gguf(file: Path, folder: Path) -> None:
+    """Write a GGUF file's model and tokenizer to `folder`, as transformers' own formats."""
+    where = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
+    model = AutoModelForCausalLM.from_pretrained(
+        **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+    )
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
 
 
 def load_policy(base: Path, adapter: Path | None, trainable: bool = False) -> PreTrainedModel:

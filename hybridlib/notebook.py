@@ -12,8 +12,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import nbformat
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 START = 300  # seconds that a kernel may take to start on a busy machine
 # Progress writes a duration after three spaces: "train sft seed 0   41 s   about 9 min left".
@@ -30,6 +32,8 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
     ------
     papermill.PapermillExecutionError : a cell raised; `error_in(output)` is the line to show.
     """
+    # nbformat imports jsonschema, which builds a grammar of URIs for most of a second if it can.
+    sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
@@ -118,10 +122,10 @@ def error_in(executed: Path) -> str:
     """Return `name: message` of the error that ended an executed notebook, or "" if none did."""
     if not executed.exists():
         return ""
-    for cell in nbformat.read(executed, as_version=4).cells:
+    for cell in json.loads(executed.read_text(encoding="utf-8"))["cells"]:
         for output in cell.get("outputs", ()):
-            if output.output_type == "error":
-                return one_line(f"{output.ename}: {output.evalue}")
+            if output["output_type"] == "error":
+                return one_line(f"{output['ename']}: {output['evalue']}")
     return ""
 
 
@@ -144,20 +148,22 @@ def read_stamp(executed: Path) -> str:
 
 def write_stamp(executed: Path, value: str) -> None:
     """Mark an executed notebook, atomically."""
-    node = nbformat.read(executed, as_version=4)
-    node.metadata["hybridlib"] = {"stamp": value}
+    node = json.loads(executed.read_text(encoding="utf-8"))
+    node["metadata"]["hybridlib"] = {"stamp": value}
     draft = executed.with_suffix(".new")
-    nbformat.write(node, draft)
+    draft.write_text(json.dumps(node, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     draft.replace(executed)
 
 
-def cleaned(node: nbformat.NotebookNode, paths: Mapping[str, str]) -> nbformat.NotebookNode:
+def cleaned(node: "NotebookNode", paths: Mapping[str, str]) -> "NotebookNode":
     """Return an executed notebook without what differs from run to run and machine to machine.
 
     Parameters
     ----------
     paths : what to write in the place of each absolute path.
     """
+    import nbformat  # here: it takes a second, which kernels need not spend
+
     node = json.loads(json.dumps(node))
     node["metadata"] = {k: node["metadata"][k] for k in ("kernelspec",) if k in node["metadata"]}
     for cell in node["cells"]:

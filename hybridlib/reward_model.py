@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
+from peft import PeftModel, get_peft_model
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig as TRLRewardConfig
 from trl import RewardTrainer
@@ -19,6 +20,7 @@ from trl import RewardTrainer
 from hybridlib import models, oracles, train
 from hybridlib.config import RunConfig
 from hybridlib.generate import sample
+from hybridlib.lora import fuse
 from hybridlib.responses import parse
 from hybridlib.rewards import Harmlessness
 
@@ -91,6 +93,8 @@ def fit(config: RunConfig, base: Path, labels: Path, folder: Path, seed: int, ra
     model = AutoModelForSequenceClassification.from_pretrained(
         base, num_labels=1, dtype=torch.float32
     )
+    if adapters := models.lora(config.train.lora_rank, "SEQ_CLS"):
+        model = fuse(get_peft_model(model, adapters))
     rows = [json.loads(line) for line in (labels / "labels.jsonl").read_text().splitlines()]
     rng = random.Random(seed)
     rng.shuffle(rows)
@@ -104,7 +108,6 @@ def fit(config: RunConfig, base: Path, labels: Path, folder: Path, seed: int, ra
         ),
         train_dataset=Dataset.from_list(pairs(rest, rng)),
         processing_class=tokenizer,
-        peft_config=models.lora(config.train.lora_rank, "SEQ_CLS"),
         callbacks=[train.Progress("reward model", folder)],
     )
     train.finish(trainer, folder)
@@ -133,23 +136,23 @@ def _scorer(model, tokenizer):
     @torch.no_grad()
     def score(texts: list[str]) -> list[float]:
         model.eval()
-        values: list[float] = []
-        for start in range(0, len(texts), 128):
-            batch = tokenizer(texts[start : start + 128], return_tensors="pt", padding=True)
+        value_of: dict[str, float] = {}
+        distinct = sorted(set(texts), key=lambda text: (len(text.split()), text))
+        for start in range(0, len(distinct), 32):
+            chosen = distinct[start : start + 32]
+            batch = tokenizer(chosen, return_tensors="pt", padding=True)
             logits = model(
                 input_ids=batch["input_ids"].to(model.device),
                 attention_mask=batch["attention_mask"].to(model.device),
             ).logits
-            values += logits.squeeze(-1).tolist()
-        return values
+            value_of |= zip(chosen, logits.squeeze(-1).tolist())
+        return [value_of[text] for text in texts]
 
     return score
 
 
 def load(base: Path, folder: Path) -> Harmlessness:
     """The trained reward model as a reward: sigmoid of the score above the midpoint, in 0..1."""
-    from peft import PeftModel
-
     tokenizer = models.load_tokenizer(base)
     tokenizer.padding_side = "right"
     trained = folder / "model"

@@ -23,22 +23,23 @@ def score_completions(
 ) -> tuple[list[torch.Tensor], list[torch.Tensor], int]:
     """log pi(c_t | p, c_<t) and the entropy of pi at each t, one tensor (C,) a completion.
 
-    Completions of the same prompt share it, in whatever order they come. Also returns how many
-    tokens the model was given.
+    Completions of the same prompt share it, in whatever order they come, and equal ones are put
+    through the model once. Also returns how many tokens the model was given.
     """
-    rows_of: dict[tuple[int, ...], list[int]] = {}
-    for row, prompt in enumerate(prompts):
-        rows_of.setdefault(tuple(prompt), []).append(row)
-    groups = [(list(p), [completions[row] for row in rows]) for p, rows in rows_of.items()]
-    lengths = [len(p) + sum(len(c) - 1 for c in cs) for p, cs in groups]
-    order, scored = list(rows_of.values()), [None] * len(prompts)
+    groups: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
+    for row, (prompt, completion) in enumerate(zip(prompts, completions)):
+        groups.setdefault(tuple(prompt), {}).setdefault(tuple(completion), []).append(row)
+    packed = [(p, list(rows_of)) for p, rows_of in groups.items()]
+    rows = [list(rows_of.values()) for rows_of in groups.values()]
+    lengths = [len(p) + sum(len(c) - 1 for c in cs) for p, cs in packed]
+    logps, entropies = [None] * len(prompts), [None] * len(prompts)
     for chosen in _batches(lengths):
-        logp_N, entropy_N = _score(model, [groups[i] for i in chosen])
-        rows = [row for i in chosen for row in order[i]]
-        sizes = [len(completions[row]) for row in rows]
-        for row, *values in zip(rows, logp_N.split(sizes), entropy_N.split(sizes)):
-            scored[row] = values
-    logps, entropies = map(list, zip(*scored))
+        logp_N, entropy_N = _score(model, [packed[i] for i in chosen])
+        sizes = [len(c) for i in chosen for c in packed[i][1]]
+        equal = [same for i in chosen for same in rows[i]]
+        for same, logp, entropy in zip(equal, logp_N.split(sizes), entropy_N.split(sizes)):
+            for row in same:
+                logps[row], entropies[row] = logp, entropy
     return logps, entropies, sum(lengths)
 
 

@@ -273,9 +273,11 @@ class PolicyTrainer(GRPOTrainer):
             self.demonstrations[(first + i) % len(self.demonstrations)]
             for i in range(self.sft_batch)
         ]
-        documents = encoded(tokenizer, batch)
-        self.tokens["trained_tokens"] += sum(len(p) + len(t) for p, t in documents)
-        return models.text_loss(model, documents)
+        logps, _, tokens = score_completions(
+            self.accelerator.unwrap_model(model), *zip(*encoded(tokenizer, batch))
+        )
+        self.tokens["trained_tokens"] += tokens
+        return -torch.cat(logps).mean()
 
 
 def rl(
