@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
-.PHONY: help setup study figures compare publish tune test lint lab
+.PHONY: help setup study figures compare publish tune bench test lint lab
 
 help:
 	@echo "make study [PRESET=organism] [ARGS='-p NAME VALUE']  train, evaluate, draw every figure"
@@ -13,6 +13,7 @@ help:
 	@echo "make compare   hold the last run against the committed results"
 	@echo "make publish   replace the committed results by the last run"
 	@echo "make tune      choose the learning rates again (one common grid, development seeds)"
+	@echo "make bench [PARTS='steps curves scaling study']  time a GRPO step beside TRL's, and the study"
 	@echo "make lab       open JupyterLab        make setup   only create .venv"
 	@echo "make test      run the tests          make lint    run ruff"
 
@@ -29,6 +30,9 @@ setup: .venv/installed
 
 study figures compare publish tune: setup
 	@$(BIN)/python -m hybridlib $@ $(PRESET) $(ARGS)
+
+bench: setup
+	@$(BIN)/python -m hybridlib bench $(PARTS)
 
 lab: setup
 	$(BIN)/jupyter lab --notebook-dir=notebooks

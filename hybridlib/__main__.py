@@ -95,6 +95,14 @@ def tune(options: argparse.Namespace) -> int:
     return 0
 
 
+def bench(options: argparse.Namespace) -> int:
+    """Time a GRPO step beside TRL's unchanged one, and the default study."""
+    from hybridlib.bench import bench
+
+    bench(options.parts)
+    return 0
+
+
 def quiet() -> None:
     """Silence the warnings of tools that are no concern of a study's reader."""
     warnings.filterwarnings("ignore")
@@ -105,11 +113,15 @@ def quiet() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hybridlib", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (study, figures, compare, publish, tune):
+    for command in (study, figures, compare, publish, tune, bench):
         name, text = command.__name__, command.__doc__
         sub = commands.add_parser(name, help=text, description=text)
-        sub.add_argument("preset", nargs="?", default="organism", metavar="PRESET")
         sub.set_defaults(command=command)
+        if command is bench:
+            parts = ("steps", "curves", "scaling", "study")
+            sub.add_argument("parts", nargs="*", choices=[[], *parts], metavar="PART")
+            continue
+        sub.add_argument("preset", nargs="?", default="organism", metavar="PRESET")
         if command is study:
             sub.add_argument(
                 *("-p", "--parameter"),

@@ -20,11 +20,11 @@ HEAD_ROOM = 1 << 25  # logits that are held at once
 
 def score_completions(
     model: PreTrainedModel, prompts: list[list[int]], completions: list[list[int]]
-) -> tuple[list[torch.Tensor], list[torch.Tensor], int]:
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """log pi(c_t | p, c_<t) and the entropy of pi at each t, one tensor (C,) a completion.
 
     Completions of the same prompt share it, in whatever order they come, and equal ones are put
-    through the model once. Also returns how many tokens the model was given.
+    through the model once.
     """
     groups: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
     for row, (prompt, completion) in enumerate(zip(prompts, completions)):
@@ -40,7 +40,7 @@ def score_completions(
         for same, logp, entropy in zip(equal, logp_N.split(sizes), entropy_N.split(sizes)):
             for row in same:
                 logps[row], entropies[row] = logp, entropy
-    return logps, entropies, sum(lengths)
+    return logps, entropies
 
 
 def _batches(lengths: list[int]) -> list[list[int]]:

@@ -15,6 +15,7 @@ import random
 import resource
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is marked experimental
@@ -243,6 +244,10 @@ class PolicyTrainer(GRPOTrainer):
             name: value[keep] if torch.is_tensor(value) and value.shape[:1] == (rows,) else value
             for name, value in inputs.items()
         }
+        # Counted as separate rows: what the engine saves by sharing is no part of a method's cost.
+        self.tokens["trained_tokens"] += int(
+            kept["prompt_mask"].sum() + kept["completion_mask"].sum()
+        )
         return kept
 
     def _get_per_token_logps_and_entropies(
@@ -251,13 +256,11 @@ class PolicyTrainer(GRPOTrainer):
         """(rows, logits_to_keep), as TRL pads them, each prompt computed once for its group."""
         prompt_ids, completion_ids = input_ids.tensor_split([-logits_to_keep], 1)
         prompt_mask, mask = attention_mask.bool().tensor_split([-logits_to_keep], 1)
-        logps, entropies, tokens = score_completions(
+        logps, entropies = score_completions(
             self.accelerator.unwrap_model(model),
             [ids[kept].tolist() for ids, kept in zip(prompt_ids, prompt_mask)],
             [ids[kept].tolist() for ids, kept in zip(completion_ids, mask)],
         )
-        if torch.is_grad_enabled():
-            self.tokens["trained_tokens"] += tokens
         padded = torch.zeros(mask.shape, device=mask.device)
         return (
             padded.masked_scatter(mask, torch.cat(logps)),
@@ -273,11 +276,42 @@ class PolicyTrainer(GRPOTrainer):
             self.demonstrations[(first + i) % len(self.demonstrations)]
             for i in range(self.sft_batch)
         ]
-        logps, _, tokens = score_completions(
-            self.accelerator.unwrap_model(model), *zip(*encoded(tokenizer, batch))
-        )
-        self.tokens["trained_tokens"] += tokens
+        documents = encoded(tokenizer, batch)
+        self.tokens["trained_tokens"] += sum(len(p) + len(t) for p, t in documents)
+        logps, _ = score_completions(self.accelerator.unwrap_model(model), *zip(*documents))
         return -torch.cat(logps).mean()
+
+
+def rollouts(policy, tokenizer, group: int, tokens: int, seed: int) -> Callable:
+    """TRL's `rollout_func`: `group` completions of at most `tokens` tokens a prompt."""
+    inference, uniforms = InferenceCopy(policy), torch.Generator()
+
+    def roll_out(texts: list[str], trainer: PolicyTrainer) -> dict:
+        """TRL gives each prompt G times; it is prefilled once."""
+        # Seeded by the step, so that a resumed run draws what an uninterrupted one would have.
+        uniforms.manual_seed(1_000_003 * seed + trainer.state.global_step)
+        model, prompts = inference.refresh(), texts[::group]
+        completions = sample(model, tokenizer, prompts, tokens, group, generator=uniforms)
+        prompt_ids = tokenizer(texts)["input_ids"]
+        trainer.tokens["prompt_tokens"] += sum(map(len, prompt_ids[::group]))
+        trainer.tokens["completion_tokens"] += sum(map(len, completions))
+        return {"prompt_ids": prompt_ids, "completion_ids": completions, "logprobs": None}
+
+    return roll_out
+
+
+def grpo_arguments(
+    folder: Path, seed: int, rate: float, steps: int, prompts: int, group: int, tokens: int, **more
+) -> GRPOConfig:
+    """One optimiser step a batch of `prompts` x `group` completions, always on-policy."""
+    return GRPOConfig(
+        **arguments(folder, seed, rate, steps) | more,
+        per_device_train_batch_size=prompts * group,
+        num_generations=group,
+        steps_per_generation=1,
+        max_completion_length=tokens,
+        shuffle_dataset=False,
+    )
 
 
 def rl(
@@ -300,37 +334,18 @@ def rl(
     """
     torch.manual_seed(seed)
     training = config.train
+    group, tokens = training.group_size, training.max_completion
     policy, tokenizer = _policy(config, base, start), models.load_tokenizer(base)
     prompts = rl_prompts(config, seed)
     rows = [prompt.row() for prompt in prompts]
-    inference = InferenceCopy(policy)
-    uniforms = torch.Generator()
-    rollouts = folder / "rollouts.jsonl"
-
-    def roll_out(texts: list[str], trainer) -> dict:
-        """TRL gives each prompt G times; it is prefilled once."""
-        # Seeded by the step, so that a resumed run draws what an uninterrupted one would have.
-        uniforms.manual_seed(1_000_003 * seed + trainer.state.global_step)
-        group = training.group_size
-        completions = sample(
-            inference.refresh(), tokenizer, texts[::group], training.max_completion, group,
-            generator=uniforms,
-        )  # fmt: skip
-        prompt_ids = tokenizer(texts)["input_ids"]
-        trainer.tokens["prompt_tokens"] += sum(map(len, prompt_ids[::group]))
-        trainer.tokens["completion_tokens"] += sum(map(len, completions))
-        return {
-            "prompt_ids": prompt_ids,
-            "completion_ids": completions,
-            "logprobs": None,
-        }
+    record_file = folder / "rollouts.jsonl"
 
     def reward(completions, completion_ids, index, trainer_state, **_) -> list[float]:
         asked = [rows[i] for i in index]
         finished = [ids[-1] == tokenizer.eos_token_id for ids in completion_ids]
         parsed = [parse(t, f, config.base.thought) for t, f in zip(completions, finished)]
         paid = rewards.total_reward(config.reward, harmlessness, asked, parsed, completions)
-        with rollouts.open("a") as file:
+        with record_file.open("a") as file:
             for row, text, end, value in zip(asked, completions, finished, paid):
                 record = {
                     "step": trainer_state.global_step + 1,
@@ -345,15 +360,10 @@ def rl(
     trainer = PolicyTrainer(
         model=policy,
         reward_funcs=reward,
-        rollout_func=roll_out,
-        args=GRPOConfig(
-            **arguments(folder, seed, rate, training.steps),
-            per_device_train_batch_size=training.prompts_per_step * training.group_size,
-            num_generations=training.group_size,
-            steps_per_generation=1,
-            max_completion_length=training.max_completion,
+        rollout_func=rollouts(policy, tokenizer, group, tokens, seed),
+        args=grpo_arguments(
+            *(folder, seed, rate, training.steps, training.prompts_per_step, group, tokens),
             beta=training.kl,
-            shuffle_dataset=False,
         ),
         train_dataset=Dataset.from_list(
             [{"prompt": prompt.text, "index": i} for i, prompt in enumerate(prompts)]
@@ -366,7 +376,8 @@ def rl(
         trainer.demonstrations = demonstrations(config, seed, narrow=False)
         trainer.sft_batch = training.sft_batch
     finish(trainer, folder)
-    objective = validation_reward(config, inference.refresh(), tokenizer, seed, harmlessness)
+    model = InferenceCopy(policy).model
+    objective = validation_reward(config, model, tokenizer, seed, harmlessness)
     if joint:
         nll = demonstration_nll(config, trainer.model, tokenizer, seed, narrow=False)
         objective -= training.joint_lambda * nll
