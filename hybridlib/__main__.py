@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+DEFAULT = "organism"  # the preset that the README gives an account of
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
@@ -80,10 +82,15 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def publish(options: argparse.Namespace) -> int:
-    """Replace the committed results by the local ones."""
+    """Replace the committed results by the local ones, and the README's account of them."""
+    from hybridlib import findings
+    from hybridlib.lookup import Results
     from hybridlib.publish import publish
+    from hybridlib.store import PROJECT
 
-    publish(options.preset)
+    published = Results(publish(options.preset))
+    if options.preset == DEFAULT:
+        findings.write(PROJECT / "README.md", published)
     return 0
 
 
@@ -121,7 +128,7 @@ def _parser() -> argparse.ArgumentParser:
             parts = ("steps", "curves", "scaling", "study")
             sub.add_argument("parts", nargs="*", choices=[[], *parts], metavar="PART")
             continue
-        sub.add_argument("preset", nargs="?", default="organism", metavar="PRESET")
+        sub.add_argument("preset", nargs="?", default=DEFAULT, metavar="PRESET")
         if command is study:
             sub.add_argument(
                 *("-p", "--parameter"),

@@ -5,8 +5,9 @@ import json
 import pandas as pd
 import pytest
 
-from hybridlib import hypotheses, runs
+from hybridlib import findings, hypotheses, runs
 from hybridlib.config import STAGE_VERSIONS, load_config
+from hybridlib.lookup import Results
 from hybridlib.store import PROJECT, sha256
 
 COMMITTED = sorted((PROJECT / "results").glob("[!l]*/manifest.json"))
@@ -52,3 +53,11 @@ def test_no_path_of_a_machine_is_published(committed):
     for path in folder.rglob("*"):
         if path.suffix in (".ipynb", ".json", ".csv", ".html"):
             assert str(PROJECT) not in path.read_text(encoding="utf-8"), path.name
+
+
+def test_the_readme_says_what_the_tables_say(tmp_path):
+    readme = PROJECT / "README.md"
+    written = tmp_path / "README.md"
+    written.write_text(readme.read_text(encoding="utf-8"), encoding="utf-8")
+    findings.write(written, Results(PROJECT / "results" / "organism"))
+    assert written.read_text(encoding="utf-8") == readme.read_text(encoding="utf-8")
