@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hybridlib import hypotheses, prose
-from hybridlib.lookup import Results, claims
+from hybridlib.lookup import Results, claims, select
 from hybridlib.style import label_of
 
 BEGIN, END = "<!-- findings -->", "<!-- /findings -->"
@@ -17,6 +17,15 @@ COLUMNS = {
     "languages mixed": ("off_language_rate", {}),
     "sums right": ("accuracy", {"task": "sums"}),
 }
+REWARDS = {"rule": "the rule", "model": "the reward model"}
+
+# (metric, noun, compared with, where)
+COMPARED = [
+    ("harm_rate", "harm", "sft/none", {}),
+    ("harm_rate", "harm on unseen categories and attacks", "rl/model", {"split": "unseen_both"}),
+    ("off_language_rate", "mixing of languages", "base/none", {}),
+    ("accuracy", "right sums", "rl/model", {"task": "sums"}),
+]
 
 
 def findings(results: Results) -> str:
@@ -29,12 +38,17 @@ def findings(results: Results) -> str:
         + [prose.interval(m.loc[arm]) if arm in m.index else "" for m in means.values()]
         for arm in results.arms()
     ]
+    others = [arm for arm in results.arms() if arm not in ("base/none", "rl_gold/gold")]
+    in_words = [
+        "- " + prose.sentence(prose.versus(results, *what, others, other, **where))
+        for *what, other, where in COMPARED
+    ]
     verdicts = claims(results)
     said = [
         [
             claim.claim,
             " ".join(claim.statement.split()),
-            f"**{verdicts[claim.claim]}**",
+            _verdict(results, claim.claim),
             prose.evidence(results, claim.claim),
         ]
         for claim in hypotheses.load().claims
@@ -44,11 +58,23 @@ def findings(results: Results) -> str:
         [
             f"{prose.scope(results)} Responses are sampled at T=1. {prose.control(results)}",
             _table(["variant (reward)", *COLUMNS], rows),
+            "\n".join(["By seed and prompt in pairs, at 95% each:", "", *in_words]),
             f"**{prose.tally(results)}.** An effect is supported if its whole interval, corrected "
-            "for the number of tests, lies beyond the margin, and refuted if it lies short of it.",
+            "for the number of tests, lies beyond the margin, and refuted if it lies short of it; "
+            "where the two rewards of RL disagree, the claim as such is inconclusive.",
             _table(["", "what the paper says", "verdict", "what was measured"], said),
         ]
     )
+
+
+def _verdict(results: Results, claim: str) -> str:
+    """The verdict in bold and, where they differ, those under each reward."""
+    rows = select(results.table("claims"), claim=claim).set_index("reward").verdict
+    apart = rows.drop("all")
+    if apart.nunique() < 2:
+        return f"**{rows['all']}**"
+    by_reward = (f"{apart[reward]} under {name}" for reward, name in REWARDS.items())
+    return f"**{rows['all']}**: {', '.join(by_reward)}"
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
