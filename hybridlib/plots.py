@@ -169,8 +169,11 @@ def language_share(results: Results) -> Figure:
     same_limits(axes[:2])
     same_limits(axes[2:])
     arms, noun = [*RL, "sft/none"], "off-language text"
-    text = versus(results, "off_language_rate", noun, arms, "base/none", language="es")
-    title(fig, prose.sentence(f"in Spanish, {text}" if text else ""))
+    found = {
+        name: versus(results, "off_language_rate", noun, arms, "base/none", language=code)
+        for code, name in LANGUAGES.items()
+    }
+    title(fig, " ".join(f"In {name}, {text}." for name, text in found.items() if text))
     return fig
 
 
@@ -337,6 +340,7 @@ def learning_rates(results: Results) -> Figure:
         ax.margins(y=0.25)
         ax.yaxis.set_major_locator(MaxNLocator(3))
         ax.minorticks_off()
+        ax.set_xticks(mean.index, [prose.short(rate) for rate in mean.index])
     fig.supxlabel("learning rate (log scale); small dots: seeds; ringed: chosen", fontsize=13)
     fig.supylabel("own validation objective", fontsize=13)
     chosen = frame[frame.chosen].groupby("arm").learning_rate.first()
