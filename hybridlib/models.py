@@ -1,9 +1,11 @@
 """Base models: the organism, bred from scratch on the base text; load, save, adapt."""
 
+import io
 import json
 import math
 import time
 import warnings
+from contextlib import redirect_stderr
 from pathlib import Path
 
 import datasets
@@ -230,9 +232,10 @@ def load_base(folder: Path) -> PreTrainedModel:
 def from_gguf(file: Path, folder: Path) -> None:
     """Write a GGUF file's model and tokenizer to `folder`, as transformers' own formats."""
     where = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
-    model = AutoModelForCausalLM.from_pretrained(
-        **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
-    )
+    with redirect_stderr(io.StringIO()):  # a bar that no setting silences
+        model = AutoModelForCausalLM.from_pretrained(
+            **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        )
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
 
