@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from hybridlib.errors import OneLineError
+
 DEFAULT = "organism"  # the preset that the README gives an account of
 
 
@@ -21,13 +23,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
-    except Exception as error:
+    except OneLineError as error:
         from hybridlib.config import ParameterError
-        from hybridlib.jobs import StudyError
-        from hybridlib.publish import PublishError
 
-        if not isinstance(error, (ParameterError, StudyError, PublishError)):
-            raise
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ParameterError) else 1
 

@@ -11,6 +11,7 @@ import zipfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from hybridlib.errors import OneLineError
 from hybridlib.store import Store, sha256
 
 
@@ -34,11 +35,8 @@ ASSETS = {
 }
 
 
-class AssetError(RuntimeError):
+class AssetError(OneLineError, RuntimeError):
     """An asset that cannot be had: one line that names it and what to do."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"{type(self).__name__}: {self}"]
 
 
 def fetch(name: str, folder: Path) -> Path:

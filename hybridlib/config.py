@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from hybridlib.errors import OneLineError
 from hybridlib.store import PROJECT
 
 PRESETS = PROJECT / "notebooks" / "presets"
@@ -26,11 +27,8 @@ LEARNING_RATES = Path(__file__).with_name("learning_rates.csv")
 STAGE_VERSIONS = {"base": 3, "labels": 2, "reward_model": 2, "train": 2, "evaluate": 2}
 
 
-class ParameterError(ValueError):
+class ParameterError(OneLineError, ValueError):
     """A parameter that cannot be: one line that names it and, where there is one, the nearest."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"{type(self).__name__}: {self}"]
 
 
 @dataclass(frozen=True)

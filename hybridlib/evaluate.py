@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hybridlib import oracles, rewards, tasks
 from hybridlib.config import RunConfig
+from hybridlib.errors import OneLineError
 from hybridlib.generate import sample
 from hybridlib.lexicon import LANGUAGES
 from hybridlib.responses import parse
@@ -21,11 +22,8 @@ DECODINGS = {"greedy": 0.0, "sample": 1.0}
 GATE_PER_CELL = 32  # 256 sums in all, since the gate bounds their accuracy on both sides
 
 
-class GateError(RuntimeError):
+class GateError(OneLineError, RuntimeError):
     """The base is not competent: one line that says in what."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"{type(self).__name__}: {self}"]
 
 
 def respond(

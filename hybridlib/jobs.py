@@ -18,6 +18,7 @@ from statistics import fmean
 from typing import Literal
 
 from hybridlib import notebook as nb
+from hybridlib.errors import OneLineError
 from hybridlib.store import PROJECT
 
 HEARTBEAT = 30.0  # seconds without a finished job until what runs is shown
@@ -65,11 +66,8 @@ class Outcome:
     error: str = ""
 
 
-class StudyError(RuntimeError):
+class StudyError(OneLineError, RuntimeError):
     """Some jobs of a study failed. One line, which a notebook shows without a traceback."""
-
-    def _render_traceback_(self) -> list[str]:
-        return [f"{type(self).__name__}: {self}"]
 
 
 def run(

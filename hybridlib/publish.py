@@ -17,6 +17,7 @@ import pandas as pd
 
 from hybridlib import notebook as nb
 from hybridlib import study
+from hybridlib.errors import OneLineError
 from hybridlib.store import PROJECT, environment, sha256
 
 LIMIT = 30_000_000  # bytes of committed results a preset
@@ -24,7 +25,7 @@ OUTSIDE = 0.05  # share of rows that may lie outside before a rerun counts as di
 MEASURED = {"estimate", "low", "high", "seeds", "responses", "margin", "verdict"}
 
 
-class PublishError(RuntimeError):
+class PublishError(OneLineError, RuntimeError):
     """Results are missing or not fit to be committed. One line."""
 
 

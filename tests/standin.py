@@ -10,6 +10,7 @@ import pytest
 
 import hybridlib
 from hybridlib import publish, study
+from hybridlib.errors import OneLineError
 
 SOURCES = ("00_study", "01_base", "02_train", "03_evaluate", *study.FIGURES)
 ARMS = (
@@ -49,7 +50,7 @@ class Project:
         runs.stage_key = lambda config, *unit: f"{unit}{self.version}"
         runs.write_tables = lambda config, folder: folder.mkdir(parents=True, exist_ok=True)
         runs.artifacts = lambda config, seed: self.artifacts
-        config.ParameterError = type("ParameterError", (ValueError,), {})
+        config.ParameterError = type("ParameterError", (OneLineError, ValueError), {})
         config.load_config = self._load
         config.STAGE_VERSIONS = {"train": 1}
         for name, module in (("runs", runs), ("config", config)):
