@@ -44,7 +44,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
         progress_bar=False,
         stdout_file=sys.stdout,
         start_timeout=START,
-        extra_arguments=["--log-level=ERROR"],  # each kernel warns that it speaks over local TCP
+        extra_arguments=["--log-level=CRITICAL"],  # it warns of local TCP, and of an interrupt
     )
 
 
