@@ -16,8 +16,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -77,16 +78,24 @@ def _processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def _apart(task: Callable, *arguments, threads: int) -> dict:
-    """Call `task` in a process of its own, with a kernel's environment; what it returns."""
+@contextmanager
+def _processes(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool that gives each task a process of its own, with a kernel's environment."""
     before = dict(os.environ)
     os.environ.update(environment(threads))
     try:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            return pool.submit(task, *arguments).result()
+        context = get_context("spawn")
+        with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:
+            yield pool
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+def _apart(task: Callable, *arguments, threads: int) -> dict:
+    """What `task` returns, called in a process of its own."""
+    with _processes(1, threads) as pool:
+        return pool.submit(task, *arguments).result()
 
 
 # --- one trainer -----------------------------------------------------------------------------
@@ -102,6 +111,7 @@ def _train(setting_name: str, trainer_name: str, seed: int, steps: int, prompts:
 
     from hybridlib import assets, models, rewards, runs, tasks, train
     from hybridlib.config import load_config
+    from hybridlib.generate import InferenceCopy
     from hybridlib.lora import fuse
     from hybridlib.responses import parse
 
@@ -163,9 +173,8 @@ def _train(setting_name: str, trainer_name: str, seed: int, steps: int, prompts:
     ours = {}
     if trainer_name == "ours":
         fuse(policy)
-        ours = {
-            "rollout_func": train.rollouts(policy, tokenizer, setting.group, setting.tokens, seed)
-        }
+        at = (setting.group, setting.tokens, seed)
+        ours = {"rollout_func": train.rollouts(InferenceCopy(policy), tokenizer, *at)}
     with tempfile.TemporaryDirectory() as folder:
         trainer = Timed(
             model=policy,
@@ -278,10 +287,7 @@ def _roofline() -> dict:
 def curves() -> None:
     """Both trainers on the organism: mean reward and length of each step, by seed."""
     tasks_ = [(t, seed) for seed in range(CURVE["seeds"]) for t in TRAINERS]
-    os.environ.update(environment(1))
-    with ProcessPoolExecutor(
-        cores(), mp_context=get_context("spawn"), max_tasks_per_child=1
-    ) as pool:
+    with _processes(cores(), threads=1) as pool:
         jobs = [pool.submit(_train, "organism", t, s, CURVE["steps"]) for t, s in tasks_]
         found = [job.result()["steps"] for job in jobs]
     table = pd.concat(

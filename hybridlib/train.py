@@ -282,9 +282,11 @@ class PolicyTrainer(GRPOTrainer):
         return -torch.cat(logps).mean()
 
 
-def rollouts(policy, tokenizer, group: int, tokens: int, seed: int) -> Callable:
+def rollouts(
+    inference: InferenceCopy, tokenizer, group: int, tokens: int, seed: int
+) -> Callable:
     """TRL's `rollout_func`: `group` completions of at most `tokens` tokens a prompt."""
-    inference, uniforms = InferenceCopy(policy), torch.Generator()
+    uniforms = torch.Generator()
 
     def roll_out(texts: list[str], trainer: PolicyTrainer) -> dict:
         """TRL gives each prompt G times; it is prefilled once."""
@@ -338,7 +340,7 @@ def rl(
     policy, tokenizer = _policy(config, base, start), models.load_tokenizer(base)
     prompts = rl_prompts(config, seed)
     rows = [prompt.row() for prompt in prompts]
-    record_file = folder / "rollouts.jsonl"
+    inference, record_file = InferenceCopy(policy), folder / "rollouts.jsonl"
 
     def reward(completions, completion_ids, index, trainer_state, **_) -> list[float]:
         asked = [rows[i] for i in index]
@@ -360,7 +362,7 @@ def rl(
     trainer = PolicyTrainer(
         model=policy,
         reward_funcs=reward,
-        rollout_func=rollouts(policy, tokenizer, group, tokens, seed),
+        rollout_func=rollouts(inference, tokenizer, group, tokens, seed),
         args=grpo_arguments(
             *(folder, seed, rate, training.steps, training.prompts_per_step, group, tokens),
             beta=training.kl,
@@ -376,8 +378,7 @@ def rl(
         trainer.demonstrations = demonstrations(config, seed, narrow=False)
         trainer.sft_batch = training.sft_batch
     finish(trainer, folder)
-    model = InferenceCopy(policy).model
-    objective = validation_reward(config, model, tokenizer, seed, harmlessness)
+    objective = validation_reward(config, inference.refresh(), tokenizer, seed, harmlessness)
     if joint:
         nll = demonstration_nll(config, trainer.model, tokenizer, seed, narrow=False)
         objective -= training.joint_lambda * nll

@@ -65,6 +65,7 @@ def test_a_part_keeps_what_other_parts_noted(folder):
 def test_parts_are_named_or_all(capsys):
     assert _parser().parse_args(["bench"]).parts == []
     assert _parser().parse_args(["bench", "steps", "study"]).parts == ["steps", "study"]
+    assert _parser().parse_args(["bench", *bench.PARTS]).parts == list(bench.PARTS)
     with pytest.raises(SystemExit):
         _parser().parse_args(["bench", "stepps"])
     assert "stepps" in capsys.readouterr().err
