@@ -111,8 +111,8 @@ def _train(setting_name: str, trainer_name: str, seed: int, steps: int, prompts:
 
     from hybridlib import assets, models, rewards, runs, tasks, train
     from hybridlib.config import load_config
+    from hybridlib.fused import fuse
     from hybridlib.generate import InferenceCopy
-    from hybridlib.lora import fuse
     from hybridlib.responses import parse
 
     setting, config = SETTINGS[setting_name], load_config()

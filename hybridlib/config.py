@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ PRESETS = PROJECT / "notebooks" / "presets"
 LEARNING_RATES = Path(__file__).with_name("learning_rates.csv")
 
 #: Raised by hand when the results of a stage change although its parameters do not.
-STAGE_VERSIONS = {"base": 3, "labels": 2, "reward_model": 2, "train": 2, "evaluate": 2}
+STAGE_VERSIONS = {"base": 4, "labels": 3, "reward_model": 3, "train": 3, "evaluate": 3}
 
 
 class ParameterError(OneLineError, ValueError):
@@ -40,6 +40,10 @@ class Variant:
     start: str = "base"
     narrow: bool = False  # demonstrations of a few categories of one task
     joint: bool = False  # adds joint_lambda * L_SFT to the RL loss
+
+    def stated(self) -> dict[str, Any]:
+        """What is not left at its default."""
+        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
 
 
 VARIANTS: dict[str, Variant] = {

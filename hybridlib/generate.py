@@ -1,9 +1,9 @@
 """Batched sampling, fast on a CPU.
 
-Each prompt is prefilled once for its group, the cache has room for all tokens from the start,
-finished rows are dropped, LoRA adapters are folded into a separate inference copy, and a token is
-drawn by inverting the cumulative distribution at one uniform number a row and step. The uniforms
-are drawn beforehand, so a row's tokens depend neither on the other rows nor on when they finish.
+Each prompt is prefilled once for its group, finished rows are dropped, LoRA adapters are folded
+into a separate inference copy, a step of decoding is written out (decoder.py), and a token is drawn
+by inverting the cumulative distribution at one uniform number a row and step. The uniforms are
+drawn beforehand, so a row's tokens depend neither on the other rows nor on when they finish.
 """
 
 import copy
@@ -11,12 +11,14 @@ import copy
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
-from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.cache_utils import DynamicLayer
+from peft.tuners.lora import Linear
+from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from hybridlib.decoder import Decoder
 
 BATCH = 256  # rows decoded at once
-BLOCK = 256  # tokens of the vocabulary that are summed up at once
-KEEP = 0.5  # share of rows still going below which the others are dropped, which copies the cache
+BLOCK = 512  # tokens of the vocabulary that are summed up at once
+KEEP = 0.65  # share of rows still going below which the others are dropped, which copies the cache
 
 
 class InferenceCopy:
@@ -40,15 +42,15 @@ class InferenceCopy:
             return self.model
         targets = dict(self.model.named_modules())
         for name, module in self.policy.base_model.model.named_modules():
-            for adapter in (
-                getattr(module, "active_adapters", ()) if hasattr(module, "lora_A") else ()
-            ):
-                delta = module.get_delta_weight(adapter)
-                targets[name].weight.copy_(module.base_layer.weight + delta)
+            if isinstance(module, Linear):
+                (adapter,) = module.active_adapters
+                a, b = (x[adapter].weight for x in (module.lora_A, module.lora_B))
+                start, scale = module.base_layer.weight.to(b.dtype), module.scaling[adapter]
+                targets[name].weight.copy_(torch.addmm(start, b, a, alpha=scale))
         return self.model
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def sample(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -71,12 +73,12 @@ def sample(
     uniforms = torch.rand(len(prompts) * group, max_tokens, generator=generator)
     order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
     completions: list[list[int]] = [[] for _ in range(len(prompts) * group)]
-    size = max(1, BATCH // group)
+    size, decoder = max(1, BATCH // group), Decoder(model)
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
         rows = [i * group + g for i in chosen for g in range(group)]
         drawn = _decode(
-            model, [ids[i] for i in chosen], uniforms[rows], group, temperature,
+            model, decoder, [ids[i] for i in chosen], uniforms[rows], group, temperature,
             tokenizer.pad_token_id, tokenizer.eos_token_id,
         )  # fmt: skip
         for row, tokens in zip(rows, drawn):
@@ -85,41 +87,7 @@ def sample(
     return completions
 
 
-class _Room(DynamicLayer):
-    """Keys and values (R, heads, length, D) of one layer; room is taken for all tokens at once."""
-
-    def __init__(self, prefilled: DynamicLayer, group: int, tokens: int) -> None:
-        super().__init__()
-        self.lazy_initialization(prefilled.keys, prefilled.values)
-        self.length = prefilled.get_seq_length()
-        self.room = self.length + tokens
-        self.keys, self.values = (
-            self._roomy(x[:, None].expand(-1, group, -1, -1, -1).flatten(0, 1))
-            for x in (prefilled.keys, prefilled.values)
-        )
-
-    def _roomy(self, states: torch.Tensor) -> torch.Tensor:
-        rows, heads, length, size = states.shape
-        found = states.new_empty(rows, heads, self.room, size)
-        found[:, :, :length] = states
-        return found
-
-    def update(self, keys, values, *args, **kwargs):
-        first, self.length = self.length, self.length + keys.shape[-2]
-        self.keys[:, :, first : self.length] = keys
-        self.values[:, :, first : self.length] = values
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
-
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
-        self.keys, self.values = (
-            self._roomy(x[:, :, : self.length][indices]) for x in (self.keys, self.values)
-        )
-
-    def get_seq_length(self) -> int:
-        return self.length
-
-
-def _decode(model, ids, uniforms_RT, group, temperature, pad, eos) -> list[list[int]]:
+def _decode(model, decoder, ids, uniforms_RT, group, temperature, pad, eos) -> list[list[int]]:
     """Prefill each prompt once, then decode all rows (R) at most T tokens."""
     device, longest, tokens = model.device, max(map(len, ids)), uniforms_RT.shape[1]
     input_PL = torch.tensor([[pad] * (longest - len(i)) + i for i in ids], device=device)
@@ -130,12 +98,9 @@ def _decode(model, ids, uniforms_RT, group, temperature, pad, eos) -> list[list[
         input_ids=input_PL, attention_mask=mask_PL.long(), past_key_values=prefilled,
         position_ids=(mask_PL.cumsum(1) - 1).clamp(min=0), use_cache=True, logits_to_keep=1,
     )  # fmt: skip
-    cache = Cache(layers=[_Room(layer, group, tokens) for layer in prefilled.layers])
-    logits_RV = out.logits[:, -1].repeat_interleave(group, 0)
     hidden_RL = F.pad(~mask_PL.repeat_interleave(group, 0), (0, tokens))
-    bias_R11L = torch.zeros(hidden_RL.shape, dtype=model.dtype, device=device).masked_fill_(
-        hidden_RL, torch.finfo(model.dtype).min
-    )[:, None, None]
+    decoder.begin(prefilled, group, tokens, hidden_RL)
+    logits_RV = out.logits[:, -1].repeat_interleave(group, 0)
     position_R = lengths.repeat_interleave(group)
     uniforms_RT, rows = uniforms_RT.to(device), torch.arange(len(ids) * group, device=device)
     drawn_RT = torch.full((len(rows), tokens), eos, device=device)
@@ -148,13 +113,10 @@ def _decode(model, ids, uniforms_RT, group, temperature, pad, eos) -> list[list[
         if left == 0 or step + 1 == tokens:
             break
         if left < KEEP * len(alive_R):
-            cache.batch_select_indices(alive_R)
+            decoder.keep(alive_R)
             rows, token_R, position_R = rows[alive_R], token_R[alive_R], position_R[alive_R]
-            bias_R11L, alive_R = bias_R11L[alive_R], alive_R[alive_R]
-        logits_RV = model(
-            input_ids=token_R[:, None], attention_mask=bias_R11L[..., : longest + step + 1],
-            position_ids=position_R[:, None], past_key_values=cache, use_cache=True,
-        ).logits[:, -1]  # fmt: skip
+            alive_R = alive_R[alive_R]
+        logits_RV = decoder.step(token_R, position_R)
         position_R = position_R + 1
     return [row[: row.index(eos) + 1] if eos in row else row for row in drawn_RT.tolist()]
 
@@ -162,21 +124,27 @@ def _decode(model, ids, uniforms_RT, group, temperature, pad, eos) -> list[list[
 def draw(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float) -> torch.Tensor:
     """One token a row by inverse-CDF sampling; the most likely one at temperature 0.
 
-    The sums run over blocks (N of them) of the vocabulary first, then within the block that the
+    The sums of a large vocabulary run over blocks (N of them) first, then within the block that the
     uniform falls into.
     """
     if temperature == 0:
         return logits_RV.argmax(-1)
     logit_RV = logits_RV.float()
     weight_RV = (logit_RV - logit_RV.amax(-1, keepdim=True)).mul_(1 / temperature).exp_()
-    weight_RV = F.pad(weight_RV, (0, -weight_RV.shape[1] % BLOCK))
-    block_RNB = weight_RV.unflatten(1, (-1, BLOCK))
-    upto_RN = block_RNB.sum(-1).cumsum(-1)
-    threshold_R1 = uniform_R[:, None] * upto_RN[:, -1:]
-    chosen_R1 = torch.searchsorted(upto_RN, threshold_R1, right=True)
-    chosen_R1 = chosen_R1.clamp(max=upto_RN.shape[1] - 1)
-    before_R1 = F.pad(upto_RN, (1, 0)).gather(1, chosen_R1)
-    within_RB = block_RNB.gather(1, chosen_R1[..., None].expand(-1, -1, BLOCK))[:, 0].cumsum(-1)
+    threshold_R1 = uniform_R[:, None] * weight_RV.sum(-1, keepdim=True)
+    if weight_RV.shape[1] <= BLOCK:
+        return _invert(weight_RV, threshold_R1)
+    block_RNB = F.pad(weight_RV, (0, -weight_RV.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
+    sum_RN = block_RNB.sum(-1)
+    chosen_R1 = _invert(sum_RN, threshold_R1)[:, None]
+    before_R1 = F.pad(sum_RN.cumsum(-1), (1, 0)).gather(1, chosen_R1)
+    within_RB = block_RNB.gather(1, chosen_R1[..., None].expand(-1, -1, BLOCK))[:, 0]
+    return chosen_R1[:, 0] * BLOCK + _invert(within_RB, threshold_R1 - before_R1)
+
+
+def _invert(weight_RB: torch.Tensor, threshold_R1: torch.Tensor) -> torch.Tensor:
+    """The first index at which the sum of the weights exceeds the threshold."""
+    upto_RB = weight_RB.cumsum(-1)
     # Rounding must not carry a draw behind the last token that has any weight.
-    rest_R1 = torch.minimum(threshold_R1 - before_R1, within_RB[:, -1:] * (1 - 1e-6))
-    return (chosen_R1 * BLOCK + torch.searchsorted(within_RB, rest_R1, right=True)).squeeze(1)
+    threshold_R1 = torch.minimum(threshold_R1, upto_RB[:, -1:] * (1 - 1e-6))
+    return torch.searchsorted(upto_RB, threshold_R1, right=True)[:, 0]

@@ -19,8 +19,8 @@ from trl import RewardTrainer
 
 from hybridlib import models, oracles, train
 from hybridlib.config import RunConfig
+from hybridlib.fused import fuse
 from hybridlib.generate import sample
-from hybridlib.lora import fuse
 from hybridlib.responses import parse
 from hybridlib.rewards import Harmlessness
 

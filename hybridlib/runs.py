@@ -6,7 +6,6 @@ and the keys of what it starts from, so a changed parameter redoes only what dep
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +46,7 @@ def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) 
     found = {
         "base": of("base"),
         "seed": seed,
-        "variant": asdict(kind),
+        "variant": kind.stated(),
         "learning_rate": config.learning_rate(variant, reward),
         **chosen(SFT if kind.method == "sft" else RL),
     }

@@ -28,8 +28,8 @@ from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
 
 from hybridlib import models, rewards, tasks
 from hybridlib.config import RunConfig
+from hybridlib.fused import fuse
 from hybridlib.generate import InferenceCopy, sample
-from hybridlib.lora import fuse
 from hybridlib.responses import parse
 from hybridlib.scoring import score_completions
 
@@ -294,10 +294,11 @@ def rollouts(
         uniforms.manual_seed(1_000_003 * seed + trainer.state.global_step)
         model, prompts = inference.refresh(), texts[::group]
         completions = sample(model, tokenizer, prompts, tokens, group, generator=uniforms)
-        prompt_ids = tokenizer(texts)["input_ids"]
-        trainer.tokens["prompt_tokens"] += sum(map(len, prompt_ids[::group]))
+        prompt_ids = tokenizer(prompts)["input_ids"]
+        trainer.tokens["prompt_tokens"] += sum(map(len, prompt_ids))
         trainer.tokens["completion_tokens"] += sum(map(len, completions))
-        return {"prompt_ids": prompt_ids, "completion_ids": completions, "logprobs": None}
+        repeated = [ids for ids in prompt_ids for _ in range(group)]
+        return {"prompt_ids": repeated, "completion_ids": completions, "logprobs": None}
 
     return roll_out
 

@@ -5,11 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from peft import get_peft_model
 from scipy import stats
 from test_models import save_random, tiny
+from transformers import (
+    AutoModelForCausalLM,
+    DynamicCache,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from hybridlib import generate, models, tasks
+from hybridlib.decoder import Decoder
 from hybridlib.generate import InferenceCopy, draw, sample
 
 LENGTH = 14
@@ -133,6 +144,67 @@ def test_the_model_is_left_in_its_mode(model, tokenizer, prompts):
         assert model.training is training
 
 
+# --- one step of decoding --------------------------------------------------------------------
+
+SIZES = {
+    "vocab_size": 90,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "dtype", "near"),
+    [
+        (LlamaConfig, torch.float32, 1e-4),
+        (Qwen2Config, torch.float32, 1e-4),
+        (Qwen3Config, torch.float32, 1e-4),
+        (LlamaConfig, torch.float64, 1e-4),
+        (LlamaConfig, torch.bfloat16, 0.05),
+    ],
+)
+@torch.inference_mode()
+def test_a_step_is_the_models_own_forward_pass(make, dtype, near):
+    """Prompts of two lengths, three rows each, rows given up on the way."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(make(**SIZES)).to(dtype).eval()
+    for parameter in model.parameters():  # biases and norms too
+        parameter.add_(torch.randn_like(parameter) * 0.1)
+    prompts, group, steps = [[0, 0, 5, 6], [7, 8, 9, 10]], 3, 5
+    lengths = torch.tensor([2, 4])
+    mask = torch.arange(4) >= 4 - lengths[:, None]
+    prefilled = DynamicCache(config=model.config)
+    model(
+        input_ids=torch.tensor(prompts), attention_mask=mask.long(), past_key_values=prefilled,
+        position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True,
+    )  # fmt: skip
+    decoder = Decoder(model)
+    decoder.begin(prefilled, group, steps, F.pad(~mask.repeat_interleave(group, 0), (0, steps)))
+    texts = [[t for t, kept in zip(p, m) if kept] for p, m in zip(prompts, mask)]
+    texts = [list(text) for text in texts for _ in range(group)]
+    for step in range(steps):
+        if step == 2:
+            alive = torch.tensor([True, False, True, False, True, True])
+            decoder.keep(alive)
+            texts = [text for text, kept in zip(texts, alive) if kept]
+        tokens = torch.randint(0, 90, (len(texts),))
+        logits = decoder.step(tokens, torch.tensor([len(text) for text in texts]))
+        for text, token, row in zip(texts, tokens, logits):
+            text.append(int(token))
+            expected = model(input_ids=torch.tensor([text])).logits[0, -1]
+            torch.testing.assert_close(row, expected, rtol=near, atol=near)
+
+
+def test_a_model_of_another_make_is_refused_in_one_line():
+    model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=20))
+    with pytest.raises(TypeError, match=r"^sampling knows .* not GPT2LMHeadModel.*$"):
+        Decoder(model)
+
+
 # --- one draw --------------------------------------------------------------------------------
 
 
@@ -207,9 +279,7 @@ def test_the_copy_follows_the_policy_when_asked(policy):
     expected = policy(input_ids=IDS).logits
     assert (expected - before).abs().max() > 1e-2
     torch.testing.assert_close(copy.model(input_ids=IDS).logits, before)
-    torch.testing.assert_close(
-        copy.refresh()(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-4
-    )
+    torch.testing.assert_close(copy.refresh()(input_ids=IDS).logits, expected, rtol=1e-4, atol=1e-4)
     assert not any(p.requires_grad for p in copy.model.parameters())
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import get_peft_model
@@ -12,8 +13,8 @@ from peft.tuners.lora import Linear
 from test_models import save_random, tiny
 
 from hybridlib import models, scoring
-from hybridlib.lora import FusedLinear, _Fused, fuse
-from hybridlib.scoring import score_completions
+from hybridlib.fused import FusedLinear, _Fused, fuse, grouped_attention
+from hybridlib.scoring import _FrozenHead, score_completions
 
 WORDS = 40
 
@@ -92,7 +93,78 @@ def test_a_prompt_and_an_equal_completion_cost_once(model):
     with hook, torch.no_grad():
         score_completions(model, [prompt], [[5, 6, 7]])
         score_completions(model, [prompt] * 4, [[5, 6, 7], [8], [5, 6, 7], [9, 9]])
-    assert given_tokens == [10 + 2, 10 + 2 + 0 + 1]
+    # The longest goes behind the prompt, the others apart; a last token is never put in.
+    assert given_tokens == [10 + 2, 10 + 2, 1]
+
+
+def test_a_frozen_head_is_as_a_trained_one(model):
+    """Its gradient is computed with its result; the other's by autograd."""
+    torch.manual_seed(0)
+    hidden = torch.randn(9, model.config.hidden_size, dtype=torch.double, requires_grad=True)
+    targets = torch.randint(4, WORDS, (9,))
+    head = model.get_output_embeddings()
+    found = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scoring, "HEAD_ROOM", 4 * model.config.vocab_size)
+        patch.setattr(scoring, "HEAD_BLOCK", 2 * model.config.vocab_size)
+        for frozen in (False, True):
+            head.weight.requires_grad_(not frozen)
+            logp, entropy = scoring._head(model, hidden, targets)
+            (grad,) = torch.autograd.grad((logp * torch.arange(9)).sum(), hidden)
+            found.append((logp.double(), entropy.double(), grad))
+    head.weight.requires_grad_(True)
+    for ours, theirs in zip(*found):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_the_gradient_of_a_frozen_head_is_the_finite_difference():
+    torch.manual_seed(0)
+    hidden = torch.randn(3, 4, dtype=torch.double, requires_grad=True)
+    weight, targets = torch.randn(7, 4, dtype=torch.double), torch.tensor([1, 6, 0])
+    (grad,) = torch.autograd.grad(_FrozenHead.apply(hidden, weight, targets)[0].sum(), hidden)
+    for at in range(hidden.numel()):
+        step = torch.zeros_like(hidden).flatten()
+        step[at] = 1e-3
+        up, down = ((hidden.detach() + sign * step.view_as(hidden)) @ weight.T for sign in (1, -1))
+        slope = (up.log_softmax(-1) - down.log_softmax(-1))[range(3), targets].sum() / 2e-3
+        assert float(grad.flatten()[at]) == pytest.approx(float(slope), rel=1e-4, abs=1e-6)
+
+
+# --- attention -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key_heads", [1, 2, 6])
+def test_attention_by_key_heads_is_torchs_own(key_heads):
+    torch.manual_seed(0)
+    query = torch.randn(3, 6, 5, 8, dtype=torch.double, requires_grad=True)
+    key, value = (
+        torch.randn(3, key_heads, 7, 8, dtype=torch.double, requires_grad=True) for _ in range(2)
+    )
+    mask = torch.zeros(3, 1, 5, 7, dtype=torch.double)
+    mask[1, :, :, :3] = -torch.inf
+    ours, _ = grouped_attention(None, query, key, value, mask, scaling=0.3)
+    repeated = (x.repeat_interleave(6 // key_heads, 1) for x in (key, value))
+    theirs = F.scaled_dot_product_attention(query, *repeated, attn_mask=mask, scale=0.3)
+    torch.testing.assert_close(ours, theirs.transpose(1, 2))
+    inputs = (query, key, value)
+    for a, b in zip(
+        torch.autograd.grad(ours.sin().sum(), inputs),
+        torch.autograd.grad(theirs.sin().sum(), inputs),
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_policy_in_bfloat16_scores_as_one_in_float32(folder: Path):
+    """Through the attention of its own that it has on a CPU."""
+    prompts, completions = [[5, 6, 7]] * 3 + [[8, 9]], [[4, 5, 6], [7], [9, 9, 8, 7], [5, 5]]
+    scores = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        policy = fuse(get_peft_model(models.load_base(folder).to(dtype), models.lora(4)))
+        logps, _ = score_completions(policy, prompts, completions)
+        scores[dtype] = torch.cat(logps).float()
+    assert policy.config._attn_implementation == "grouped"
+    torch.testing.assert_close(*scores.values(), rtol=0.05, atol=0.1)
 
 
 # --- LoRA ------------------------------------------------------------------------------------
