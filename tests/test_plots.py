@@ -127,6 +127,12 @@ def test_every_variant_of_the_study_can_be_drawn():
     assert set(config.VARIANTS) <= set(style.VARIANT_STYLES)
 
 
+def test_every_trained_variant_has_one_family_and_stands_beside_it():
+    members = [variant for family in style.FAMILIES.values() for variant in family]
+    trained = [v for v in style.VARIANT_STYLES if v not in ("base", "reward_model")]
+    assert members == trained
+
+
 def lab(colour: str, deuteranopia: bool = False) -> np.ndarray:
     """CIELAB under D65; deuteranopia by Machado, Oliveira and Fernandes (2009) at full severity."""
     rgb = np.array(to_rgb(colour))
