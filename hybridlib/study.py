@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from hybridlib import markdown
 from hybridlib.config import VARIANTS, arm_name
 from hybridlib.jobs import Job
 from hybridlib.store import PROJECT
@@ -104,10 +105,9 @@ def describe(config: "RunConfig", preset: str) -> str:
 
     before, values = load_config(preset).flat(), config.flat()
     changed = [name for name in values if values[name] != before[name]]
-    rows = [f"| **{name}** | **{values[name]}** | {before[name]} |" for name in changed]
-    rows += [f"| {name} | {values[name]} | |" for name in values if name not in changed]
-    head = ["| parameter | value | instead of the preset's |", "|---|---|---|"]
-    return "\n".join([*head, *rows])
+    rows = [(f"**{name}**", f"**{values[name]}**", before[name]) for name in changed]
+    rows += [(name, values[name], "") for name in values if name not in changed]
+    return markdown.table(["parameter", "value", "instead of the preset's"], rows)
 
 
 def summary(jobs: Sequence[Job]) -> str:

@@ -121,7 +121,7 @@ def test_a_base_that_fails_the_gate_ends_the_study(project: Project):
 def test_description_marks_what_differs_from_the_preset(project: Project, monkeypatch):
     changed = Config(seeds=(0, 1, 2))
     lines = study.describe(changed, "organism").splitlines()
-    assert lines[2:] == ["| **seeds** | **3** | 2 |", "| preset | organism | |"]
+    assert lines[2:] == ["| **seeds** | **3** | 2 |", "| preset | organism |  |"]
     assert "**" not in study.describe(project.config, "organism")
 
 
