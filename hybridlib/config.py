@@ -53,6 +53,22 @@ VARIANTS: dict[str, Variant] = {
 }
 REWARDS = ("rule", "model")
 
+#: What a variant changes of the training that it starts from: together in every list and figure.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "RL": ("rl", "rl_gold"),
+    "SFT": ("sft", "sft_narrow"),
+    "in sequence": ("two_stage", "multi_stage"),
+    "mixed losses": ("joint", "chord_mu", "gated"),
+    "mixed data": ("demo_in_group", "prefix", "safety_prefix"),
+    "distillation": ("self_distill",),
+}
+HYBRIDS = tuple(v for name, family in FAMILIES.items() if name not in ("RL", "SFT") for v in family)
+
+
+def compares_hybrids(variants: Iterable[str]) -> bool:
+    """Whether a study holds hybrids beyond the two of the hypotheses: then it compares them all."""
+    return bool(set(variants) & set(HYBRIDS) - {"two_stage", "joint"})
+
 
 class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

@@ -5,14 +5,22 @@ and the keys of what it starts from, so a changed parameter redoes only what dep
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hybridlib.config import LEARNING_RATES, REWARDS, VARIANTS, RunConfig, arm_name, key
+from hybridlib.config import (
+    LEARNING_RATES,
+    REWARDS,
+    VARIANTS,
+    RunConfig,
+    arm_name,
+    compares_hybrids,
+    key,
+)
 from hybridlib.store import Store
 
 #: Parameters of training that each method depends on.
@@ -185,14 +193,23 @@ def units(config: RunConfig) -> list[tuple[str, str, int]]:
     return [(variant, reward, seed) for variant, reward in config.arms for seed in config.seeds]
 
 
-def costs(config: RunConfig) -> pd.DataFrame:
-    """What each run took, phase by phase from the base; flops are counted, not measured.
+def counted_flops(parameters: int, tokens: Mapping[str, Any]) -> Any:
+    """Counted, not measured: 2 N a token for a forward pass and 6 N for a training step.
 
-    2 N a token for a forward pass and 6 N for a training step, N the parameters of the base; the
-    frozen base under LoRA saves about a third of the latter, which is left out for every variant.
+    N is the parameters of the base; the frozen base under LoRA saves about a third of a training
+    step, which is left out for every variant. `tokens` holds numbers or columns of them.
     """
-    parameters = json.loads((base(config) / "model" / "size.json").read_text())["parameters"]
-    rows = []
+    sampled = tokens.get("prompt_tokens", 0) + tokens.get("completion_tokens", 0)
+    return parameters * (2.0 * sampled + 6.0 * tokens["trained_tokens"])
+
+
+def _parameters(config: RunConfig) -> int:
+    return json.loads((base(config) / "model" / "size.json").read_text())["parameters"]
+
+
+def costs(config: RunConfig) -> pd.DataFrame:
+    """What each run took, phase by phase from the base."""
+    parameters, rows = _parameters(config), []
     for variant, reward, seed in units(config):
         phases, current = [], (variant, reward)
         while current[0] != "base":
@@ -200,7 +217,6 @@ def costs(config: RunConfig) -> pd.DataFrame:
             current = (VARIANTS[current[0]].start, "none")
         for phase in phases:
             cost = json.loads((train(config, *phase, seed) / "cost.json").read_text())
-            sampled = cost.get("prompt_tokens", 0) + cost.get("completion_tokens", 0)
             rows.append(
                 {
                     "variant": variant,
@@ -211,12 +227,31 @@ def costs(config: RunConfig) -> pd.DataFrame:
                     "prompt_tokens": cost.get("prompt_tokens", 0),
                     "completion_tokens": cost.get("completion_tokens", 0),
                     "trained_tokens": cost["trained_tokens"],
-                    "flops": parameters * (2.0 * sampled + 6.0 * cost["trained_tokens"]),
+                    "flops": counted_flops(parameters, cost),
                     "seconds": cost["seconds"],
                     "peak_memory_mib": cost["peak_memory_mib"],
                 }
             )
     return pd.DataFrame(rows)
+
+
+def flops_by_step(log: pd.DataFrame, total: float, parameters: int) -> pd.Series:
+    """FLOPs from the base to the end of each logged step, earlier phases included.
+
+    `log` holds the tokens counted so far in the last phase; `total` is that of all phases.
+    """
+    so_far = counted_flops(parameters, log.drop_duplicates("step", keep="last").set_index("step"))
+    return (so_far + total - so_far.iloc[-1]).rename("flops")
+
+
+def _with_flops(config: RunConfig, training: list[pd.DataFrame], cost: pd.DataFrame) -> None:
+    """Add the column `flops` to the training curves of runs with rollouts."""
+    total, parameters = cost.groupby(["variant", "reward", "seed"]).flops.sum(), _parameters(config)
+    for n, rows in enumerate(training):
+        unit = tuple(rows[["variant", "reward", "seed"]].iloc[0])
+        log = pd.read_json(train(config, *unit) / "log.jsonl", lines=True)
+        if "completion_tokens" in log:
+            training[n] = rows.join(flops_by_step(log, total[unit], parameters), on="step")
 
 
 def write_tables(config: RunConfig, folder: Path) -> None:
@@ -229,13 +264,16 @@ def write_tables(config: RunConfig, folder: Path) -> None:
         for (v, r, s), run in found.items()
         if (run / "training.csv").exists()
     ]
+    cost = costs(config)
+    if compares_hybrids(config.variants):
+        _with_flops(config, training, cost)
     listed = [(run.name, *unit, "evaluate") for unit, run in found.items()]
     tables.write_tables(
         folder,
         config.preset,
         pd.concat([pd.read_parquet(run / "responses.parquet") for run in found.values()]),
         pd.concat(training) if training else pd.DataFrame(),
-        costs(config),
+        cost,
         pd.read_csv(base(config) / "gate.csv"),
         pd.read_csv(LEARNING_RATES),
         pd.DataFrame(listed, columns=["run", "variant", "reward", "seed", "stage"]),

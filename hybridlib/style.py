@@ -38,15 +38,6 @@ VARIANT_STYLES = {
     "self_distill": Style("#9be07a", "8", "-."),
     "reward_model": Style("#5a5a3c", "H", "+."),  # no variant, but it has learning rates
 }
-# Neighbours in hue and in every list: what they change of the training they start from.
-FAMILIES = {
-    "RL": ("rl", "rl_gold"),
-    "SFT": ("sft", "sft_narrow"),
-    "in sequence": ("two_stage", "multi_stage"),
-    "mixed losses": ("joint", "chord_mu", "gated"),
-    "mixed data": ("demo_in_group", "prefix", "safety_prefix"),
-    "distillation": ("self_distill",),
-}
 REWARD_LINES = {"none": "-", "gold": "-", "rule": "-", "model": "--"}
 
 # Response class -> (name, colour, hatch), in the order of the stack: what is not wished on the

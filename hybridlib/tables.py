@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hybridlib import hypotheses, stats
-from hybridlib.config import VARIANTS
+from hybridlib import hybrids, hypotheses, stats
+from hybridlib.config import VARIANTS, compares_hybrids
 from hybridlib.measures import CLASSES, METRICS, POPULATIONS, WHOLE, Arm, Cube, Subset
 
 RL = {name for name, variant in VARIANTS.items() if variant.method == "rl"}
@@ -144,6 +144,9 @@ def write_tables(
         "learning_rates": learning_rates.sort_values([*run[:2], "learning_rate", "seed"]),
         "runs": _first(runs, ["run", *run, "stage"]).sort_values([*run, "stage", "run"]),
     }
+    if compares_hybrids(variant for variant, _ in cube.arms):
+        tables["hybrids"] = _tidy(hybrids.pairs(cube))
+        tables["compute_matched"] = _tidy(hybrids.compute_matched(training))
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in tables.items():
         frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")

@@ -128,7 +128,7 @@ def test_every_variant_of_the_study_can_be_drawn():
 
 
 def test_every_trained_variant_has_one_family_and_stands_beside_it():
-    members = [variant for family in style.FAMILIES.values() for variant in family]
+    members = [variant for family in config.FAMILIES.values() for variant in family]
     trained = [v for v in style.VARIANT_STYLES if v not in ("base", "reward_model")]
     assert members == trained
 
