@@ -100,6 +100,14 @@ def tune(options: argparse.Namespace) -> int:
     return 0
 
 
+def sweep(options: argparse.Namespace) -> int:
+    """Train each hybrid over the values of the number that matters in it."""
+    from hybridlib.sweeps import sweep
+
+    sweep(options.preset)
+    return 0
+
+
 def bench(options: argparse.Namespace) -> int:
     """Time a GRPO step beside TRL's unchanged one, and the default study."""
     from hybridlib.bench import bench
@@ -118,7 +126,7 @@ def quiet() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hybridlib", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (study, figures, compare, publish, tune, bench):
+    for command in (study, figures, compare, publish, tune, sweep, bench):
         name, text = command.__name__, command.__doc__
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)

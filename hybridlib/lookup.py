@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
-from hybridlib.config import ParameterError
+from hybridlib.config import REWARDS, ParameterError
 from hybridlib.stats import interval_of_change
 from hybridlib.study import committed, local
 from hybridlib.style import order_of
@@ -45,6 +45,10 @@ class Results:
                 frame["arm"] = frame.variant + "/" + frame.reward
             self._read[name] = frame
         return self._read[name]
+
+    def has(self, name: str) -> bool:
+        """Whether there is a table of that name: some belong to some presets only."""
+        return (self.folder / "tables" / f"{name}.csv").exists()
 
     def arms(self, table: str = "metrics") -> list[str]:
         """The arms of a table, in the order of every figure."""
@@ -108,6 +112,29 @@ def direction(results: Results, metric: str, a: str, b: str, **where: str) -> in
         return int(row.low > 0) - int(row.high < 0)
     first, second = results.value(metric, a, **where), results.value(metric, b, **where)
     return int(first.low > second.high) - int(first.high < second.low)
+
+
+def rewards(results: Results) -> list[str]:
+    """The rewards that pay some arm of the study, the control aside."""
+    return [r for r in REWARDS if any(arm.endswith(f"/{r}") for arm in results.arms())]
+
+
+def under(results: Results, reward: str) -> list[str]:
+    """The arms to show under a reward: those that it pays, and those that neither reward pays."""
+    return [arm for arm in results.arms() if arm.endswith((f"/{reward}", "/none", "/gold"))]
+
+
+def holm(results: Results, metric: str, reward: str, a: str, b: str) -> pd.Series:
+    """The Holm-adjusted row a - b of hybrids.csv, over all splits, whichever way round it is there.
+
+    Raises KeyError if the two were not compared under this reward.
+    """
+    rows = select(results.table("hybrids"), metric=metric, reward=reward, split="all")
+    for row in select(rows, a=a, b=b).itertuples():
+        return pd.Series({"estimate": row.estimate, "low": row.low, "high": row.high})
+    for row in select(rows, a=b, b=a).itertuples():
+        return pd.Series({"estimate": -row.estimate, "low": -row.high, "high": -row.low})
+    raise KeyError(f"hybrids.csv has no {metric} of {a} and {b} under {reward}")
 
 
 def trained_by_rl(results: Results) -> list[str]:

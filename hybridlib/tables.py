@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hybridlib import hybrids, hypotheses, stats
+from hybridlib import comparison, hypotheses, stats
 from hybridlib.config import VARIANTS, compares_hybrids
 from hybridlib.measures import CLASSES, METRICS, POPULATIONS, WHOLE, Arm, Cube, Subset
 
@@ -145,8 +145,8 @@ def write_tables(
         "runs": _first(runs, ["run", *run, "stage"]).sort_values([*run, "stage", "run"]),
     }
     if compares_hybrids(variant for variant, _ in cube.arms):
-        tables["hybrids"] = _tidy(hybrids.pairs(cube))
-        tables["compute_matched"] = _tidy(hybrids.compute_matched(training))
+        tables["hybrids"] = _tidy(comparison.pairs(cube))
+        tables["compute_matched"] = _tidy(comparison.compute_matched(training))
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in tables.items():
         frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")

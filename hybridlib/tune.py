@@ -6,8 +6,6 @@ uses. No gold measure is looked at. What others are built on is chosen first.
 """
 
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 
 import pandas as pd
@@ -28,10 +26,7 @@ def tune(preset: str) -> pd.DataFrame:
     grid, chosen = [], dict(config.train.learning_rates)
     for arms in (FIRST, rest):
         trials = list(product(arms, GRID, SEEDS))
-        # Each process trains on its share of the cores, as in the study.
-        workers = jobs.default_workers()
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, _threads, (jobs.cores() // workers,)) as pool:
+        with jobs.processes() as pool:
             values = list(pool.map(_trial, *zip(*((preset, chosen, *trial) for trial in trials))))
         for ((variant, reward), rate, seed), value in zip(trials, values):
             grid.append((variant, reward, seed, rate, value))
@@ -44,12 +39,6 @@ def tune(preset: str) -> pd.DataFrame:
     table["chosen"] = table.learning_rate == best
     table.to_csv(LEARNING_RATES, index=False, float_format="%.6g", lineterminator="\n")
     return table
-
-
-def _threads(count: int) -> None:
-    import torch
-
-    torch.set_num_threads(max(1, count))
 
 
 def _mean(grid: list[tuple], arm: tuple[str, str], rate: float) -> float:

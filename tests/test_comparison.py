@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import synthetic
 
-from hybridlib import config, hybrids, measures, runs, stats
+from hybridlib import comparison, config, measures, runs, stats
 
 FEW = (("base", "none"), ("sft", "none"), ("rl", "rule"), ("rl", "model"), ("two_stage", "rule"),
        ("chord_mu", "rule"), ("self_distill", "none"))  # fmt: skip
@@ -23,7 +23,7 @@ def cube():
 
 @pytest.fixture(scope="module")
 def pairs(cube):
-    return hybrids.pairs(cube)
+    return comparison.pairs(cube)
 
 
 def test_only_a_study_with_further_hybrids_compares_them():
@@ -68,7 +68,7 @@ def test_intervals_are_adjusted_for_the_pairs_of_one_question(cube, pairs):
     alone = []
     for row in rows.itertuples():
         a, b = (cube.arms.index(tuple(arm.split("/"))) for arm in (row.a, row.b))
-        found, _ = cube.contrast("accuracy", "whole", "sample", hybrids.WEIGHED[-1][1], a, b)
+        found, _ = cube.contrast("accuracy", "whole", "sample", comparison.WEIGHED[-1][1], a, b)
         alone.append(found)
     expected = stats.holm_intervals(alone, [0] * len(alone))
     assert rows.low.to_list() == pytest.approx([e.low for e in expected])
@@ -88,7 +88,7 @@ def test_runs_are_read_off_where_the_cheapest_ended():
     late = curve([5, 6, 7], [0.9, 0.9, 0.9], variant="multi_stage")
     control = curve([0.1, 0.2, 0.3], [1, 1, 1], variant="rl_gold", reward="gold")
     demos = curve([np.nan] * 3, [np.nan] * 3, variant="sft", reward="none")
-    found = hybrids.compute_matched(pd.concat([cheap, dear, late, control, demos]))
+    found = comparison.compute_matched(pd.concat([cheap, dear, late, control, demos]))
     gold = found[found.metric.eq("gold")].set_index("variant")
     assert set(found.flops) == {3.0} and set(gold.index) == {"gated", "rl"}
     assert gold.estimate["gated"] == pytest.approx(0.3)
@@ -100,7 +100,7 @@ def test_a_seed_is_a_mean_of_its_last_tenth_and_seeds_have_a_t_interval():
     rng = np.random.default_rng(0)
     gold = rng.random((5, 40))
     runs_ = [curve(list(range(1, 41)), list(gold[n]), seed=n) for n in range(5)]
-    found = hybrids.compute_matched(pd.concat(runs_))
+    found = comparison.compute_matched(pd.concat(runs_))
     row = found[found.metric.eq("gold")].iloc[0]
     last = gold[:, -4:].mean(axis=1)
     low, high = scipy.stats.t.interval(0.95, 4, last.mean(), scipy.stats.sem(last))
