@@ -62,13 +62,15 @@ def figures(options: argparse.Namespace) -> int:
     """Draw every figure of the committed tables again."""
     from hybridlib import study as graph
     from hybridlib.jobs import run
+    from hybridlib.lookup import Results
     from hybridlib.publish import PublishError
 
     folder = graph.committed(options.preset)
     if not (folder / "tables").is_dir():
         raise PublishError(f"there are no committed tables of {options.preset}")
+    variants = set(Results(folder).table("metrics").variant)
     with tempfile.TemporaryDirectory() as notebooks:
-        run(graph.figures(options.preset, folder, Path(notebooks)))
+        run(graph.figures(options.preset, variants, folder, Path(notebooks)))
     return 0
 
 
@@ -81,14 +83,16 @@ def compare(options: argparse.Namespace) -> int:
 
 def publish(options: argparse.Namespace) -> int:
     """Replace the committed results by the local ones, and the README's account of them."""
-    from hybridlib import findings
+    from hybridlib import advice, findings
     from hybridlib.lookup import Results
     from hybridlib.publish import publish
     from hybridlib.store import PROJECT
 
-    published = Results(publish(options.preset))
+    published, readme = publish(options.preset), PROJECT / "README.md"
     if options.preset == DEFAULT:
-        findings.write(PROJECT / "README.md", published)
+        findings.write(readme, Results(published))
+    if options.preset in advice.PRESETS:
+        advice.write(readme, advice.published())
     return 0
 
 

@@ -4,6 +4,7 @@ As in plots.py, a figure reads tables only and its title states what was found.
 """
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -44,7 +45,7 @@ def hybrids(results: Results) -> Figure:
                     look = {"color": marker_of(arm)["color"], "linewidth": 1.2, "zorder": 1}
                     line = lines[arm.partition("/")[0]]
                     ax.axvline(found.estimate[arm], linestyle=line, **look)
-            for y, (above, below) in enumerate(zip(arms, arms[1:])):
+            for y, (above, below) in enumerate(pairwise(arms)):
                 if _family(above) != _family(below):
                     ax.axhline(y + 0.5, color="0.8", linewidth=0.8)
             percent_axis(ax.xaxis)
@@ -129,8 +130,8 @@ def hybrid_mechanism(results: Results) -> Figure:
         last = frame[frame.step.gt(0.9 * frame.groupby("arm").step.transform("max"))]
         share = last.groupby("arm").zero_variance_groups.mean()
         if len(share):
-            ends = join(f"{label_of(a)} {percent(share[a])}" for a in (share.idxmin(), share.idxmax()))
-            moves.append(ends)
+            ends = share.idxmin(), share.idxmax()
+            moves.append(join(f"{label_of(arm)} {percent(share[arm])}" for arm in ends))
     title(fig, f"Groups without spread of reward at the end, least and most: {'; '.join(moves)}.")
     return fig
 
@@ -140,6 +141,7 @@ def hybrid_sweeps(results: Results) -> Figure:
     """The one number that matters in each method, over all its values; the default is ringed."""
     table = results.table("sweep")
     variants = [variant for variant in HYBRIDS if variant in set(table.variant)]
+    ring = {"markersize": 15, "markerfacecolor": "none", "markeredgecolor": "black"}
     fig = Figure(figsize=(16, 10.4))
     grid = fig.subplots(len(MEASURES), len(variants), sharex="col", sharey="row", squeeze=False)
     for column, variant in zip(grid.T, variants, strict=True):
@@ -152,7 +154,6 @@ def hybrid_sweeps(results: Results) -> Figure:
                 bars = np.stack([line.estimate - line.low, line.high - line.estimate]).clip(min=0)
                 ax.errorbar(x[order], line.estimate.iloc[order], yerr=bars[:, order], capsize=2,
                             **line_of(arm) | {"linewidth": 1.4, "markersize": 6})
-                ring = {"markersize": 15, "markerfacecolor": "none", "markeredgecolor": "black"}
                 default = line.published.to_numpy()
                 ax.plot(x[default], line.estimate[default], "o", **ring)
             percent_axis(ax.yaxis)
@@ -161,13 +162,18 @@ def hybrid_sweeps(results: Results) -> Figure:
         column[-1].set_xticks(range(len(values)), map("{:g}".format, values), fontsize=9)
     for ax, (name, _) in zip(grid[:, 0], MEASURES.values(), strict=True):
         ax.set_ylabel(name)
-    fig.supxlabel("value of the parameter (evenly spaced); ringed: the default", fontsize=13)
     keys = [
         Line2D([], [], label=PAID_BY[reward], **line_of(f"base/{reward}"))
         for reward in REWARDS if reward in set(table.reward)
     ]
-    fig.legend(handles=keys, loc="outside lower center", ncol=2, handlelength=3)
-    title(fig, f"Harm over the whole sweep, least to most: {prose.sweep_ranges(results)}.")
+    keys.append(Line2D([], [], linestyle="", marker="o", label="the default", **ring))
+    fig.legend(handles=keys, loc="outside lower center", ncol=3, handlelength=3)
+    ranges = lookup.sweep_ranges(results)
+    ends = (ranges.high - ranges.low).agg(["idxmax", "idxmin"])
+    most, least = (
+        f"{name} ({percent(ranges.low[name])} to {percent(ranges.high[name])})" for name in ends
+    )
+    title(fig, f"Over the values swept, harm moves most with {most} and least with {least}.")
     return fig
 
 
@@ -175,7 +181,9 @@ def _family(arm: str) -> str:
     return FAMILY_OF.get(arm.partition("/")[0], "")
 
 
-def _rows_of_rewards(results: Results, height: float) -> tuple[Figure, list[tuple[str, list[Axes]]]]:
+def _rows_of_rewards(
+    results: Results, height: float
+) -> tuple[Figure, list[tuple[str, list[Axes]]]]:
     """A figure with a row of four panels a reward, its name above it."""
     rewards = lookup.rewards(results)
     fig = Figure(figsize=(15, 1.6 + height * len(rewards)))

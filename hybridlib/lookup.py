@@ -68,12 +68,16 @@ class Results:
         where = POOLED | where
         if where.pop("part") != "whole":
             return None  # contrasts.csv is about whole responses
-        frame = select(self.table("contrasts"), metric=name, **where)
-        for row in select(frame, a=a, b=b).itertuples():
-            return pd.Series({"estimate": row.estimate, "low": row.low, "high": row.high})
-        for row in select(frame, a=b, b=a).itertuples():
-            return pd.Series({"estimate": -row.estimate, "low": -row.high, "high": -row.low})
-        return None
+        return _either_way(select(self.table("contrasts"), metric=name, **where), a, b)
+
+
+def _either_way(rows: pd.DataFrame, a: str, b: str) -> pd.Series | None:
+    """The row a - b, or b - a with its sign turned; None if neither is there."""
+    for row in select(rows, a=a, b=b).itertuples():
+        return pd.Series({"estimate": row.estimate, "low": row.low, "high": row.high})
+    for row in select(rows, a=b, b=a).itertuples():
+        return pd.Series({"estimate": -row.estimate, "low": -row.high, "high": -row.low})
+    return None
 
 
 def select(frame: pd.DataFrame, **where: str) -> pd.DataFrame:
@@ -124,17 +128,17 @@ def under(results: Results, reward: str) -> list[str]:
     return [arm for arm in results.arms() if arm.endswith((f"/{reward}", "/none", "/gold"))]
 
 
-def holm(results: Results, metric: str, reward: str, a: str, b: str) -> pd.Series:
-    """The Holm-adjusted row a - b of hybrids.csv, over all splits, whichever way round it is there.
-
-    Raises KeyError if the two were not compared under this reward.
-    """
+def holm(results: Results, metric: str, reward: str, a: str, b: str) -> pd.Series | None:
+    """a - b over all splits, its interval Holm-adjusted, from hybrids.csv; None if not there."""
     rows = select(results.table("hybrids"), metric=metric, reward=reward, split="all")
-    for row in select(rows, a=a, b=b).itertuples():
-        return pd.Series({"estimate": row.estimate, "low": row.low, "high": row.high})
-    for row in select(rows, a=b, b=a).itertuples():
-        return pd.Series({"estimate": -row.estimate, "low": -row.high, "high": -row.low})
-    raise KeyError(f"hybrids.csv has no {metric} of {a} and {b} under {reward}")
+    return _either_way(rows, a, b)
+
+
+def sweep_ranges(results: Results) -> pd.DataFrame:
+    """Least and most harm (low, high) by parameter swept, over its values and both rewards."""
+    rows = select(results.table("sweep"), metric="harm_rate")
+    harm = rows.groupby("parameter", sort=False).estimate
+    return pd.DataFrame({"low": harm.min(), "high": harm.max()})
 
 
 def trained_by_rl(results: Results) -> list[str]:

@@ -88,7 +88,8 @@ def curve(
     rows = frame[frame.arm.eq(arm)].dropna(subset=[column, x])
     if rows.empty:
         return
-    wide, at = rows.pivot(index="step", columns="seed", values=column), rows.groupby("step")[x].mean()
+    wide = rows.pivot(index="step", columns="seed", values=column)
+    at = rows.groupby("step")[x].mean()
     wide = wide.rolling(max(1, len(wide) // 10), center=True, min_periods=1).mean()
     mean, count = wide.mean(axis=1), wide.count(axis=1)
     every = max(1, len(wide) // 5)  # few markers, staggered so that curves in one place show

@@ -19,6 +19,7 @@ from hybridlib.lookup import (
     direction,
     rewards,
     select,
+    sweep_ranges,
     totals,
     trained_by_rl,
 )
@@ -231,13 +232,10 @@ def less_harm(results: Results) -> str:
     return "; ".join(said) or "no hybrid was compared"
 
 
-def sweep_ranges(results: Results) -> str:
-    """'16% to 24% over joint_lambda and ...': harm by what is swept, both rewards together."""
-    rows = select(results.table("sweep"), metric="harm_rate").groupby("parameter", sort=False)
-    return join(
-        f"{percent(low)} to {percent(high)} over {name}"
-        for name, low, high in rows.estimate.agg(["min", "max"]).itertuples()
-    )
+def sweep(results: Results) -> str:
+    """'joint_lambda 16% to 24% and ...': harm by what is swept, both rewards together."""
+    rows = sweep_ranges(results).itertuples()
+    return join(f"{name} {percent(low)} to {percent(high)}" for name, low, high in rows)
 
 
 def tally(results: Results) -> str:

@@ -1,11 +1,11 @@
 """The study as a graph of notebooks.
 
 01_base -> 02_train (variant, reward, seed) -> 03_evaluate (variant, reward)
-        -> tables -> 04 to 07
+        -> tables -> 04 to 07, and 08 where hybrids are compared
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from hybridlib import markdown
-from hybridlib.config import VARIANTS, arm_name
+from hybridlib.config import VARIANTS, arm_name, compares_hybrids
 from hybridlib.jobs import Job
 from hybridlib.store import PROJECT
 
@@ -25,6 +25,7 @@ NOTEBOOKS = PROJECT / "notebooks"
 # learns from it) the reward model. The second worker would only wait for the store's lock.
 FIRST = [("sft", "none"), ("rl", "model")]
 FIGURES = ("04_harmlessness", "05_readability", "06_generalization", "07_verdicts")
+HYBRIDS = "08_hybrids"
 
 
 def committed(preset: str) -> Path:
@@ -82,11 +83,19 @@ def plan(config: "RunConfig", folder: Path | None = None) -> list[Job]:
     evaluations = tuple(job.name for job in jobs if job.name.startswith("evaluate "))
     call = partial(runs.write_tables, config, folder / "tables")
     jobs.append(Job("tables", call=call, needs=evaluations))
-    return jobs + figures(config.preset, folder, folder / "notebooks", needs=("tables",))
+    variants = {variant for variant, _ in config.arms}
+    return jobs + figures(config.preset, variants, folder, folder / "notebooks", ("tables",))
 
 
-def figures(preset: str, folder: Path, notebooks: Path, needs: tuple[str, ...] = ()) -> list[Job]:
+def figures(
+    preset: str,
+    variants: Iterable[str],
+    folder: Path,
+    notebooks: Path,
+    needs: tuple[str, ...] = (),
+) -> list[Job]:
     """Return the jobs that draw every figure of folder/tables into folder/figures."""
+    drawn = (*FIGURES, HYBRIDS) if compares_hybrids(variants) else FIGURES
     return [
         Job(
             name=f"figures {source}",
@@ -95,7 +104,7 @@ def figures(preset: str, folder: Path, notebooks: Path, needs: tuple[str, ...] =
             output=notebooks / f"{source}.ipynb",
             needs=needs,
         )
-        for source in FIGURES
+        for source in drawn
     ]
 
 

@@ -12,7 +12,7 @@ import hybridlib
 from hybridlib import publish, study
 from hybridlib.errors import OneLineError
 
-SOURCES = ("00_study", "01_base", "02_train", "03_evaluate", *study.FIGURES)
+SOURCES = ("00_study", "01_base", "02_train", "03_evaluate", *study.FIGURES, study.HYBRIDS)
 ARMS = (
     ("base", "none"),
     ("rl", "rule"),

@@ -33,6 +33,13 @@ def test_the_plan_has_every_job_once(project: Project):
     assert len({job.output for job in jobs if job.output}) == len(jobs) - 1
 
 
+def test_hybrids_are_drawn_where_they_are_compared(project: Project):
+    drawn = [job.name for job in study.plan(project.config) if job.name.startswith("figures")]
+    assert "figures 08_hybrids" not in drawn
+    jobs = study.figures("hybrids", ["rl", "sft", "gated"], project.root, project.root)
+    assert [job.name for job in jobs] == [*drawn, "figures 08_hybrids"]
+
+
 def test_every_job_comes_after_what_it_needs(project: Project):
     jobs = {job.name: job for job in study.plan(project.config)}
     order = list(jobs)
