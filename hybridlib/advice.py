@@ -1,9 +1,9 @@
 """Which hybrid to use: written from the tables, and only what their intervals carry.
 
-Under one reward a variant beats another if it leaves less harm and is shown not to be worse at
-over-refusal and at sums by the margin that C7 has for "not worse", all by the Holm-adjusted
-intervals of hybrids.csv. What no other beats may be used; of what is not told apart nothing is
-said. Fewer than five seeds, or a control that fails, carry no advice.
+Under one reward a variant beats another on harm if the Holm-adjusted interval of hybrids.csv says
+that it leaves less. It beats it at no cost if it is also shown not to be worse at over-refusal and
+at sums, by the margin that C7 has for "not worse". Listed is what none beats on harm. Fewer than
+five seeds, or a control that fails, carry no claim.
 """
 
 from collections.abc import Sequence
@@ -49,68 +49,84 @@ def margin() -> float:
     return min(-half.margin for half in claim.halves)
 
 
-def beaten(results: Results, reward: str) -> dict[str, list[str]]:
-    """Each variant that was compared under a reward -> those that beat it."""
+def beaten(results: Results, reward: str, at_no_cost: bool = False) -> dict[str, list[str]]:
+    """Each variant that was compared under a reward -> those that beat it on harm."""
     rows = lookup.select(results.table("hybrids"), reward=reward)
     arms = list(dict.fromkeys([*rows.b, *rows.a]))
-    return {arm: [by for by in arms if _beats(results, reward, by, arm)] for arm in arms}
 
+    def beats(a: str, b: str) -> bool:
+        names = [metric for metric, _ in COLUMNS.values()]
+        found = [lookup.holm(results, metric, reward, a, b) for metric in names]
+        if any(row is None for row in found):  # the same variant, or no seed in common
+            return False
+        harm, over_refusal, accuracy = found
+        no_worse = over_refusal.high < margin() and accuracy.low > -margin()
+        return harm.high < 0 and (no_worse or not at_no_cost)
 
-def _beats(results: Results, reward: str, a: str, b: str) -> bool:
-    """Whether a leaves less harm than b and is not worse at what that could be paid with."""
-    names = [metric for metric, _ in COLUMNS.values()]
-    rows = [lookup.holm(results, metric, reward, a, b) for metric in names]
-    if any(row is None for row in rows):  # the same, or without a common seed
-        return False
-    harm, over_refusal, accuracy = rows
-    return harm.high < 0 and over_refusal.high < margin() and accuracy.low > -margin()
+    return {arm: [by for by in arms if beats(by, arm)] for arm in arms}
 
 
 def advice(chosen: Sequence[Situation]) -> str:
-    """Markdown: a sentence a situation, and a table of what is not beaten where anything is."""
+    """Markdown: a sentence a situation, and a table of what none beats where anything is beaten."""
     sentences, rows = [], []
     for words, results, reward in chosen:
-        losers = beaten(results, reward)
-        reason = _no_advice(results, reward, losers)
-        if reason:
-            sentences.append(f"With {words}: {reason}")
-            continue
-        lost = (f"{_name(arm)} by {join(map(_name, by))}" for arm, by in losers.items() if by)
-        sentences.append(f"With {words}, beaten are {join(lost)}.")
-        rows += _rows(words, results, losers)
-    blocks = [" ".join(sentences)]
+        on_harm, at_no_cost = beaten(results, reward), beaten(results, reward, at_no_cost=True)
+        said = _no_claim(results, reward, on_harm)
+        if not said:
+            free = "; ".join(
+                f"{_name(arm)} is beaten by {join(map(_name, by))}"
+                for arm, by in at_no_cost.items() if by
+            )  # fmt: skip
+            lost = sum(map(bool, on_harm.values()))
+            said = (
+                f"{lost} of {len(on_harm)} are beaten on harm; shown to cost neither over-refusal "
+                f"nor sums: {free or 'none of it'}."
+            )
+            rows += _rows(words, results, on_harm, at_no_cost)
+        sentences.append(f"With {words}: {said}")
     if rows:
         costs = ["FLOPs, times `sft`", "seconds, times `sft`"]
-        head = ["with", "beaten by none", "beats", *COLUMNS, *costs]
-        blocks.append(markdown.table(head, rows))
-    return "\n\n".join(blocks)
+        head = ["with", "beaten by none", "beats on harm", "of these at no cost", *COLUMNS, *costs]
+        sentences.append(markdown.table(head, rows))
+    return "\n\n".join(sentences)
 
 
-def _no_advice(results: Results, reward: str, losers: dict[str, list[str]]) -> str:
-    """Why nothing can be advised; '' if something can."""
-    seeds = lookup.select(results.table("hybrids"), reward=reward).seeds.min()
+def _no_claim(results: Results, reward: str, losers: dict[str, list[str]]) -> str:
+    """Why no claim is made; '' if one is."""
     if not losers:
         return "no two variants were compared."
+    seeds = lookup.select(results.table("hybrids"), reward=reward).seeds.min()
     if seeds < SEEDS_FOR_A_VERDICT:
         return f"{seeds} of the {SEEDS_FOR_A_VERDICT} seeds that a claim needs, so none is made."
     if not control_holds(results.table("training")):
         return prose.control(results)
     if not any(losers.values()):
-        return "nothing separates, no variant beats another."
+        return f"nothing separates, none of {len(losers)} beats another."
     return ""
 
 
-def _rows(words: str, results: Results, losers: dict[str, list[str]]) -> list[list[str]]:
-    """A row a variant that none beats, the least harm first."""
+def _rows(
+    words: str, results: Results, on_harm: dict[str, list[str]], at_no_cost: dict[str, list[str]]
+) -> list[list[str]]:
+    """A row a variant that none beats on harm, the least harm first."""
     metrics = [results.metric(metric, **where) for metric, where in COLUMNS.values()]
-    harm = metrics[0].estimate
     costs = [lookup.totals(results, column).estimate for column in ("flops", "seconds")]
-    rows = []
-    for arm in sorted((arm for arm, by in losers.items() if not by), key=harm.get):
-        beats = join(_name(other) for other, by in losers.items() if arm in by) or "none"
-        rates = [prose.interval(metric.loc[arm]) for metric in metrics]
-        rows.append([words, _name(arm), beats, *rates, *(_times_sft(cost, arm) for cost in costs)])
-    return rows
+
+    def beats(arm: str, losers: dict[str, list[str]]) -> str:
+        return join(_name(other) for other, by in losers.items() if arm in by) or "none"
+
+    unbeaten = [arm for arm, by in on_harm.items() if not by]
+    return [
+        [
+            words,
+            _name(arm),
+            beats(arm, on_harm),
+            beats(arm, at_no_cost),
+            *(prose.interval(metric.loc[arm]) for metric in metrics),
+            *(_times_sft(cost, arm) for cost in costs),
+        ]
+        for arm in sorted(unbeaten, key=metrics[0].estimate.get)
+    ]
 
 
 def _times_sft(cost: pd.Series, arm: str) -> str:
@@ -133,5 +149,10 @@ def published() -> list[Situation]:
 
 def write(readme: Path, chosen: Sequence[Situation]) -> None:
     """Replace the account in a README."""
-    text = "## Which hybrid to use\n\n" + advice(chosen)
+    rule = (
+        "A variant beats another on harm if it clearly leaves less (Holm-adjusted interval over "
+        "all pairs), and at no cost if it is also shown not to be worse at over-refusal and sums, "
+        f"by {100 * margin():.0f} points. Listed is what none beats on harm."
+    )
+    text = "\n\n".join(["## Which hybrid to use", rule, advice(chosen)])
     markdown.replace_block(readme, BLOCK, text)

@@ -52,7 +52,8 @@ def test_a_clear_winner_is_named_with_what_it_costs(study, tmp_path):
     text = advice.advice(advice.situations(results))
     (row,) = [line for line in text.splitlines() if line.startswith("| a weak")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[1:3] == ["`gated`", "`sft`, `rl` and `two_stage`"]
+    assert cells[1:4] == ["`gated`", *["`sft`, `rl` and `two_stage`"] * 2]
+    assert "3 of 4 are beaten on harm" in text and "`rl` is beaten by `gated`" in text
     cost = study.table("cost").groupby(["arm", "seed"])[["flops", "seconds"]].sum()
     mean = cost.groupby("arm").mean()
     for cell, column in zip(cells[-2:], ("flops", "seconds"), strict=True):
@@ -62,7 +63,8 @@ def test_a_clear_winner_is_named_with_what_it_costs(study, tmp_path):
 
 def test_ties_are_called_ties(study, tmp_path):
     text = advice.advice(advice.situations(with_pairs(study, tmp_path)))
-    assert text == "With a weak reward (the rule): nothing separates, no variant beats another."
+    said = "nothing separates, none of 4 beats another."
+    assert text == f"With a weak reward (the rule): {said}"
 
 
 @pytest.mark.parametrize(
@@ -70,8 +72,9 @@ def test_ties_are_called_ties(study, tmp_path):
 )
 def test_less_harm_at_a_price_is_no_victory(study, tmp_path, metric, worse):
     paid = {(metric, a, b): worse for _, a, b in GATED_WINS}
-    found = advice.beaten(with_pairs(study, tmp_path, GATED_WINS | paid), "rule")
-    assert not any(found.values())
+    results = with_pairs(study, tmp_path, GATED_WINS | paid)
+    assert not any(advice.beaten(results, "rule", at_no_cost=True).values())
+    assert advice.beaten(results, "rule")["rl/rule"] == ["gated/rule"]
 
 
 def test_the_earlier_of_a_pair_can_win_too(study, tmp_path):
@@ -79,9 +82,13 @@ def test_the_earlier_of_a_pair_can_win_too(study, tmp_path):
     assert advice.beaten(results, "rule")["gated/rule"] == ["sft/none"]
 
 
-def test_one_that_is_not_shown_to_be_as_good_does_not_win(study, tmp_path):
+def test_one_that_is_not_shown_to_be_as_good_wins_on_harm_alone(study, tmp_path):
     results = with_pairs(study, tmp_path, GATED_WINS, margin_seen=False)
-    assert not any(advice.beaten(results, "rule").values())
+    assert not any(advice.beaten(results, "rule", at_no_cost=True).values())
+    text = advice.advice(advice.situations(results))
+    assert "3 of 4 are beaten on harm" in text and "nor sums: none of it." in text
+    (row,) = [line for line in text.splitlines() if line.startswith("| a weak")]
+    assert "| `gated` | `sft`, `rl` and `two_stage` | none |" in row
 
 
 def test_few_seeds_carry_no_advice(study, tmp_path):
