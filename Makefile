@@ -13,7 +13,7 @@ help:
 	@echo "make compare   hold the last run against the committed results"
 	@echo "make publish   replace the committed results by the last run"
 	@echo "make tune      choose the learning rates again (one common grid, development seeds)"
-	@echo "make sweep PRESET=hybrids   train each hybrid over the values of the number that matters in it"
+	@echo "make sweep PRESET=hybrids [ARGS='-p seeds 2']  train each hybrid over the values of the number that matters in it"
 	@echo "make bench [PARTS='steps curves scaling study']  time a GRPO step beside TRL's, and the study"
 	@echo "make lab       open JupyterLab        make setup   only create .venv"
 	@echo "make test      run the tests          make lint    run ruff"

@@ -34,18 +34,11 @@ def study(options: argparse.Namespace) -> int:
     """Execute 00_study, whose output is shown as it comes."""
     from papermill import PapermillExecutionError
 
-    from hybridlib.config import ParameterError, load_config
+    from hybridlib.config import load_config
     from hybridlib.notebook import error_in, execute
     from hybridlib.study import NOTEBOOKS, local
 
-    overrides = {}
-    for file in options.file:
-        try:
-            overrides |= yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
-        except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise ParameterError(f"{file} is no file of parameters: {reason}") from None
-    overrides |= {name: yaml.safe_load(value) for name, value in options.parameter}
+    overrides = _overrides(options)
     preset = overrides.pop("preset", options.preset)
     config = load_config(preset, **overrides)
     output = local(config.preset) / "notebooks" / "00_study.ipynb"
@@ -108,7 +101,7 @@ def sweep(options: argparse.Namespace) -> int:
     """Train each hybrid over the values of the number that matters in it."""
     from hybridlib.sweeps import sweep
 
-    sweep(options.preset)
+    sweep(**{"preset": options.preset} | _overrides(options))
     return 0
 
 
@@ -118,6 +111,23 @@ def bench(options: argparse.Namespace) -> int:
 
     bench(options.parts)
     return 0
+
+
+def _overrides(options: argparse.Namespace) -> dict:
+    """The parameters of files, then those of the command line.
+
+    Raises ParameterError for a file that cannot be read or holds none.
+    """
+    from hybridlib.config import ParameterError
+
+    overrides = {}
+    for file in options.file:
+        try:
+            overrides |= yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+        except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise ParameterError(f"{file} is no file of parameters: {reason}") from None
+    return overrides | {name: yaml.safe_load(value) for name, value in options.parameter}
 
 
 def quiet() -> None:
@@ -139,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("parts", nargs="*", choices=[[], *parts], metavar="PART")
             continue
         sub.add_argument("preset", nargs="?", default=DEFAULT, metavar="PRESET")
-        if command is study:
+        if command in (study, sweep):
             sub.add_argument(
                 *("-p", "--parameter"),
                 nargs=2,

@@ -6,7 +6,7 @@ any other: what the study itself has trained (the default value) is taken from t
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -67,15 +67,18 @@ def table(swept: Sequence[tuple[Point, pd.DataFrame]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def sweep(preset: str, *, report: Callable[[str], object] = print) -> Path:
-    """Train and measure every point that the store lacks; write sweep.csv beside the tables."""
+def sweep(preset: str, *, report: Callable[[str], object] = print, **overrides: Any) -> Path:
+    """Train and measure every point that the store lacks; write sweep.csv beside the tables.
+
+    `overrides` are parameters of all points, such as fewer seeds than the study has.
+    """
     from hybridlib import runs
 
-    config = load_config(preset)
+    config = load_config(preset, **overrides)
     runs.base(config)
     units = [(point, seed) for point in points(config) for seed in config.seeds]
     with jobs.processes() as pool:
-        folders = list(pool.map(_measured, *zip(*((preset, *unit) for unit in units))))
+        folders = list(pool.map(_measured, *zip(*((preset, overrides, *unit) for unit in units))))
     found: dict[Point, list[pd.DataFrame]] = {}
     for (point, seed), folder in zip(units, folders, strict=True):
         if folder is None:
@@ -91,11 +94,11 @@ def sweep(preset: str, *, report: Callable[[str], object] = print) -> Path:
     return path
 
 
-def _measured(preset: str, point: Point, seed: int) -> Path | None:
+def _measured(preset: str, overrides: dict, point: Point, seed: int) -> Path | None:
     """The evaluated run of a point and seed; None if it diverged."""
     from hybridlib import runs
 
-    config = load_config(preset, **{point.parameter: point.value})
+    config = load_config(preset, **overrides | {point.parameter: point.value})
     try:
         return runs.evaluate(config, point.variant, point.reward, seed)
     except FloatingPointError:
