@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 import hybridlib
-from hybridlib import advice, findings, publish, study  # noqa: F401  with the real configuration
+from hybridlib import advice, plots, publish, study  # noqa: F401  with the real configuration
 from hybridlib.errors import OneLineError
 
 SOURCES = ("00_study", "01_base", "02_train", "03_evaluate", *study.FIGURES, study.HYBRIDS)
