@@ -5,6 +5,7 @@ hybrids.csv          a - b under each reward, in what a practitioner weighs. Hol
                      variant has least.
 compute_matched.csv  what the rollouts of training were worth where every run had taken as many
                      FLOPs, the earlier phases of a run included.
+at_budget.csv        the policies themselves, kept when they had cost a budget (`flops_budget`).
 """
 
 from itertools import combinations, product
@@ -47,6 +48,18 @@ def pairs(cube: Cube) -> pd.DataFrame:
         found = stats.holm_intervals(tested, [0.0] * len(tested))
         rows += [(*n, f.estimate, f.low, f.high, f.seeds) for n, f in zip(named, found)]
     columns = ["reward", "metric", "task", "split", "a", "b", "estimate", "low", "high", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def weighed(cube: Cube) -> pd.DataFrame:
+    """Every arm in what a practitioner weighs (T=1): at_budget.csv, but for its column `flops`."""
+    rows, arms = [], list(range(len(cube.arms)))
+    for metric, subset in WEIGHED:
+        contrast, _ = cube.contrast(metric, WHOLE, "sample", subset, arms)
+        found = contrast.interval()
+        numbers = zip(cube.arms, found.estimate, found.low, found.high, found.seeds, strict=True)
+        rows += [(*arm, metric, subset.task, subset.split, *rest) for arm, *rest in numbers]
+    columns = ["variant", "reward", "metric", "task", "split", "estimate", "low", "high", "seeds"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -32,32 +33,29 @@ GREY = {"color": "0.55", "linewidth": 1.6, "linestyle": ":"}  # rl, where it is 
 @styled()
 def hybrids(results: Results) -> Figure:
     """Harm, over-refusal, off-language and accuracy of every variant, at equal optimiser steps."""
-    most = max(len(lookup.under(results, reward)) for reward in lookup.rewards(results))
-    fig, rows = _rows_of_rewards(results, 1.6 + 0.33 * most)
-    lines = {"base": "--", "rl": "-", "sft": ":"}
-    for n, (reward, axes) in enumerate(rows):
-        arms = lookup.under(results, reward)
-        for (metric, (name, where)), ax in zip(MEASURES.items(), axes, strict=True):
-            found = results.metric(metric, **where)
-            dots(ax, found, arms, labels=ax is axes[0])
-            for arm in (f"rl/{reward}", "sft/none"):
-                if arm in found.index:
-                    look = {"color": marker_of(arm)["color"], "linewidth": 1.2, "zorder": 1}
-                    line = lines[arm.partition("/")[0]]
-                    ax.axvline(found.estimate[arm], linestyle=line, **look)
-            for y, (above, below) in enumerate(pairwise(arms)):
-                if _family(above) != _family(below):
-                    ax.axhline(y + 0.5, color="0.8", linewidth=0.8)
-            percent_axis(ax.xaxis)
-            ax.set_title(name if n == 0 else "")
-    for column in zip(*(axes for _, axes in rows), strict=True):
-        same_limits(list(column))
-    keys = [
-        Line2D([], [], color=VARIANT_STYLES[name].colour, linestyle=line, label=name)
-        for name, line in lines.items()
-    ]
-    fig.legend(handles=keys, loc="outside lower center", ncol=3)
+    rates = {metric: results.metric(metric, **where) for metric, (_, where) in MEASURES.items()}
+    fig = _every_variant(results, rates)
     title(fig, f"Less harm, corrected for all pairs: {prose.less_harm(results)}.")
+    return fig
+
+
+@styled()
+def hybrids_at_budget(results: Results) -> Figure:
+    """The same of the policies as they were when each had cost the same FLOPs."""
+    table, rates = results.table("at_budget"), {}
+    for metric, (_, where) in MEASURES.items():
+        untrained = results.metric(metric, **where).query("arm == 'base/none'")
+        found = select(table, metric=metric, split="all").set_index("arm")
+        rates[metric] = pd.concat([untrained, found])
+    fig = _every_variant(results, rates)
+    harm, said = rates["harm_rate"].estimate, []
+    for reward in lookup.rewards(results):
+        own = harm[[arm for arm in harm.index if arm.endswith(f"/{reward}")]]
+        if len(own):
+            ends = own.idxmin(), own.idxmax()
+            said.append(join(f"{label_of(arm)} {percent(own[arm])}" for arm in ends))
+    at = short(table.flops.iloc[0])
+    title(fig, f"Least and most harm with {at} FLOPs each: {'; '.join(said)}.")
     return fig
 
 
@@ -174,6 +172,36 @@ def hybrid_sweeps(results: Results) -> Figure:
         f"{name} ({percent(ranges.low[name])} to {percent(ranges.high[name])})" for name in ends
     )
     title(fig, f"Over the values swept, harm moves most with {most} and least with {least}.")
+    return fig
+
+
+def _every_variant(results: Results, rates: dict[str, pd.DataFrame]) -> Figure:
+    """A row of dots a variant and a panel a measure, under each reward; base, rl, sft as lines."""
+    most = max(len(lookup.under(results, reward)) for reward in lookup.rewards(results))
+    fig, rows = _rows_of_rewards(results, 1.6 + 0.33 * most)
+    lines = {"base": "--", "rl": "-", "sft": ":"}
+    for n, (reward, axes) in enumerate(rows):
+        arms = lookup.under(results, reward)
+        for (metric, (name, _)), ax in zip(MEASURES.items(), axes, strict=True):
+            found = rates[metric]
+            dots(ax, found, arms, labels=ax is axes[0])
+            for arm in (f"rl/{reward}", "sft/none"):
+                if arm in found.index:
+                    look = {"color": marker_of(arm)["color"], "linewidth": 1.2, "zorder": 1}
+                    line = lines[arm.partition("/")[0]]
+                    ax.axvline(found.estimate[arm], linestyle=line, **look)
+            for y, (above, below) in enumerate(pairwise(arms)):
+                if _family(above) != _family(below):
+                    ax.axhline(y + 0.5, color="0.8", linewidth=0.8)
+            percent_axis(ax.xaxis)
+            ax.set_title(name if n == 0 else "")
+    for column in zip(*(axes for _, axes in rows), strict=True):
+        same_limits(list(column))
+    keys = [
+        Line2D([], [], color=VARIANT_STYLES[name].colour, linestyle=line, label=name)
+        for name, line in lines.items()
+    ]
+    fig.legend(handles=keys, loc="outside lower center", ncol=3)
     return fig
 
 

@@ -21,6 +21,7 @@ from hybridlib.hybrid_figures import (  # noqa: F401  a file of their own, found
     hybrid_mechanism,
     hybrid_sweeps,
     hybrids,
+    hybrids_at_budget,
     hybrids_by_compute,
 )
 from hybridlib.lookup import MAIN, RL, SPLITS, Results

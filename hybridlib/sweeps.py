@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from hybridlib import comparison, jobs, study
-from hybridlib.config import PARAMETERS, PARTS, RunConfig, load_config
-from hybridlib.measures import WHOLE, Cube
+from hybridlib.config import PARAMETERS, PARTS, ParameterError, RunConfig, load_config
+from hybridlib.measures import Cube
 
 # variant -> (parameter, values); the default of the parameter, which is one of them, is published
 SWEEPS: dict[str, tuple[str, tuple[float, ...]]] = {
@@ -56,27 +56,26 @@ def table(swept: Sequence[tuple[Point, pd.DataFrame]]) -> pd.DataFrame:
     ----------
     swept : points, each with the responses of all its seeds.
     """
-    rows = []
+    frames = []
     for point, responses in swept:
-        cube = Cube(responses)
-        for metric, subset in comparison.WEIGHED:
-            if subset.split == "all":
-                contrast, _ = cube.contrast(metric, WHOLE, "sample", subset, 0)
-                found = contrast.interval()
-                rows.append((*point, metric, found.estimate, found.low, found.high, found.seeds))
-    return pd.DataFrame(rows, columns=COLUMNS)
+        found = comparison.weighed(Cube(responses))
+        frames.append(found[found.split.eq("all")].assign(**point._asdict())[COLUMNS])
+    return pd.concat(frames)
 
 
 def sweep(preset: str, *, report: Callable[[str], object] = print, **overrides: Any) -> Path:
     """Train and measure every point that the store lacks; write sweep.csv beside the tables.
 
-    `overrides` are parameters of all points, such as fewer seeds than the study has.
+    `overrides` are parameters of all points, such as fewer seeds than the study has. Raises
+    ParameterError if the preset has no variant that is swept.
     """
     from hybridlib import runs
 
     config = load_config(preset, **overrides)
-    runs.base(config)
     units = [(point, seed) for point in points(config) for seed in config.seeds]
+    if not units:
+        raise ParameterError(f"variants of {preset!r}: none is swept, name {', '.join(SWEEPS)}")
+    runs.base(config)
     with jobs.processes() as pool:
         folders = list(pool.map(_measured, *zip(*((preset, overrides, *unit) for unit in units))))
     found: dict[Point, list[pd.DataFrame]] = {}

@@ -9,7 +9,7 @@ import pytest
 import scipy.stats
 import synthetic
 
-from hybridlib import comparison, config, measures, runs, stats
+from hybridlib import comparison, config, measures, runs, stats, tables
 
 FEW = (("base", "none"), ("sft", "none"), ("rl", "rule"), ("rl", "model"), ("two_stage", "rule"),
        ("chord_mu", "rule"), ("self_distill", "none"))  # fmt: skip
@@ -74,6 +74,18 @@ def test_intervals_are_adjusted_for_the_pairs_of_one_question(cube, pairs):
     assert rows.low.to_list() == pytest.approx([e.low for e in expected])
     for row, contrast in zip(rows.itertuples(), alone, strict=True):
         assert row.high - row.low >= contrast.interval().high - contrast.interval().low
+
+
+def test_what_is_weighed_of_an_arm_is_that_of_metrics(cube):
+    found = comparison.weighed(cube)
+    assert len(found) == len(FEW) * len(comparison.WEIGHED)
+    rows = tables.metrics(cube, "test").query("decoding == 'sample' and part == 'whole'")
+    rows = rows[rows.language.eq("all")]
+    keys = ["variant", "reward", "metric", "task", "split"]
+    both = found.merge(rows, on=keys, suffixes=("", "_of_metrics"))
+    assert len(both) == len(found)
+    for name in ("estimate", "low", "high", "seeds"):
+        assert both[name].to_numpy() == pytest.approx(both[f"{name}_of_metrics"].to_numpy())
 
 
 def curve(flops: list[float], gold: list[float], seed: int = 0, variant: str = "rl", **more):

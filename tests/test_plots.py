@@ -39,6 +39,7 @@ FIGURES = (
 OF_HYBRIDS = (
     "hybrids",
     "hybrids_by_compute",
+    "hybrids_at_budget",
     "equal_compute",
     "hybrid_mechanism",
     "hybrid_sweeps",
@@ -59,7 +60,10 @@ def write(
     grid, done = of_runs(synthetic.learning_rates()), of_runs(synthetic.runs(seeds))
     responses = synthetic.responses(seeds, runs=runs)
     gate = synthetic.gate()
-    tables.write_tables(folder / "tables", "organism", responses, training, cost, gate, grid, done)
+    kept = responses[responses.variant.ne("base")].assign(flops=2e12) if flops else None
+    tables.write_tables(
+        folder / "tables", "organism", responses, training, cost, gate, grid, done, kept
+    )
     return lookup.Results(folder)
 
 

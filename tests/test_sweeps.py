@@ -7,7 +7,7 @@ import pytest
 import synthetic
 
 from hybridlib import jobs, runs, sweeps
-from hybridlib.config import PARAMETERS, PARTS, load_config
+from hybridlib.config import PARAMETERS, PARTS, ParameterError, load_config
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +47,12 @@ def test_a_row_is_a_mean_of_the_responses_of_its_point():
     }
     assert dict(zip(table.metric, table.estimate)) == pytest.approx(expected)
     assert set(table.seeds) == {2} and (table.low <= table.estimate).all()
+
+
+def test_a_preset_without_what_is_swept_is_refused_in_one_line():
+    with pytest.raises(ParameterError, match="none is swept, name two_stage, joint") as error:
+        sweeps.sweep("organism", variants=["base", "sft"])
+    assert "\n" not in str(error.value)
 
 
 class InPlace:
