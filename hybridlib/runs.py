@@ -6,13 +6,23 @@ and the keys of what it starts from, so a changed parameter redoes only what dep
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hybridlib.config import LEARNING_RATES, REWARDS, VARIANTS, RunConfig, arm_name, key
+from hybridlib.config import (
+    LEARNING_RATES,
+    REWARDS,
+    VARIANTS,
+    RunConfig,
+    arm_name,
+    before,
+    chain,
+    key,
+)
+from hybridlib.cost import OPERATIONS, flops
+from hybridlib.hybrids import FORMULATIONS
 from hybridlib.store import Store
 
 #: Parameters of training that each method depends on.
@@ -43,25 +53,27 @@ def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) 
         trained = of("base") if variant == "base" else of("train", variant, reward)
         measured = {**config.evaluate.model_dump(), **chosen(["max_completion"])}
         return {"run": trained, "seed": seed, **measured}
-    kind = VARIANTS[variant]
+    kind, formulation = VARIANTS[variant], FORMULATIONS[VARIANTS[variant].hybrid]
     found = {
         "base": of("base"),
         "seed": seed,
-        "variant": asdict(kind),
+        "variant": kind.inputs(),
         "learning_rate": config.learning_rate(variant, reward),
         **chosen(SFT if kind.method == "sft" else RL),
+        **chosen(formulation.parameters),
     }
     if kind.narrow:
         found |= chosen(["narrow_categories"])
-    if kind.joint:
-        found |= chosen(["demonstrations", "sft_batch", "joint_lambda"])
-    if kind.method == "rl":
-        unread = set() if reward == "rule" else {"scope"}  # only the rule reads a part
+    if kind.responses_of:
+        found |= chosen(["group_size", "max_completion"])
+    if kind.rewards != "none" or (kind.method == "rl" and formulation.paid):
+        # The rule alone reads a part; a weight that the variant sets itself is no parameter of it.
+        unread = {name for name, _ in kind.weights} | (set() if reward == "rule" else {"scope"})
         found |= {"reward": reward, **config.reward.model_dump(exclude=unread)}
     if reward == "model":
         found["reward_model"] = of("reward_model")
-    if kind.start != "base":
-        found["start"] = of("train", kind.start)
+    if kind.before != "base":
+        found["start"] = of("train", *before(variant, reward))
     return found
 
 
@@ -119,10 +131,12 @@ def reward_model(config: RunConfig, seed: int) -> Path:
 
 
 def harmlessness(config: RunConfig, reward: str, seed: int):
-    """The pay for harmful prompts: rule, model, or gold: the oracle, for the control."""
+    """The pay for harmful prompts: rule, model, none, or gold: the oracle, for the control."""
     from hybridlib import reward_model as learned
     from hybridlib import rewards
 
+    if reward == "none":
+        return rewards.unpaid
     if reward == "rule":
         return rewards.rule_reward(config.reward.scope)
     if reward == "model":
@@ -133,20 +147,27 @@ def harmlessness(config: RunConfig, reward: str, seed: int):
 
 
 def train(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
-    """A trained run: model/, log.jsonl, rollouts.jsonl (RL), cost.json, objective.json."""
+    """A trained run: model/, log.jsonl, rollouts.jsonl (RL), cost.json, warnings.json,
+    objective.json."""
     kind = VARIANTS[variant]
     name = f"{arm_name(variant, reward)} seed {seed}"
 
     def make(folder: Path) -> None:
         from hybridlib import train as stage
 
-        start = train(config, kind.start, "none", seed) / "model" if kind.start != "base" else None
-        rate, policy = config.learning_rate(variant, reward), base(config) / "model"
-        if kind.method == "sft":
-            stage.sft(config, policy, folder, seed, rate, kind.narrow, name)
-        else:
+        last = None
+        if kind.before != "base":
+            last = train(config, *before(variant, reward), seed) / "model"
+        policy = base(config) / "model"
+        run = (config, policy, folder, seed, config.learning_rate(variant, reward), name)
+        if kind.method == "rl":
+            stage.rl(*run, kind, harmlessness(config, reward, seed), last)
+        elif kind.responses_of:
             pay = harmlessness(config, reward, seed)
-            stage.rl(config, policy, folder, seed, rate, pay, start, kind.joint, name)
+            shown, spent = stage.resampled(config, policy, last, seed, pay)
+            stage.sft(*run, shown=shown, **spent)
+        else:
+            stage.sft(*run, kind.narrow)
 
     return _get(config, "train", make, variant, reward, seed)
 
@@ -186,21 +207,12 @@ def units(config: RunConfig) -> list[tuple[str, str, int]]:
 
 
 def costs(config: RunConfig) -> pd.DataFrame:
-    """What each run took, phase by phase from the base; flops are counted, not measured.
-
-    2 N a token for a forward pass and 6 N for a training step, N the parameters of the base; the
-    frozen base under LoRA saves about a third of the latter, which is left out for every variant.
-    """
+    """What each run took, phase by phase from the base; flops are counted, not measured."""
     parameters = json.loads((base(config) / "model" / "size.json").read_text())["parameters"]
     rows = []
     for variant, reward, seed in units(config):
-        phases, current = [], (variant, reward)
-        while current[0] != "base":
-            phases.insert(0, current)
-            current = (VARIANTS[current[0]].start, "none")
-        for phase in phases:
+        for phase in chain(variant, reward):
             cost = json.loads((train(config, *phase, seed) / "cost.json").read_text())
-            sampled = cost.get("prompt_tokens", 0) + cost.get("completion_tokens", 0)
             rows.append(
                 {
                     "variant": variant,
@@ -208,15 +220,27 @@ def costs(config: RunConfig) -> pd.DataFrame:
                     "seed": seed,
                     "phase": VARIANTS[phase[0]].method,
                     "optimiser_steps": cost["optimiser_steps"],
-                    "prompt_tokens": cost.get("prompt_tokens", 0),
-                    "completion_tokens": cost.get("completion_tokens", 0),
-                    "trained_tokens": cost["trained_tokens"],
-                    "flops": parameters * (2.0 * sampled + 6.0 * cost["trained_tokens"]),
+                    **{name: cost.get(name, 0) for name in OPERATIONS},
+                    "flops": flops(parameters, cost),
                     "seconds": cost["seconds"],
                     "peak_memory_mib": cost["peak_memory_mib"],
                 }
             )
     return pd.DataFrame(rows)
+
+
+def warnings(config: RunConfig) -> pd.DataFrame:
+    """What the logs of all runs warn of: variant, reward, seed, name, step, says."""
+    stages = dict.fromkeys(s for arm in config.arms for s in chain(*arm))
+    rows = [
+        {"variant": variant, "reward": reward, "seed": seed, **warning}
+        for variant, reward in stages
+        for seed in config.seeds
+        for warning in json.loads(
+            (train(config, variant, reward, seed) / "warnings.json").read_text()
+        )
+    ]
+    return pd.DataFrame(rows, columns=["variant", "reward", "seed", "name", "step", "says"])
 
 
 def write_tables(config: RunConfig, folder: Path) -> None:
