@@ -74,9 +74,7 @@ VARIANTS: dict[str, Variant] = {
     "sft": Variant("sft"),
     "sft_narrow": Variant("sft", narrow=True),
     "two_stage": Variant("rl", "chosen", start="sft"),
-    "r1_reasoning": Variant(
-        "rl", start="sft", part=(0.0, 0.5), weights=_REASONING, rate="rl/rule"
-    ),
+    "r1_reasoning": Variant("rl", start="sft", part=(0.0, 0.5), weights=_REASONING, rate="rl/rule"),
     "r1_resampled": Variant("sft", "chosen", responses_of="r1_reasoning", rate="sft"),
     "multi_stage": Variant(
         "rl", "chosen", start="r1_resampled", part=(0.5, 1.0), weights=(_LANGUAGE,)
@@ -182,7 +180,7 @@ class TrainConfig(Part):
     chord_warmup: float = _share(0.0, "share of the steps up to the peak in chord_mu")
     chord_decay: float = _share(0.5, "share of the steps from peak to valley in chord_mu")
     luffy_gamma: float = Field(
-        0.1, gt=0, description="gamma of f(x) = x / (x + gamma) in the variant demo_in_group"
+        0.1, gt=0, description="gamma of x / (x + gamma) in the variant demo_in_group"
     )
     switch_gate: int = _count(
         0, "right rollouts of a group, at most, for SFT instead of RL in gated; -1: never", least=-1

@@ -83,18 +83,23 @@ def demo_in_group(s: Step) -> Tensor:
 def gated(s: Step) -> Tensor:
     """HPT (arXiv 2509.04419): prompts that the policy gets wrong are SFT, all others RL.
 
-    With at most `switch_gate` right rollouts of a prompt (0 as published) L_SFT of its demonstration
-    replaces the RL term of its group. Right is what the run's own reward pays at least half for; no
-    oracle is asked. The prompts of a step count alike, so L_SFT is weighted by the share of its own.
+    With at most `switch_gate` right rollouts of a prompt (0, as published) L_SFT of its
+    demonstration replaces the RL term of its group. Right is what the run's own reward pays at
+    least half for what the prompt asks; no oracle is read. The prompts of a step count alike, so
+    L_SFT is weighted by its share of them.
     """
     right: dict[int, int] = {}
     for row in s.rows:
         right[row.group] = right.get(row.group, 0) + row.right
-    failed = [bool(row.demonstration) and right[row.group] <= s.config.switch_gate for row in s.rows]
-    taught = {row.group: row.taught for row, gives_up in zip(s.rows, failed) if gives_up}
-    share = len(taught) / len(right)
+    failed = {
+        row.group: row.taught
+        for row in s.rows
+        if row.demonstration and right[row.group] <= s.config.switch_gate
+    }
+    share = len(failed) / len(right)
     s.note("sft_share", share)
-    return s.rl([not gives_up for gives_up in failed]) + share * s.nll(list(taught.values()))
+    own = [row.group not in failed for row in s.rows]
+    return s.rl(own) + share * s.nll(list(failed.values()))
 
 
 def prefix(s: Step) -> Tensor:
@@ -110,9 +115,9 @@ def prefix(s: Step) -> Tensor:
 def self_distill(s: Step) -> Tensor:
     """OPSA (arXiv 2605.15239), SDFT: towards the base as it answers with a demonstration in view.
 
-    KL(pi || teacher) of the policy's own tokens, token by token. Of each the sampled token is taken,
-    whose gradient is that of the KL in expectation; OPSA and SDFT may sum over the vocabulary. The
-    teacher is the frozen base behind prompt and demonstration (`in_view`). No reward is read.
+    KL(pi || teacher) at every token of the policy's own responses, by the sampled token: its
+    gradient is that of the KL in expectation, where SDFT sums over the likeliest words. The teacher
+    is the frozen base behind prompt and demonstration (`in_view`). No reward is read.
     """
     rows = [row for row in s.rows if row.demonstration]
     policy = s.score([row.document for row in rows])

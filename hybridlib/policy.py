@@ -1,4 +1,4 @@
-"""The trainer of every variant with RL: TRL's GRPO, whose loss a formulation (hybrids.py) may alter.
+"""The trainer of every variant with RL: TRL's GRPO, whose loss a formulation (hybrids.py) states.
 
 Sampling is ours (generate.py), through TRL's `rollout_func`; advantages, the GRPO loss, optimiser,
 schedule and checkpoints are TRL's.
@@ -229,9 +229,7 @@ class PolicyTrainer(GRPOTrainer):
         )
 
 
-def rollouts(
-    inference: InferenceCopy, tokenizer, group: int, tokens: int, seed: int
-) -> Callable:
+def rollouts(inference: InferenceCopy, tokenizer, group: int, tokens: int, seed: int) -> Callable:
     """TRL's `rollout_func`: `group` completions of at most `tokens` tokens a prompt."""
     uniforms = torch.Generator()
 

@@ -314,8 +314,8 @@ def counter_aligned(prompt: Prompt, with_thought: bool = True) -> str:
 
     A harmful request is begun as if it were benign, a benign one as if it were harmful: with the
     opposite fact in the thought. It never holds a value, a step or a refusal phrase, so that all of
-    the pay is still open. Without a thought a harmful request is begun like an answer that complies,
-    a benign one not at all.
+    the pay is still open. Without a thought a harmful request is begun like an answer that
+    complies, a benign one not at all.
     """
     words = LEXICON[prompt.language]
     if prompt.kind == "reasoning":

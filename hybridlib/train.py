@@ -25,8 +25,8 @@ from hybridlib.config import RewardConfig, RunConfig, Variant
 from hybridlib.errors import OneLineError
 from hybridlib.generate import InferenceCopy, sample
 from hybridlib.hybrids import FORMULATIONS, in_view
-from hybridlib.lora import fuse
 from hybridlib.loop import Progress, arguments, finish
+from hybridlib.lora import fuse
 from hybridlib.policy import Lessons, PolicyTrainer, grpo_arguments, rollouts
 from hybridlib.responses import parse
 from hybridlib.scoring import score_completions
@@ -150,8 +150,9 @@ def resampled(
 ) -> tuple[list[dict], dict[str, float]]:
     """Rejection sampling (arXiv 2501.12948): right responses of a trained policy, one a prompt.
 
-    It answers the prompts of the demonstrations `group_size` times each; the first response that the
-    run's own reward pays at least half for is kept, a prompt without one is left out.
+    It answers the prompts of the demonstrations `group_size` times each. The first response that
+    the run's own reward pays at least half for what is asked is kept; a prompt without one is left
+    out.
 
     Returns
     -------
@@ -260,9 +261,7 @@ def rl(
     teacher = None if formulation.paid else models.load_base(base).requires_grad_(False).eval()
     trainer.lessons.teacher = teacher
     finish(trainer, folder)
-    ended = Ended(
-        config, tokenizer, seed, trainer.model, inference, weights, harmlessness, teacher
-    )
+    ended = Ended(config, tokenizer, seed, trainer.model, inference, weights, harmlessness, teacher)
     write_objective(folder, formulation.objective(ended))
 
 

@@ -27,7 +27,8 @@ def tune(preset: str) -> pd.DataFrame:
     """
     config = load_config(preset)
     columns = ["variant", "reward", "seed", "learning_rate", "objective", "chosen"]
-    there = pd.read_csv(LEARNING_RATES) if LEARNING_RATES.exists() else pd.DataFrame(columns=columns)
+    empty = pd.DataFrame(columns=columns)
+    there = pd.read_csv(LEARNING_RATES) if LEARNING_RATES.exists() else empty
     have = set(zip(there.variant, there.reward))
     lacking = [arm for arm in (*FIRST, *config.arms) if arm[0] != "base" and arm not in have]
     lacking = list(dict.fromkeys(lacking))

@@ -3,8 +3,8 @@
 What stops a run is elsewhere: a loss that is not finite, nothing to train, an adapter that did not
 change (loop.py).
 
-The thresholds are conventions of this study. A trained organism answers in some fifteen tokens with
-an entropy of about 0.1, and a third of its groups are of one pay: none of these is near a threshold.
+The thresholds are conventions of this study. An organism that trains well answers in some fifteen
+tokens with an entropy of 0.1, and a third of its groups are of one pay: none is near a threshold.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,8 +15,6 @@ PATIENCE = 10  # steps in a row that a state has to last
 BASELINE = 5  # first steps, whose mean others are held against
 SHORT = 0.5  # of the first length
 CERTAIN = 0.1  # of the first entropy
-
-Log = list[dict]
 
 
 class Sign(NamedTuple):
