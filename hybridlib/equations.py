@@ -88,13 +88,13 @@ METHODS = {
     ),
     "safety_prefix": Method(
         "RECAP (arXiv 2510.00938): half of the prompts start on the wrong foot $c$, a harmful one "
-        "as if it were harmless and the other way round; the policy is paid for recovering from it.",
+        "as if it were harmless and the other way round; the policy is paid for recovering.",
         r"\mathcal{L}_\text{RL}\big(\theta;\ o \sim \pi_\theta(\cdot \mid x, c)\big),\quad "
         r"r = r(x,\ c\,o)",
     ),
     "self_distill": Method(
-        "OPSA (arXiv 2605.15239): the policy's own responses, each token held against what the base "
-        "would say with a demonstration $y$ to the same prompt in view. No reward is read.",
+        "OPSA (arXiv 2605.15239): the policy's own responses, each token held against what the "
+        "base would say with a demonstration $y$ to the same prompt in view. No reward is read.",
         r"\mathbb{E}_{o \sim \pi_\theta(\cdot \mid x)} \frac{1}{|o|} \sum_t \mathrm{KL}\big("
         r"\pi_\theta(\cdot \mid x, o_{<t}) \,\|\, \pi_\text{base}(\cdot \mid x, y, x, o_{<t})\big)",
     ),

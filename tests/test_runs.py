@@ -334,7 +334,7 @@ def test_a_formulation_names_the_parameters_that_it_reads(name):
     functions_ = [f for f in (formulation.loss, formulation.begin) if f]
     found = read(*(("hybrids", f.__name__) for f in functions_)) - {"thought"}  # of the base
     given = {"demonstrations", "sft_batch"}  # by the step
-    assert found and found - given == set(formulation.parameters) - given or name == "self_distill"
+    assert found - given == set(formulation.parameters) - given
     source = "".join(inspect.getsource(f) for f in functions_)
     assert ("s.batch()" in source) == ("sft_batch" in formulation.parameters)
     shown = formulation.shows or re.search(r"s\.batch|demonstration\b[^s]", source)
