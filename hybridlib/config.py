@@ -183,7 +183,7 @@ class TrainConfig(Part):
         0.1, gt=0, description="gamma of x / (x + gamma) in the variant demo_in_group"
     )
     switch_gate: int = _count(
-        0, "right rollouts at most for SFT instead of RL in gated; -1: never", least=-1
+        0, "at most so many right for SFT instead of RL in gated; -1: never", least=-1
     )
     hint_high: float = _share(0.95, "first share of a demonstration that prefix gives away")
     hint_low: float = _share(0.05, "last share of a demonstration that prefix gives away")

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from hybridlib import watch
 from hybridlib.config import (
     LEARNING_RATES,
     REWARDS,
@@ -236,18 +237,19 @@ def warnings(config: RunConfig) -> pd.DataFrame:
         {"variant": variant, "reward": reward, "seed": seed, **warning}
         for variant, reward in stages
         for seed in config.seeds
-        for warning in json.loads(
-            (train(config, variant, reward, seed) / "warnings.json").read_text()
-        )
+        for warning in watch.read(train(config, variant, reward, seed))
     ]
     return pd.DataFrame(rows, columns=["variant", "reward", "seed", "name", "step", "says"])
 
 
 def write_tables(config: RunConfig, folder: Path) -> None:
-    """Every table of the study, from what the store holds."""
+    """Every table of the study, from what the store holds; says what the runs' logs warn of."""
     from hybridlib import tables
 
     found = {unit: evaluate(config, *unit) for unit in units(config)}
+    for warned in warnings(config).itertuples():
+        arm = f"{arm_name(warned.variant, warned.reward)} seed {warned.seed}"
+        print(f"{arm}: warning {warned.name}: {warned.says}")
     training = [
         pd.read_csv(run / "training.csv").assign(variant=v, reward=r, seed=s)
         for (v, r, s), run in found.items()

@@ -7,7 +7,9 @@ The thresholds are conventions of this study. An organism that trains well answe
 tokens with an entropy of 0.1, and a third of its groups are of one pay: none is near a threshold.
 """
 
+import json
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
@@ -65,3 +67,9 @@ def warnings_in(log: Iterable[dict]) -> list[dict]:
                 found.append({"name": name, "step": step, "says": says})
                 break
     return found
+
+
+def read(run: Path) -> list[dict]:
+    """The warnings in the record of a run; none of a run that was made without a watch."""
+    path = run / "warnings.json"
+    return json.loads(path.read_text()) if path.exists() else []

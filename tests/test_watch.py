@@ -41,7 +41,7 @@ def test_what_lasts_is_named_once_with_its_first_step(name):
 def test_what_does_not_last_or_is_not_measured_is_not_warned_of(name):
     spell = ((PATIENCE - 1, SICK[name]), (1, {}))
     assert warnings_in(log((8, {}), *spell, *spell)) == []
-    gone = {number: None for number in SICK[name]}
+    gone = dict.fromkeys(SICK[name])
     assert warnings_in(log((8, gone), (30, gone))) == []
     assert warnings_in([{"step": row["step"], "loss": 1.0} for row in log((40, {}))]) == []
 
