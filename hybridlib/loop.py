@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
+from hybridlib.cost import flops
 from hybridlib.watch import warnings_in
 
 CHECKPOINT_EVERY = 20
@@ -34,7 +35,7 @@ class Progress(TrainerCallback):
         if "loss" not in (logs or {}):
             return
         self.tokens = self.offset + int(logs["num_tokens"])
-        logs = logs | {"num_tokens": self.tokens}
+        logs["num_tokens"] = self.tokens  # for the callbacks behind this one, too
         if not math.isfinite(logs["loss"]):
             raise FloatingPointError("the loss is not finite: lower the learning rate")
         with self.path.open("a") as file:
@@ -47,6 +48,30 @@ class Progress(TrainerCallback):
                 f"loss {logs['loss']:.4f}{paid}   {spent:.0f} s",
                 flush=True,
             )
+
+
+class AtBudget(TrainerCallback):
+    """Saves the policy to model_at_budget/ at the first step at which it has cost a budget.
+
+    Parameters
+    ----------
+    budget : operations (cost.py); 0 for none.
+    parameters : of the base.
+    spent : operations of the stages before this one; if they reached the budget nothing is saved.
+    """
+
+    def __init__(self, folder: Path, budget: float, parameters: int, spent: float) -> None:
+        self.path, self.parameters = folder / "model_at_budget", parameters
+        self.left = budget - spent
+
+    def on_log(self, args, state, control, logs=None, model=None, **kwargs) -> None:
+        if self.left <= 0 or "loss" not in (logs or {}) or self.path.exists():
+            return
+        counted = logs if "trained_tokens" in logs else {"trained_tokens": logs["num_tokens"]}
+        if flops(self.parameters, counted) >= self.left:
+            draft = self.path.with_name("checkpoints") / self.path.name
+            model.save_pretrained(draft)
+            draft.rename(self.path)
 
 
 def arguments(folder: Path, seed: int, rate: float, steps: int, warmup: int = 5) -> dict:

@@ -16,6 +16,7 @@ from hybridlib.config import (
     LEARNING_RATES,
     REWARDS,
     VARIANTS,
+    ParameterError,
     RunConfig,
     arm_name,
     before,
@@ -32,7 +33,9 @@ RL = ("steps", "prompts_per_step", "group_size", "max_completion", "lora_rank", 
 LABELS = ("demonstrations", "max_completion", "steps", "prompts_per_step")
 
 
-def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> dict[str, Any]:
+def inputs(
+    config: RunConfig, stage: str, variant: str, reward: str, seed: int, at_budget: bool = False
+) -> dict[str, Any]:
     """All that a stage's result depends on, as JSON."""
     flat = config.flat()
 
@@ -53,7 +56,12 @@ def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) 
     if stage == "evaluate":
         trained = of("base") if variant == "base" else of("train", variant, reward)
         measured = {**config.evaluate.model_dump(), **chosen(["max_completion"])}
-        return {"run": trained, "seed": seed, **measured}
+        return {
+            "run": trained,
+            "seed": seed,
+            **measured,
+            **({"at_budget": True} if at_budget else {}),
+        }
     kind, formulation = VARIANTS[variant], FORMULATIONS[VARIANTS[variant].hybrid]
     found = {
         "base": of("base"),
@@ -63,6 +71,8 @@ def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) 
         **chosen(SFT if kind.method == "sft" else RL),
         **chosen(formulation.parameters),
     }
+    if config.train.flops_budget:
+        found |= chosen(["flops_budget"])
     if kind.narrow:
         found |= chosen(["narrow_categories"])
     if kind.responses_of:
@@ -78,17 +88,19 @@ def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) 
     return found
 
 
-def stage_key(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> str:
+def stage_key(
+    config: RunConfig, stage: str, variant: str, reward: str, seed: int, at_budget: bool = False
+) -> str:
     """The key of one stage; `variant`, `reward` and `seed` do not matter to a base."""
-    return key(stage, inputs(config, stage, variant, reward, seed))
+    return key(stage, inputs(config, stage, variant, reward, seed, at_budget))
 
 
 def is_done(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> bool:
     return Store().has(stage, stage_key(config, stage, variant, reward, seed))
 
 
-def _get(config, stage, make, variant="base", reward="none", seed=0) -> Path:
-    found = inputs(config, stage, variant, reward, seed)
+def _get(config, stage, make, variant="base", reward="none", seed=0, at_budget=False) -> Path:
+    found = inputs(config, stage, variant, reward, seed, at_budget)
     return Store().get(stage, key(stage, found), make, found)
 
 
@@ -154,13 +166,19 @@ def train(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
     name = f"{arm_name(variant, reward)} seed {seed}"
 
     def make(folder: Path) -> None:
+        from hybridlib import loop
         from hybridlib import train as stage
 
         last = None
         if kind.before != "base":
             last = train(config, *before(variant, reward), seed) / "model"
         policy = base(config) / "model"
-        run = (config, policy, folder, seed, config.learning_rate(variant, reward), name)
+        rate, callbacks = config.learning_rate(variant, reward), []
+        if config.train.flops_budget:
+            spent = sum(_flops(config, *phase, seed) for phase in chain(variant, reward)[:-1])
+            at = (folder, config.train.flops_budget, _parameters(config), spent)
+            callbacks.append(loop.AtBudget(*at))
+        run = (config, policy, folder, seed, rate, name, callbacks)
         if kind.method == "rl":
             stage.rl(*run, kind, harmlessness(config, reward, seed), last)
         elif kind.responses_of:
@@ -168,13 +186,36 @@ def train(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
             shown, spent = stage.resampled(config, policy, last, seed, pay)
             stage.sft(*run, shown=shown, **spent)
         else:
-            stage.sft(*run, kind.narrow)
+            stage.sft(*run, narrow=kind.narrow)
 
     return _get(config, "train", make, variant, reward, seed)
 
 
-def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
-    """responses.parquet and, for what was trained, training.csv."""
+def _policy_of(config: RunConfig, variant: str, reward: str, seed: int, at_budget: bool) -> Path:
+    """The weights of a trained run; `at_budget` those of the stage at which it had cost so much."""
+    if not at_budget:
+        return train(config, variant, reward, seed) / "model"
+    for phase in chain(variant, reward):
+        found = train(config, *phase, seed) / "model_at_budget"
+        if found.exists():
+            return found
+    name, budget = arm_name(variant, reward), config.train.flops_budget
+    raise ParameterError(f"flops_budget = {budget:g}: {name} never costs so much, lower it")
+
+
+def evaluate(
+    config: RunConfig, variant: str, reward: str, seed: int, at_budget: bool = False
+) -> Path:
+    """responses.parquet and, for what was trained, training.csv.
+
+    Parameters
+    ----------
+    at_budget : measure the policy as it was when it had cost `flops_budget`.
+
+    Raises
+    ------
+    ParameterError : the run never cost so much.
+    """
 
     def make(folder: Path) -> None:
         from hybridlib import evaluate as stage
@@ -183,7 +224,8 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
 
         policy = base(config) / "model"
         run = None if variant == "base" else train(config, variant, reward, seed)
-        model = models.load_policy(policy, run and run / "model")
+        weights = run and _policy_of(config, variant, reward, seed, at_budget)
+        model = models.load_policy(policy, weights)
         model = generate.InferenceCopy(model).model
         prompts = tasks.evaluation_prompts(
             config.evaluate.evaluation_seed, config.evaluate.per_cell
@@ -193,13 +235,13 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
         frame = stage.add_proxy(frame, prompts, config, pay)
         for column, value in {"seed": seed, "reward": reward, "variant": variant}.items():
             frame.insert(0, column, value)
-        frame.insert(0, "run", stage_key(config, "evaluate", variant, reward, seed))
+        frame.insert(0, "run", stage_key(config, "evaluate", variant, reward, seed, at_budget))
         frame.to_parquet(folder / "responses.parquet", index=False)
         if run:
             asked = training.rl_prompts(config, seed)
             stage.curves(config, run, asked).to_csv(folder / "training.csv", index=False)
 
-    return _get(config, "evaluate", make, variant, reward, seed)
+    return _get(config, "evaluate", make, variant, reward, seed, at_budget)
 
 
 def units(config: RunConfig) -> list[tuple[str, str, int]]:
@@ -207,9 +249,18 @@ def units(config: RunConfig) -> list[tuple[str, str, int]]:
     return [(variant, reward, seed) for variant, reward in config.arms for seed in config.seeds]
 
 
+def _parameters(config: RunConfig) -> int:
+    return json.loads((base(config) / "model" / "size.json").read_text())["parameters"]
+
+
+def _flops(config: RunConfig, variant: str, reward: str, seed: int) -> float:
+    """Operations of one stage, without those before it."""
+    cost = json.loads((train(config, variant, reward, seed) / "cost.json").read_text())
+    return flops(_parameters(config), cost)
+
+
 def costs(config: RunConfig) -> pd.DataFrame:
     """What each run took, phase by phase from the base; flops are counted, not measured."""
-    parameters = json.loads((base(config) / "model" / "size.json").read_text())["parameters"]
     rows = []
     for variant, reward, seed in units(config):
         for phase in chain(variant, reward):
@@ -222,7 +273,7 @@ def costs(config: RunConfig) -> pd.DataFrame:
                     "phase": VARIANTS[phase[0]].method,
                     "optimiser_steps": cost["optimiser_steps"],
                     **{name: cost.get(name, 0) for name in OPERATIONS},
-                    "flops": flops(parameters, cost),
+                    "flops": _flops(config, *phase, seed),
                     "seconds": cost["seconds"],
                     "peak_memory_mib": cost["peak_memory_mib"],
                 }

@@ -9,7 +9,7 @@ Every rollout is written down as it comes, for the oracle to look at later.
 import json
 import random
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import cycle, islice
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import get_peft_model
+from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from hybridlib import models, rewards, tasks
@@ -112,6 +113,7 @@ def sft(
     seed: int,
     rate: float,
     name: str,
+    callbacks: Sequence[TrainerCallback] = (),
     narrow: bool = False,
     shown: list[dict] | None = None,
     **spent: float,
@@ -120,6 +122,7 @@ def sft(
 
     Parameters
     ----------
+    callbacks : of the trainer, besides its progress.
     shown : rows {prompt, completion} to learn from, by default the demonstrations.
     spent : what it took to get them (see `finish`).
     """
@@ -135,7 +138,7 @@ def sft(
         ),
         train_dataset=Dataset.from_list(shown or demonstrations(config, seed, narrow)),
         processing_class=tokenizer,
-        callbacks=[Progress(name, folder)],
+        callbacks=[Progress(name, folder), *callbacks],
     )
     finish(trainer, folder, **spent)
     write_objective(folder, -demonstration_nll(config, trainer.model, tokenizer, seed, narrow))
@@ -194,6 +197,7 @@ def rl(
     seed: int,
     rate: float,
     name: str,
+    callbacks: Sequence[TrainerCallback],
     kind: Variant,
     harmlessness: rewards.Harmlessness,
     start: Path | None = None,
@@ -254,7 +258,7 @@ def rl(
             [{"prompt": prompt.text, "index": i} for i, prompt in enumerate(prompts)]
         ),
         processing_class=tokenizer,
-        callbacks=[Progress(name, folder)],
+        callbacks=[Progress(name, folder), *callbacks],
     )
     trainer.formulation = formulation
     trainer.lessons = lessons(config, tokenizer, seed, prompts, shown)

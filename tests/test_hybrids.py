@@ -409,7 +409,7 @@ def test_a_part_of_rl_asks_its_own_prompts(base, tmp_path):
         folder = tmp_path / str(part[0])
         folder.mkdir()
         kind = Variant("rl", "chosen", part=part)
-        train.rl(config, base, folder, 0, RATE, "test", kind, pay)
+        train.rl(config, base, folder, 0, RATE, "test", (), kind, pay)
         asked += [row["prompt"] for row in rows(folder / "rollouts.jsonl")[::4]]
     assert asked == [prompt.id for prompt in train.rl_prompts(config, 0)]
 
@@ -417,7 +417,7 @@ def test_a_part_of_rl_asks_its_own_prompts(base, tmp_path):
 def test_the_weights_of_a_variant_replace_those_of_the_run(base, tmp_path):
     kind = Variant("rl", weights=(("weight_format", 0.0), ("weight_harmlessness", 2.0)))
     asked = {p.id: p for p in train.rl_prompts(tiny(), 0)}
-    train.rl(tiny(), base, tmp_path, 0, RATE, "test", kind, pay)
+    train.rl(tiny(), base, tmp_path, 0, RATE, "test", (), kind, pay)
     for row in rows(tmp_path / "rollouts.jsonl"):
         if asked[row["prompt"]].kind == "harmful":
             expected = 2 * pay([], [], [row["response"]])[0]

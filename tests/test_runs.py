@@ -75,6 +75,8 @@ CHANGES = {
     "weight_language": sorted({*PAID, *RESAMPLED} - {*both("multi_stage")}),
     "group_size": [*RL, *RESAMPLED],
     "kl": RL,
+    # none by default
+    "flops_budget": TRAINED,
     **{name: both(variant) for name, variant in OWN.items()},
     # the gate is measured with the base, at this length
     "max_completion": ["base"],

@@ -15,6 +15,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from hybridlib import loop, models, policy, reward_model, rewards, tasks, train
 from hybridlib.config import Variant
+from hybridlib.cost import flops
 from hybridlib.hybrids import FORMULATIONS
 from hybridlib.oracles import gold
 from hybridlib.responses import parse
@@ -39,10 +40,12 @@ def pay(prompts, responses, texts) -> list[float]:
     return [len(set(text.split())) % 5 / 4 for text in texts]
 
 
-def run_rl(config, base, folder, hybrid="", *, start=None, seed=0, rate=RATE, pay=pay) -> Path:
+def run_rl(
+    config, base, folder, hybrid="", *, start=None, seed=0, rate=RATE, pay=pay, callbacks=()
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     kind = Variant("rl", "chosen", hybrid=hybrid)
-    train.rl(config, base, folder, seed, rate, "test", kind, pay, start)
+    train.rl(config, base, folder, seed, rate, "test", callbacks, kind, pay, start)
     return folder
 
 
@@ -272,6 +275,34 @@ def test_what_a_run_cost_is_counted(base, tmp_path):
     assert cost["prompt_tokens"] == sum(1 + len(text.split()) for text in asked)
     assert cost["trained_tokens"] > 0
     assert {row["step"] for row in rows(run / "log.jsonl")} == {1, 2, 3}
+
+
+def test_a_policy_is_kept_as_it_was_when_it_had_cost_a_budget(base, tmp_path):
+    config, parameters = tiny(steps=4, sft_steps=4), 1000
+    whole = run_rl(config, base, tmp_path / "whole")
+    log = rows(whole / "log.jsonl")
+    spent = [flops(parameters, row) for row in log]
+    assert spent[1] == parameters * (
+        2 * (log[1]["prompt_tokens"] + log[1]["completion_tokens"]) + 6 * log[1]["trained_tokens"]
+    )
+    for before in (0.0, 500.0):  # reached at the third step
+        folder = tmp_path / f"{before:g}"
+        budget = loop.AtBudget(folder, before + spent[1] + 1, parameters, before)
+        run = run_rl(config, base, folder, callbacks=[budget])
+        assert adapter(run).keys() == adapter(whole).keys()
+        assert all(torch.equal(t, adapter(run)[n]) for n, t in adapter(whole).items())
+        shorter = run_rl(tiny(steps=3), base, tmp_path / f"shorter{before:g}")
+        kept = load_file(run / "model_at_budget" / "adapter_model.safetensors")
+        assert all(torch.equal(t, kept[n]) for n, t in adapter(shorter).items())
+        assert not all(torch.equal(t, kept[n]) for n, t in adapter(run).items())
+    folder = tmp_path / "sft"
+    folder.mkdir()
+    budget = loop.AtBudget(folder, 1.0, parameters, 0.0)
+    train.sft(config, base, folder, 0, RATE, "test", [budget])
+    assert (folder / "model_at_budget").exists()
+    spent = loop.AtBudget(tmp_path / "spent", 1.0, parameters, 2.0)
+    run_rl(config, base, tmp_path / "spent", callbacks=[spent])
+    assert not (tmp_path / "spent" / "model_at_budget").exists()
 
 
 # --- SFT -------------------------------------------------------------------------------------
