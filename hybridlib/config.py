@@ -190,9 +190,7 @@ class TrainConfig(Part):
     hint_steps: float = _share(0.6, "share of the steps with hints in the variant prefix")
     hint_weight: float = _weight(0.001, "weight of L_SFT on the hints in the variant prefix")
     prefill_share: float = _share(0.5, "prompts that safety_prefix starts on the wrong foot")
-    flops_budget: float = _weight(
-        0.0, "operations at which a policy is kept for a second measure; 0: none"
-    )
+    flops_budget: float = _weight(0.0, "operations at which a policy is kept apart; 0: none")
     learning_rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="variant/reward -> rate, instead of the chosen ones"
     )

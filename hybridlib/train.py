@@ -182,7 +182,9 @@ def resampled(
         if end and value >= RIGHT:
             kept.setdefault(i // group, {"prompt": prompt.text, "completion": f" {text}"})
     if not kept:
-        raise NothingRight(f"no response of {source.parent.name} is right: raise steps")
+        raise NothingRight(
+            "no response of the stage before is right: raise steps or max_completion"
+        )
     return list(kept.values()), {
         "prompt_tokens": sum(len(tokenizer(prompt.text)["input_ids"]) for prompt in asked),
         "completion_tokens": sum(map(len, completions)),

@@ -457,5 +457,5 @@ def test_rejection_sampling_keeps_the_first_right_response_of_a_prompt(base, tmp
     assert spent["completion_tokens"] == sum(map(len, everything))
     monkeypatch.setattr(train.rewards, "task_rewards", lambda *a: [0.0] * 24)
     everything.clear()
-    with pytest.raises(train.NothingRight, match="no response of run is right"):
+    with pytest.raises(train.NothingRight, match="no response of the stage before is right"):
         train.resampled(config, base, run, 0, pay)
