@@ -248,7 +248,7 @@ def test_the_sampled_token_has_the_gradient_of_the_kl(base, exact):
     total = 0.0
     for row, weight in zip(every, own().exp().detach()):  # one word at a time, as it is drawn
         step = SimpleNamespace(
-            rows=[row], entropy=0.0, note=lambda *_: None,
+            rows=[row], entropy=0.0, tokens=1, note=lambda *_: None,
             score=lambda d: [own()[d[0][1]]], teach=lambda d: [theirs[d[0][1]]],
         )  # fmt: skip
         total = total + weight * hybrids.self_distill(step)
