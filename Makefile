@@ -12,7 +12,7 @@ help:
 	@echo "make figures   redraw the figures from committed tables, without training"
 	@echo "make compare   hold the last run against the committed results"
 	@echo "make publish   replace the committed results by the last run"
-	@echo "make tune      choose the learning rates again (one common grid, development seeds)"
+	@echo "make tune      choose the learning rates that are lacking (one common grid, development seeds)"
 	@echo "make sweep PRESET=hybrids [ARGS='-p seeds 2']  train each hybrid over the values of the number that matters in it"
 	@echo "make bench [PARTS='steps curves scaling study']  time a GRPO step beside TRL's, and the study"
 	@echo "make lab       open JupyterLab        make setup   only create .venv"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from hybridlib import markdown
-from hybridlib.config import VARIANTS, arm_name, compares_hybrids
+from hybridlib.config import arm_name, before, chain, compares_hybrids
 from hybridlib.jobs import Job
 from hybridlib.store import PROJECT
 
@@ -50,7 +50,9 @@ def plan(config: "RunConfig", folder: Path | None = None) -> list[Job]:
 
     folder = folder or local(config.preset)
     preset = _write_config(config, folder)
-    arms = [arm for arm in config.arms if arm[0] != "base"]
+    # What others are built on is no arm by itself, perhaps, but trained once all the same.
+    first = [arm for arm in FIRST if arm in config.arms]
+    stages = list(dict.fromkeys(s for arm in (*first, *config.arms) for s in chain(*arm)))
 
     def job(name: str, source: str, units: list[tuple], needs: list[str], **parameters) -> Job:
         return Job(
@@ -65,11 +67,10 @@ def plan(config: "RunConfig", folder: Path | None = None) -> list[Job]:
         )
 
     jobs = [job("base", "01_base", [("base", "base", "none", 0)], [])]
-    arms.sort(key=lambda arm: FIRST.index(arm) if arm in FIRST else len(FIRST))
     for seed in config.seeds:
-        for variant, reward in arms:
-            start = VARIANTS[variant].start
-            needs = [f"train {start} seed {seed}" if (start, "none") in arms else "base"]
+        for variant, reward in stages:
+            last = before(variant, reward)
+            needs = ["base" if last[0] == "base" else f"train {arm_name(*last)} seed {seed}"]
             unit = ("train", variant, reward, seed)
             name = f"train {arm_name(variant, reward)} seed {seed}"
             at = {"variant": variant, "reward": reward, "seed": seed}

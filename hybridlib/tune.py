@@ -11,7 +11,7 @@ from itertools import product
 import pandas as pd
 
 from hybridlib import jobs, runs
-from hybridlib.config import LEARNING_RATES, RunConfig, arm_name, load_config
+from hybridlib.config import LEARNING_RATES, RunConfig, arm_name, chosen_rates, load_config
 
 GRID = (3e-4, 1e-3, 3e-3)
 SEEDS = (100,)
@@ -19,12 +19,22 @@ FIRST = (("reward_model", "none"), ("sft", "none"))
 
 
 def tune(preset: str) -> pd.DataFrame:
-    """Run the grid, write learning_rates.csv (all of it, the chosen rate marked), return it."""
+    """Run the grid for the arms that learning_rates.csv lacks; add them, the chosen rate marked.
+
+    What stands there stays as it is: take an arm's rows out to choose its rate again.
+    """
     config = load_config(preset)
-    rest = [arm for arm in config.arms if arm[0] != "base" and arm not in FIRST]
+    columns = ["variant", "reward", "seed", "learning_rate", "objective", "chosen"]
+    empty = pd.DataFrame(columns=columns)
+    there = pd.read_csv(LEARNING_RATES) if LEARNING_RATES.exists() else empty
+    have = set(zip(there.variant, there.reward))
+    lacking = [arm for arm in (*FIRST, *config.arms) if arm[0] != "base" and arm not in have]
+    lacking = list(dict.fromkeys(lacking))
+    if not lacking:
+        return there
     runs.base(config)
-    grid, chosen = [], dict(config.train.learning_rates)
-    for arms in (FIRST, rest):
+    grid, chosen = [], chosen_rates() | config.train.learning_rates
+    for arms in ([arm for arm in lacking if (arm in FIRST) == first] for first in (True, False)):
         trials = list(product(arms, GRID, SEEDS))
         with jobs.processes() as pool:
             values = list(pool.map(_trial, *zip(*((preset, chosen, *trial) for trial in trials))))
@@ -33,10 +43,10 @@ def tune(preset: str) -> pd.DataFrame:
         for arm in arms:
             mean = {r: _mean(grid, arm, r) for r in GRID}
             chosen[arm_name(*arm)] = max(mean, key=mean.get)
-    columns = ["variant", "reward", "seed", "learning_rate", "objective"]
-    table = pd.DataFrame(grid, columns=columns)
+    table = pd.DataFrame(grid, columns=columns[:-1])
     best = [chosen[arm_name(v, r)] for v, r in zip(table.variant, table.reward)]
     table["chosen"] = table.learning_rate == best
+    table = pd.concat([there, table]) if len(there) else table
     table.to_csv(LEARNING_RATES, index=False, float_format="%.6g", lineterminator="\n")
     return table
 
