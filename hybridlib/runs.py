@@ -244,14 +244,14 @@ def flops_by_step(log: pd.DataFrame, total: float, parameters: int) -> pd.Series
     return (so_far + total - so_far.iloc[-1]).rename("flops")
 
 
-def _with_flops(config: RunConfig, training: list[pd.DataFrame], cost: pd.DataFrame) -> None:
-    """Add the column `flops` to the training curves of runs with rollouts."""
-    total, parameters = cost.groupby(["variant", "reward", "seed"]).flops.sum(), _parameters(config)
-    for n, rows in enumerate(training):
-        unit = tuple(rows[["variant", "reward", "seed"]].iloc[0])
-        log = pd.read_json(train(config, *unit) / "log.jsonl", lines=True)
-        if "completion_tokens" in log:
-            training[n] = rows.join(flops_by_step(log, total[unit], parameters), on="step")
+def _with_flops(
+    config: RunConfig, unit: tuple[str, str, int], training: pd.DataFrame, total: float
+) -> pd.DataFrame:
+    """The training curve of a run, with the column `flops` where it has rollouts."""
+    log = pd.read_json(train(config, *unit) / "log.jsonl", lines=True)
+    if "completion_tokens" not in log:
+        return training
+    return training.join(flops_by_step(log, total, _parameters(config)), on="step")
 
 
 def write_tables(config: RunConfig, folder: Path) -> None:
@@ -259,20 +259,22 @@ def write_tables(config: RunConfig, folder: Path) -> None:
     from hybridlib import tables
 
     found = {unit: evaluate(config, *unit) for unit in units(config)}
-    training = [
-        pd.read_csv(run / "training.csv").assign(variant=v, reward=r, seed=s)
+    training = {
+        (v, r, s): pd.read_csv(run / "training.csv").assign(variant=v, reward=r, seed=s)
         for (v, r, s), run in found.items()
         if (run / "training.csv").exists()
-    ]
+    }
     cost = costs(config)
     if compares_hybrids(config.variants):
-        _with_flops(config, training, cost)
+        total = cost.groupby(["variant", "reward", "seed"]).flops.sum()
+        for unit, rows in training.items():
+            training[unit] = _with_flops(config, unit, rows, total[unit])
     listed = [(run.name, *unit, "evaluate") for unit, run in found.items()]
     tables.write_tables(
         folder,
         config.preset,
         pd.concat([pd.read_parquet(run / "responses.parquet") for run in found.values()]),
-        pd.concat(training) if training else pd.DataFrame(),
+        pd.concat(training.values()) if training else pd.DataFrame(),
         cost,
         pd.read_csv(base(config) / "gate.csv"),
         pd.read_csv(LEARNING_RATES),
