@@ -74,7 +74,7 @@ def hybrids_by_compute(results: Results) -> Figure:
                     y, x = found.loc[arm], flops.loc[arm]
                     bars = {"xerr": whiskers(x), "yerr": whiskers(y), "elinewidth": 1.2}
                     ax.errorbar(x.estimate, y.estimate, alpha=0.85, **bars, **marker_of(arm))
-            _log_flops(ax, flops.low.min(), flops.high.max())
+            _log_flops(ax, flops.estimate.min(), flops.estimate.max())
             percent_axis(ax.yaxis)
             ax.set_ylabel(name)
             if n == len(rows) - 1:
@@ -232,7 +232,7 @@ def _legend(fig: Figure, arms: list[str], *more: Line2D) -> None:
 
 def _log_flops(ax: Axes, low: float, high: float) -> None:
     """A log axis with a few labelled ticks, also where it spans less than a decade."""
-    ax.set(xscale="log", xlim=(0.75 * low, 1.35 * high))
+    ax.set(xscale="log", xlim=(0.7 * low, 1.4 * high))
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=4))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
