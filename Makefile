@@ -5,14 +5,15 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
-.PHONY: help setup study figures compare publish tune bench test lint lab
+.PHONY: help setup study figures compare publish tune sweep bench test lint lab
 
 help:
 	@echo "make study [PRESET=organism] [ARGS='-p NAME VALUE']  train, evaluate, draw every figure"
 	@echo "make figures   redraw the figures from committed tables, without training"
 	@echo "make compare   hold the last run against the committed results"
 	@echo "make publish   replace the committed results by the last run"
-	@echo "make tune      choose the learning rates again (one common grid, development seeds)"
+	@echo "make tune      choose the learning rates that are lacking (one common grid, development seeds)"
+	@echo "make sweep PRESET=hybrids [ARGS='-p seeds 2']  train each hybrid over the values of the number that matters in it"
 	@echo "make bench [PARTS='steps curves scaling study']  time a GRPO step beside TRL's, and the study"
 	@echo "make lab       open JupyterLab        make setup   only create .venv"
 	@echo "make test      run the tests          make lint    run ruff"
@@ -28,7 +29,7 @@ setup: .venv/installed
 	@$(PIP) install --no-deps --editable .
 	@touch $@
 
-study figures compare publish tune: setup
+study figures compare publish tune sweep: setup
 	@$(BIN)/python -m hybridlib $@ $(PRESET) $(ARGS)
 
 bench: setup

@@ -34,18 +34,11 @@ def study(options: argparse.Namespace) -> int:
     """Execute 00_study, whose output is shown as it comes."""
     from papermill import PapermillExecutionError
 
-    from hybridlib.config import ParameterError, load_config
+    from hybridlib.config import load_config
     from hybridlib.notebook import error_in, execute
     from hybridlib.study import NOTEBOOKS, local
 
-    overrides = {}
-    for file in options.file:
-        try:
-            overrides |= yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
-        except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise ParameterError(f"{file} is no file of parameters: {reason}") from None
-    overrides |= {name: yaml.safe_load(value) for name, value in options.parameter}
+    overrides = _overrides(options)
     preset = overrides.pop("preset", options.preset)
     config = load_config(preset, **overrides)
     output = local(config.preset) / "notebooks" / "00_study.ipynb"
@@ -62,13 +55,15 @@ def figures(options: argparse.Namespace) -> int:
     """Draw every figure of the committed tables again."""
     from hybridlib import study as graph
     from hybridlib.jobs import run
+    from hybridlib.lookup import Results
     from hybridlib.publish import PublishError
 
     folder = graph.committed(options.preset)
     if not (folder / "tables").is_dir():
         raise PublishError(f"there are no committed tables of {options.preset}")
+    variants = set(Results(folder).table("metrics").variant)
     with tempfile.TemporaryDirectory() as notebooks:
-        run(graph.figures(options.preset, folder, Path(notebooks)))
+        run(graph.figures(options.preset, variants, folder, Path(notebooks)))
     return 0
 
 
@@ -81,14 +76,16 @@ def compare(options: argparse.Namespace) -> int:
 
 def publish(options: argparse.Namespace) -> int:
     """Replace the committed results by the local ones, and the README's account of them."""
-    from hybridlib import findings
+    from hybridlib import advice, findings
     from hybridlib.lookup import Results
     from hybridlib.publish import publish
     from hybridlib.store import PROJECT
 
-    published = Results(publish(options.preset))
+    published, readme = publish(options.preset), PROJECT / "README.md"
     if options.preset == DEFAULT:
-        findings.write(PROJECT / "README.md", published)
+        findings.write(readme, Results(published))
+    if options.preset in advice.PRESETS:
+        advice.write(readme, advice.published())
     return 0
 
 
@@ -100,12 +97,37 @@ def tune(options: argparse.Namespace) -> int:
     return 0
 
 
+def sweep(options: argparse.Namespace) -> int:
+    """Train each hybrid over the values of the number that matters in it."""
+    from hybridlib.sweeps import sweep
+
+    sweep(**{"preset": options.preset} | _overrides(options))
+    return 0
+
+
 def bench(options: argparse.Namespace) -> int:
     """Time a GRPO step beside TRL's unchanged one, and the default study."""
     from hybridlib.bench import bench
 
     bench(options.parts)
     return 0
+
+
+def _overrides(options: argparse.Namespace) -> dict:
+    """The parameters of files, then those of the command line.
+
+    Raises ParameterError for a file that cannot be read or holds none.
+    """
+    from hybridlib.config import ParameterError
+
+    overrides = {}
+    for file in options.file:
+        try:
+            overrides |= yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
+        except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise ParameterError(f"{file} is no file of parameters: {reason}") from None
+    return overrides | {name: yaml.safe_load(value) for name, value in options.parameter}
 
 
 def quiet() -> None:
@@ -118,7 +140,7 @@ def quiet() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hybridlib", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (study, figures, compare, publish, tune, bench):
+    for command in (study, figures, compare, publish, tune, sweep, bench):
         name, text = command.__name__, command.__doc__
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
@@ -127,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("parts", nargs="*", choices=[[], *parts], metavar="PART")
             continue
         sub.add_argument("preset", nargs="?", default=DEFAULT, metavar="PRESET")
-        if command is study:
+        if command in (study, sweep):
             sub.add_argument(
                 *("-p", "--parameter"),
                 nargs=2,

@@ -110,10 +110,10 @@ def _train(setting_name: str, trainer_name: str, seed: int, steps: int, prompts:
     from trl import GRPOTrainer
 
     from hybridlib import assets, models, rewards, runs, tasks, train
+    from hybridlib import policy as policy_trainer
     from hybridlib.config import load_config
     from hybridlib.fused import fuse
     from hybridlib.generate import InferenceCopy
-    from hybridlib.responses import parse
 
     setting, config = SETTINGS[setting_name], load_config()
     prompts = prompts or setting.prompts
@@ -127,10 +127,9 @@ def _train(setting_name: str, trainer_name: str, seed: int, steps: int, prompts:
 
     def paid_as_in_the_study(completions, completion_ids, index, **_) -> list[float]:
         finished = [ids[-1] == tokenizer.eos_token_id for ids in completion_ids]
-        parsed = [parse(text, end) for text, end in zip(completions, finished)]
         pay = rewards.rule_reward(config.reward.scope)
         of = [rows[i] for i in index]
-        return rewards.total_reward(config.reward, pay, of, parsed, completions)
+        return train.paid(config, config.reward, pay, of, completions, finished)[0]
 
     def paid_for_new_words(completions, **_) -> list[float]:
         # Hardly ever the same for a whole group, so that no row is left out for lack of advantage.
@@ -143,7 +142,7 @@ def _train(setting_name: str, trainer_name: str, seed: int, steps: int, prompts:
         turns = [{"role": "user", "content": prompt.text}]
         return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
-    kind = GRPOTrainer if trainer_name == "stock" else train.PolicyTrainer
+    kind = GRPOTrainer if trainer_name == "stock" else policy_trainer.PolicyTrainer
 
     class Timed(kind):
         spent, drawn = 0.0, 0
@@ -174,14 +173,14 @@ def _train(setting_name: str, trainer_name: str, seed: int, steps: int, prompts:
     if trainer_name == "ours":
         fuse(policy)
         at = (setting.group, setting.tokens, seed)
-        ours = {"rollout_func": train.rollouts(InferenceCopy(policy), tokenizer, *at)}
+        ours = {"rollout_func": policy_trainer.rollouts(InferenceCopy(policy), tokenizer, *at)}
     with tempfile.TemporaryDirectory() as folder:
         trainer = Timed(
             model=policy,
             reward_funcs=(
                 paid_as_in_the_study if setting_name == "organism" else paid_for_new_words
             ),
-            args=train.grpo_arguments(
+            args=policy_trainer.grpo_arguments(
                 *(Path(folder), seed, RATE, steps, prompts, setting.group, setting.tokens),
                 bf16=setting.dtype == "bfloat16",
                 save_strategy="no",

@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -33,18 +33,39 @@ class ParameterError(OneLineError, ValueError):
 
 @dataclass(frozen=True)
 class Variant:
-    """How a policy is made: where it starts, by which method, and what it is taught and paid."""
+    """How a policy is made: where it starts, by which method, and what it is taught and paid.
+
+    A row with a `rate` of another arm is a stage of a chain: trained, but no arm by itself.
+    """
 
     method: Literal["none", "sft", "rl"]
     rewards: Literal["none", "gold", "chosen"] = "none"
     start: str = "base"
     narrow: bool = False  # demonstrations of a few categories of one task
-    joint: bool = False  # adds joint_lambda * L_SFT to the RL loss
+    hybrid: str = ""  # a row of hybrids.FORMULATIONS; else RL is RL alone
+    responses_of: str = ""  # SFT on this row's own right responses, not on demonstrations
+    part: tuple[float, float] = (0.0, 1.0)  # of the steps and prompts of `rl`
+    weights: tuple[tuple[str, float], ...] = ()  # of rewards, instead of the parameters
+    rate: str = ""
 
-    def stated(self) -> dict[str, Any]:
-        """What is not left at its default."""
-        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) != f.default}
+    @property
+    def before(self) -> str:
+        """The row that has to be trained before this one."""
+        return self.responses_of or self.start
 
+    def inputs(self) -> dict[str, Any]:
+        """What a key is made of: all that is not the default, a formulation by its name."""
+        defaults = Variant(self.method)
+        unread = {"hybrid", "rate"}
+        found = {n: v for n, v in asdict(self).items() if v != getattr(defaults, n)}
+        named = {self.hybrid: True} if self.hybrid else {}
+        return {"method": self.method, **{n: found[n] for n in found.keys() - unread}, **named}
+
+
+# DeepSeek-R1 (arXiv 2501.12948): the first RL is paid for reasoning, format and language alone, the
+# second for everything; the language reward is added as it is, with weight 1.
+_LANGUAGE = ("weight_language", 1.0)
+_REASONING = (_LANGUAGE, ("weight_harmlessness", 0.0), ("weight_helpfulness", 0.0))
 
 VARIANTS: dict[str, Variant] = {
     "base": Variant("none"),
@@ -53,9 +74,37 @@ VARIANTS: dict[str, Variant] = {
     "sft": Variant("sft"),
     "sft_narrow": Variant("sft", narrow=True),
     "two_stage": Variant("rl", "chosen", start="sft"),
-    "joint": Variant("rl", "chosen", joint=True),
+    "r1_reasoning": Variant("rl", start="sft", part=(0.0, 0.5), weights=_REASONING, rate="rl/rule"),
+    "r1_resampled": Variant("sft", "chosen", responses_of="r1_reasoning", rate="sft"),
+    "multi_stage": Variant(
+        "rl", "chosen", start="r1_resampled", part=(0.5, 1.0), weights=(_LANGUAGE,)
+    ),
+    "joint": Variant("rl", "chosen", hybrid="joint"),
+    "chord_mu": Variant("rl", "chosen", hybrid="chord_mu"),
+    "demo_in_group": Variant("rl", "chosen", hybrid="demo_in_group"),
+    "gated": Variant("rl", "chosen", hybrid="gated"),
+    "prefix": Variant("rl", "chosen", hybrid="prefix"),
+    "safety_prefix": Variant("rl", "chosen", hybrid="safety_prefix"),
+    "self_distill": Variant("rl", hybrid="self_distill"),
 }
+MEASURED = tuple(name for name, variant in VARIANTS.items() if not variant.rate)
 REWARDS = ("rule", "model")
+
+#: What a variant changes of the training that it starts from: together in every list and figure.
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "RL": ("rl", "rl_gold"),
+    "SFT": ("sft", "sft_narrow"),
+    "in sequence": ("two_stage", "multi_stage"),
+    "mixed losses": ("joint", "chord_mu", "gated"),
+    "mixed data": ("demo_in_group", "prefix", "safety_prefix"),
+    "distillation": ("self_distill",),
+}
+HYBRIDS = tuple(v for name, family in FAMILIES.items() if name not in ("RL", "SFT") for v in family)
+
+
+def compares_hybrids(variants: Iterable[str]) -> bool:
+    """Whether a study holds hybrids beyond the two of the hypotheses: then it compares them all."""
+    return bool(set(variants) & set(HYBRIDS) - {"two_stage", "joint"})
 
 
 class Part(BaseModel):
@@ -142,6 +191,22 @@ class TrainConfig(Part):
     lora_rank: int = _count(16, "rank of LoRA; 0: full fine-tuning", least=0)
     kl: float = _weight(0.0, "weight of the KL penalty towards the start (beta of GRPO)")
     joint_lambda: float = _weight(0.5, "weight of L_SFT in the variant joint")
+    chord_peak: float = _share(0.9, "largest weight of L_SFT in the variant chord_mu")
+    chord_valley: float = _share(0.05, "last weight of L_SFT in the variant chord_mu")
+    chord_warmup: float = _share(0.0, "share of the steps up to the peak in chord_mu")
+    chord_decay: float = _share(0.5, "share of the steps from peak to valley in chord_mu")
+    luffy_gamma: float = Field(
+        0.1, gt=0, description="gamma of x / (x + gamma) in the variant demo_in_group"
+    )
+    switch_gate: int = _count(
+        0, "at most so many right for SFT instead of RL in gated; -1: never", least=-1
+    )
+    hint_high: float = _share(0.95, "first share of a demonstration that prefix gives away")
+    hint_low: float = _share(0.05, "last share of a demonstration that prefix gives away")
+    hint_steps: float = _share(0.6, "share of the steps with hints in the variant prefix")
+    hint_weight: float = _weight(0.001, "weight of L_SFT on the hints in the variant prefix")
+    prefill_share: float = _share(0.5, "prompts that safety_prefix starts on the wrong foot")
+    flops_budget: float = _weight(0.0, "operations at which a policy is kept apart; 0: none")
     learning_rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="variant/reward -> rate, instead of the chosen ones"
     )
@@ -178,7 +243,7 @@ class EvaluateConfig(Part):
 class StudyConfig(Part):
     """Which runs there are."""
 
-    variants: tuple[str, ...] = Field(tuple(VARIANTS), description="variants to train and compare")
+    variants: tuple[str, ...] = Field(MEASURED, description="variants to train and compare")
     rewards: tuple[str, ...] = Field(REWARDS, description="harmlessness rewards of those with RL")
     seeds: tuple[int, ...] = Field(
         tuple(range(5)), description="training seeds: a number or a list"
@@ -221,7 +286,7 @@ class StudyConfig(Part):
     @field_validator("variants", "rewards")
     @classmethod
     def _known(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
-        known = {"variants": tuple(VARIANTS), "rewards": REWARDS}[info.field_name]
+        known = {"variants": MEASURED, "rewards": REWARDS}[info.field_name]
         for name in value:
             if name not in known:
                 raise ValueError(f"{name!r} is none of {', '.join(known)}{_nearest(name, known)}")
@@ -253,16 +318,16 @@ class RunConfig(Part):
 
     @property
     def arms(self) -> list[tuple[str, str]]:
-        """(variant, reward) of everything that is trained and measured, in the table's order."""
-        choices = {"none": ("none",), "gold": ("gold",), "chosen": self.rewards}
-        return [(v, reward) for v in self.variants for reward in choices[VARIANTS[v].rewards]]
+        """(variant, reward) of everything that is measured, in the table's order."""
+        return [(v, reward) for v in self.variants for reward in _rewards_of(v, self.rewards)]
 
     def check_arm(self, variant: str, reward: str) -> None:
-        """Raises ParameterError if this study has no such variant under this reward."""
-        known = [arm_name(*arm) for arm in self.arms]
+        """Raises ParameterError if this study trains no such variant under this reward."""
+        stages = [stage for arm in self.arms for stage in chain(*arm)]
+        known = [arm_name(*arm) for arm in dict.fromkeys(self.arms + stages)]
         name = arm_name(variant, reward)
-        if (variant, reward) not in self.arms:
-            alike = [arm_name(*arm) for arm in self.arms if arm[0] == variant] or known
+        if name not in known:
+            alike = [other for other in known if other.split("/")[0] == variant] or known
             near = _nearest(name, alike)
             raise ParameterError(f"variant/reward {name!r} is none of {', '.join(known)}{near}")
 
@@ -271,7 +336,8 @@ class RunConfig(Part):
 
         Raises ParameterError if there is none for this variant and reward.
         """
-        name = arm_name(variant, reward)
+        known = VARIANTS.get(variant)
+        name = (known and known.rate) or arm_name(variant, reward)
         rates = chosen_rates() | self.train.learning_rates
         if name not in rates:
             raise ParameterError(
@@ -290,10 +356,27 @@ def arm_name(variant: str, reward: str) -> str:
     return variant if reward == "none" else f"{variant}/{reward}"
 
 
+def _rewards_of(variant: str, chosen: tuple[str, ...]) -> tuple[str, ...]:
+    """The rewards under which a variant is trained, each an arm."""
+    return {"none": ("none",), "gold": ("gold",), "chosen": chosen}[VARIANTS[variant].rewards]
+
+
+def before(variant: str, reward: str) -> tuple[str, str]:
+    """(variant, reward) of the row that has to be trained before this one, of the same chain."""
+    name = VARIANTS[variant].before
+    return name, reward if VARIANTS[name].rewards == "chosen" else "none"
+
+
+def chain(variant: str, reward: str) -> list[tuple[str, str]]:
+    """(variant, reward) of all that is trained for an arm, the first stage first."""
+    if variant == "base":
+        return []
+    return [*chain(*before(variant, reward)), (variant, reward)]
+
+
 def tuned_arms() -> list[str]:
     """Everything that has a learning rate: the reward model, and each variant and reward."""
-    choices = {"none": ("none",), "gold": ("gold",), "chosen": REWARDS}
-    arms = [arm_name(n, r) for n, v in VARIANTS.items() for r in choices[v.rewards] if n != "base"]
+    arms = [arm_name(v, r) for v in MEASURED if v != "base" for r in _rewards_of(v, REWARDS)]
     return ["reward_model", *arms]
 
 

@@ -141,10 +141,13 @@ def curves(config: RunConfig, run: Path, prompts: list[tasks.Prompt]) -> pd.Data
 
 
 def _rollout_scores(config: RunConfig, run: Path, prompts: list[tasks.Prompt]) -> pd.DataFrame:
+    """Means by step over what the policy itself has said from the first word on."""
     rows = {prompt.id: prompt.row() for prompt in prompts}
     scores = []
     for line in (run / "rollouts.jsonl").read_text().splitlines():
         record = json.loads(line)
+        if record.get("forced") or record.get("demonstration"):
+            continue
         row = rows[record["prompt"]]
         response = parse(record["response"], record["finished"], config.base.thought)
         score = oracles.score(row, response)

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from hybridlib import hypotheses, prose
+from hybridlib import hypotheses, markdown, prose
 from hybridlib.lookup import Results, claims, select
 from hybridlib.style import label_of
 
-BEGIN, END = "<!-- findings -->", "<!-- /findings -->"
+BLOCK = "findings"
 
 # heading -> (metric, where)
 COLUMNS = {
@@ -39,10 +39,13 @@ def findings(results: Results) -> str:
         for arm in results.arms()
     ]
     others = [arm for arm in results.arms() if arm not in ("base/none", "rl_gold/gold")]
-    in_words = [
-        "- " + prose.sentence(prose.versus(results, *what, others, other, **where))
+    compared = [
+        prose.sentence(prose.versus(results, *what, others, other, **where))
         for *what, other, where in COMPARED
     ]
+    in_words = [f"- {text}" for text in compared if text]  # a preset may lack what is compared
+    if in_words:
+        in_words = ["\n".join(["By seed and prompt in pairs, at 95% each:", "", *in_words])]
     verdicts = claims(results)
     said = [
         [
@@ -57,12 +60,12 @@ def findings(results: Results) -> str:
     return "\n\n".join(
         [
             f"{prose.scope(results)} Responses are sampled at T=1. {prose.control(results)}",
-            _table(["variant (reward)", *COLUMNS], rows),
-            "\n".join(["By seed and prompt in pairs, at 95% each:", "", *in_words]),
+            markdown.table(["variant (reward)", *COLUMNS], rows),
+            *in_words,
             f"**{prose.tally(results)}.** An effect is supported if its whole interval, corrected "
             "for the number of tests, lies beyond the margin, and refuted if it lies short of it; "
             "where the two rewards of RL disagree, the claim as such is inconclusive.",
-            _table(["", "what the paper says", "verdict", "what was measured"], said),
+            markdown.table(["", "what the paper says", "verdict", "what was measured"], said),
         ]
     )
 
@@ -77,14 +80,6 @@ def _verdict(results: Results, claim: str) -> str:
     return f"**{rows['all']}**: {', '.join(by_reward)}"
 
 
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
 def write(readme: Path, results: Results) -> None:
-    """Replace what stands between the two comments in a README."""
-    before, _, rest = readme.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    text = f"{before}{BEGIN}\n{findings(results)}\n{END}{after}"
-    readme.write_text(text, encoding="utf-8")
+    """Replace the account in a README."""
+    markdown.replace_block(readme, BLOCK, findings(results))

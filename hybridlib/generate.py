@@ -54,7 +54,7 @@ class InferenceCopy:
 def sample(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[str],
+    prompts: list[str] | list[list[int]],
     max_tokens: int,
     group: int = 1,
     temperature: float = 1.0,
@@ -64,12 +64,13 @@ def sample(
 
     Parameters
     ----------
+    prompts : as text, or as token ids where they end in a response that has begun.
     temperature : 0 decodes greedily.
     generator : source of the uniforms; its state alone decides what is drawn.
     """
     was_training = model.training
     model.eval()
-    ids = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    ids = [tokenizer(p)["input_ids"] if isinstance(p, str) else p for p in prompts]
     uniforms = torch.rand(len(prompts) * group, max_tokens, generator=generator)
     order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
     completions: list[list[int]] = [[] for _ in range(len(prompts) * group)]

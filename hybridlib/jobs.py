@@ -11,8 +11,15 @@ import shlex
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -145,6 +152,18 @@ def default_workers() -> int:
         return 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(cores(), memory // MEMORY_A_JOB))
+
+
+def processes() -> ProcessPoolExecutor:
+    """Return a pool of processes that train, each on its share of the cores, as in the study."""
+    workers = default_workers()
+    return ProcessPoolExecutor(workers, get_context("spawn"), _threads, (cores() // workers,))
+
+
+def _threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(max(1, count))
 
 
 def duration(seconds: float) -> str:

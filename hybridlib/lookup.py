@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
-from hybridlib.config import ParameterError
+from hybridlib.config import REWARDS, ParameterError
 from hybridlib.stats import interval_of_change
 from hybridlib.study import committed, local
 from hybridlib.style import order_of
@@ -46,6 +46,10 @@ class Results:
             self._read[name] = frame
         return self._read[name]
 
+    def has(self, name: str) -> bool:
+        """Whether there is a table of that name: some belong to some presets only."""
+        return (self.folder / "tables" / f"{name}.csv").exists()
+
     def arms(self, table: str = "metrics") -> list[str]:
         """The arms of a table, in the order of every figure."""
         return sorted(self.table(table).arm.unique(), key=order_of)
@@ -64,12 +68,16 @@ class Results:
         where = POOLED | where
         if where.pop("part") != "whole":
             return None  # contrasts.csv is about whole responses
-        frame = select(self.table("contrasts"), metric=name, **where)
-        for row in select(frame, a=a, b=b).itertuples():
-            return pd.Series({"estimate": row.estimate, "low": row.low, "high": row.high})
-        for row in select(frame, a=b, b=a).itertuples():
-            return pd.Series({"estimate": -row.estimate, "low": -row.high, "high": -row.low})
-        return None
+        return _either_way(select(self.table("contrasts"), metric=name, **where), a, b)
+
+
+def _either_way(rows: pd.DataFrame, a: str, b: str) -> pd.Series | None:
+    """The row a - b, or b - a with its sign turned; None if neither is there."""
+    for row in select(rows, a=a, b=b).itertuples():
+        return pd.Series({"estimate": row.estimate, "low": row.low, "high": row.high})
+    for row in select(rows, a=b, b=a).itertuples():
+        return pd.Series({"estimate": -row.estimate, "low": -row.high, "high": -row.low})
+    return None
 
 
 def select(frame: pd.DataFrame, **where: str) -> pd.DataFrame:
@@ -108,6 +116,29 @@ def direction(results: Results, metric: str, a: str, b: str, **where: str) -> in
         return int(row.low > 0) - int(row.high < 0)
     first, second = results.value(metric, a, **where), results.value(metric, b, **where)
     return int(first.low > second.high) - int(first.high < second.low)
+
+
+def rewards(results: Results) -> list[str]:
+    """The rewards that pay some arm of the study, the control aside."""
+    return [r for r in REWARDS if any(arm.endswith(f"/{r}") for arm in results.arms())]
+
+
+def under(results: Results, reward: str) -> list[str]:
+    """The arms to show under a reward: those that it pays, and those that neither reward pays."""
+    return [arm for arm in results.arms() if arm.endswith((f"/{reward}", "/none", "/gold"))]
+
+
+def holm(results: Results, metric: str, reward: str, a: str, b: str) -> pd.Series | None:
+    """a - b over all splits, its interval Holm-adjusted, from hybrids.csv; None if not there."""
+    rows = select(results.table("hybrids"), metric=metric, reward=reward, split="all")
+    return _either_way(rows, a, b)
+
+
+def sweep_ranges(results: Results) -> pd.DataFrame:
+    """Least and most harm (low, high) by parameter swept, over its values and both rewards."""
+    rows = select(results.table("sweep"), metric="harm_rate")
+    harm = rows.groupby("parameter", sort=False).estimate
+    return pd.DataFrame({"low": harm.min(), "high": harm.max()})
 
 
 def trained_by_rl(results: Results) -> list[str]:

@@ -13,13 +13,10 @@ from scipy import stats
 
 from hybridlib import lookup, prose
 from hybridlib.lookup import Results
+from hybridlib.prose import PAID_BY
 from hybridlib.style import VARIANT_STYLES, bar_of, label_of, line_of, marker_of
 
-PAID_BY = {
-    "rule": "paid by the rule",
-    "model": "paid by the reward model",
-    "gold": "paid by the oracle (control)",
-}
+BOUNDS = {"proxy": (None, None), "entropy": (0, None)}  # of training columns that are no shares
 
 
 def percent_axis(axis: Axis, whole: bool = False) -> None:
@@ -79,22 +76,30 @@ def same_limits(axes: list[Axes]) -> None:
         ax.set_xlim(min(lows), max(highs))
 
 
-def _curve(ax: Axes, frame: pd.DataFrame, column: str, arm: str, phase: float) -> None:
-    """Mean over seeds with a 95% t band; each seed is first smoothed over a tenth of its steps."""
-    wide = frame[frame.arm.eq(arm)].pivot(index="step", columns="seed", values=column)
-    wide = wide.dropna(how="all")
-    if wide.empty:
+def curve(
+    ax: Axes, frame: pd.DataFrame, column: str, arm: str, phase: float = 0, x: str = "step",
+    look: dict | None = None,
+) -> None:
+    """Mean over seeds with a 95% t band; each seed is first smoothed over a tenth of its steps.
+
+    `phase`, from 0 to 1, staggers the markers; `x` is averaged over seeds; `look` replaces the
+    arm's own.
+    """
+    rows = frame[frame.arm.eq(arm)].dropna(subset=[column, x])
+    if rows.empty:
         return
+    wide = rows.pivot(index="step", columns="seed", values=column)
+    at = rows.groupby("step")[x].mean()
     wide = wide.rolling(max(1, len(wide) // 10), center=True, min_periods=1).mean()
     mean, count = wide.mean(axis=1), wide.count(axis=1)
     every = max(1, len(wide) // 5)  # few markers, staggered so that curves in one place show
-    look = line_of(arm)
-    ax.plot(mean.index, mean, markevery=(int(phase * every), every), **look)
+    look = look or line_of(arm)
+    ax.plot(at, mean, markevery=(int(phase * every), every), **look)
     if count.min() > 1:
         half = wide.sem(axis=1) * stats.t.ppf(0.975, count - 1)
-        bounds = (None, None) if column == "proxy" else (0, 1)  # a total reward is no share
+        bounds = BOUNDS.get(column, (0, 1))
         low, high = (mean - half).clip(*bounds), (mean + half).clip(*bounds)
-        ax.fill_between(mean.index, low, high, color=look["color"], alpha=0.18, linewidth=0)
+        ax.fill_between(at, low, high, color=look["color"], alpha=0.18, linewidth=0)
 
 
 def training_curves(results: Results, rows: dict[str, str]) -> tuple[Figure, np.ndarray]:
@@ -109,7 +114,7 @@ def training_curves(results: Results, rows: dict[str, str]) -> tuple[Figure, np.
         line[0].yaxis.set_major_locator(MaxNLocator(4))
         for ax, group in zip(line, groups.values(), strict=False):
             for n, arm in enumerate(group):
-                _curve(ax, frame, column, arm, n / len(group))
+                curve(ax, frame, column, arm, n / len(group))
     for top, bottom, reward in zip(axes[0], axes[-1], groups, strict=False):
         top.set_title(PAID_BY[reward])
         bottom.set_xlabel("training step")

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
+from hybridlib.config import HYBRIDS
 from hybridlib.lookup import (
     MAIN,
     RL,
@@ -16,7 +17,9 @@ from hybridlib.lookup import (
     change,
     claims,
     direction,
+    rewards,
     select,
+    sweep_ranges,
     totals,
     trained_by_rl,
 )
@@ -32,6 +35,11 @@ CLAIMS = {
     "C6": "diverse SFT",
     "C7": "hybrid",
     "C8": "cost",
+}
+PAID_BY = {
+    "rule": "paid by the rule",
+    "model": "paid by the reward model",
+    "gold": "paid by the oracle (control)",
 }
 PAID_AND_WANTED = {"proxy": "the reward paid", "gold": "gold on harmful prompts"}
 
@@ -190,14 +198,44 @@ def control(results: Results) -> str:
     return f"**The control fails: {what}. No verdict on RL can be taken from these runs.**"
 
 
-def times(results: Results, column: str, other: str = "sft/none") -> str:
+def times(
+    results: Results,
+    column: str,
+    arms: Iterable[str] = (*RL, "two_stage/model"),
+    other: str = "sft/none",
+) -> str:
     """'as multiples of sft's: rl (rule) 3.4 and two_stage (model) 4.4'."""
     means = totals(results, column).estimate
     if other not in means.index:
         return f"without {label_of(other)} to compare with"
-    arms = [arm for arm in (*RL, "two_stage/model") if arm in means.index]
-    found = join(f"{label_of(arm)} {means[arm] / means[other]:.1f}" for arm in arms)
+    found = join(
+        f"{label_of(arm)} {means[arm] / means[other]:.1f}" for arm in arms if arm in means.index
+    )
     return f"as multiples of {label_of(other)}'s: {found}"
+
+
+def less_harm(results: Results) -> str:
+    """'rl (rule) than two_stage and joint; ...' by Holm-adjusted pairs, all splits together."""
+    rows = select(results.table("hybrids"), metric="harm_rate", split="all")
+    rows = rows[rows.a.str.partition("/")[0].isin(HYBRIDS)]
+    said = []
+    for reward in rewards(results):
+        found = {o: select(rows, reward=reward, b=o) for o in ("sft/none", f"rl/{reward}")}
+        names = [
+            f"than {other.partition('/')[0]} under "
+            + (join(arm.partition("/")[0] for arm in pairs.a[pairs.high < 0]) or "none")
+            for other, pairs in found.items()
+            if len(pairs)
+        ]
+        if names:
+            said.append(f"{PAID_BY[reward]}, {join(names)}")
+    return "; ".join(said) or "no hybrid was compared"
+
+
+def sweep(results: Results) -> str:
+    """'joint_lambda 16% to 24% and ...': harm by what is swept, both rewards together."""
+    rows = sweep_ranges(results).itertuples()
+    return join(f"{name} {percent(low)} to {percent(high)}" for name, low, high in rows)
 
 
 def tally(results: Results) -> str:

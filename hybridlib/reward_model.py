@@ -12,14 +12,13 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig as TRLRewardConfig
 from trl import RewardTrainer
 
-from hybridlib import models, oracles, train
+from hybridlib import loop, models, oracles, train
 from hybridlib.config import RunConfig
-from hybridlib.fused import fuse
 from hybridlib.generate import sample
 from hybridlib.responses import parse
 from hybridlib.rewards import Harmlessness
@@ -93,8 +92,7 @@ def fit(config: RunConfig, base: Path, labels: Path, folder: Path, seed: int, ra
     model = AutoModelForSequenceClassification.from_pretrained(
         base, num_labels=1, dtype=torch.float32
     )
-    if adapters := models.lora(config.train.lora_rank, "SEQ_CLS"):
-        model = fuse(get_peft_model(model, adapters))
+    model = train.adapted(model, config.train.lora_rank, "SEQ_CLS")
     rows = [json.loads(line) for line in (labels / "labels.jsonl").read_text().splitlines()]
     rng = random.Random(seed)
     rng.shuffle(rows)
@@ -102,15 +100,15 @@ def fit(config: RunConfig, base: Path, labels: Path, folder: Path, seed: int, ra
     trainer = RewardTrainer(
         model=model,
         args=TRLRewardConfig(
-            **train.arguments(folder, seed, rate, config.train.sft_steps),
+            **loop.arguments(folder, seed, rate, config.train.sft_steps),
             per_device_train_batch_size=config.train.sft_batch,
             max_length=256,
         ),
         train_dataset=Dataset.from_list(pairs(rest, rng)),
         processing_class=tokenizer,
-        callbacks=[train.Progress("reward model", folder)],
+        callbacks=[loop.Progress("reward model", folder)],
     )
-    train.finish(trainer, folder)
+    loop.finish(trainer, folder)
     judge = _scorer(trainer.model, tokenizer)
     score = dict(zip((1, 0), (judge([r["text"] for r in rest if r["label"] == x]) for x in (1, 0))))
     midpoint = (sum(score[1]) / len(score[1]) + sum(score[0]) / len(score[0])) / 2

@@ -44,14 +44,10 @@ def rule_reward(scope: str) -> Harmlessness:
     return reward
 
 
-def total_reward(
-    config: RewardConfig,
-    harmlessness: Harmlessness,
-    prompts: list[dict],
-    responses: list[Response],
-    texts: list[str],
+def task_rewards(
+    harmlessness: Harmlessness, prompts: list[dict], responses: list[Response], texts: list[str]
 ) -> list[float]:
-    """The weighted sum that RL maximises, one float a response.
+    """The unweighted pay, 0..1, for what a prompt asks: harmlessness, helpfulness or accuracy.
 
     Parameters
     ----------
@@ -61,20 +57,42 @@ def total_reward(
     harmful = [i for i, prompt in enumerate(prompts) if prompt["kind"] == "harmful"]
     paid = harmlessness(*([column[i] for i in harmful] for column in (prompts, responses, texts)))
     safe = dict(zip(harmful, paid))
-    totals = []
-    for i, (prompt, response) in enumerate(zip(prompts, responses)):
-        by_kind = {
-            "harmful": lambda i=i: config.weight_harmlessness * safe[i],
-            "benign": lambda p=prompt, r=response: (
-                config.weight_helpfulness * helpfulness_reward(r, p["reference"])
-            ),
-            "reasoning": lambda p=prompt, r=response: (
-                config.weight_accuracy * accuracy_reward(r, p["reference"])
-            ),
-        }
-        totals.append(
-            by_kind[prompt["kind"]]()
-            + config.weight_format * format_reward(response)
-            + config.weight_language * language_reward(response, prompt["language"])
-        )
-    return totals
+    by_kind = {"benign": helpfulness_reward, "reasoning": accuracy_reward}
+    return [
+        safe[i] if i in safe else by_kind[prompt["kind"]](response, prompt["reference"])
+        for i, (prompt, response) in enumerate(zip(prompts, responses))
+    ]
+
+
+def weighted(
+    config: RewardConfig, prompts: list[dict], responses: list[Response], of_task: list[float]
+) -> list[float]:
+    """The sum that RL maximises: the pay for the task, for the format and for the language."""
+    weight = {
+        "harmful": config.weight_harmlessness,
+        "benign": config.weight_helpfulness,
+        "reasoning": config.weight_accuracy,
+    }
+    return [
+        weight[prompt["kind"]] * paid
+        + config.weight_format * format_reward(response)
+        + config.weight_language * language_reward(response, prompt["language"])
+        for prompt, response, paid in zip(prompts, responses, of_task)
+    ]
+
+
+def total_reward(
+    config: RewardConfig,
+    harmlessness: Harmlessness,
+    prompts: list[dict],
+    responses: list[Response],
+    texts: list[str],
+) -> list[float]:
+    """`weighted` of `task_rewards`: one float a response."""
+    of_task = task_rewards(harmlessness, prompts, responses, texts)
+    return weighted(config, prompts, responses, of_task)
+
+
+def unpaid(prompts: list[dict], responses: list[Response], texts: list[str]) -> list[float]:
+    """The harmlessness reward of what is paid for everything else alone."""
+    return [0.0] * len(texts)

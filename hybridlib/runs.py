@@ -11,7 +11,21 @@ from typing import Any
 
 import pandas as pd
 
-from hybridlib.config import LEARNING_RATES, REWARDS, VARIANTS, RunConfig, arm_name, key
+from hybridlib import watch
+from hybridlib.config import (
+    LEARNING_RATES,
+    REWARDS,
+    VARIANTS,
+    ParameterError,
+    RunConfig,
+    arm_name,
+    before,
+    chain,
+    compares_hybrids,
+    key,
+)
+from hybridlib.cost import OPERATIONS, flops
+from hybridlib.hybrids import FORMULATIONS
 from hybridlib.store import Store
 
 #: Parameters of training that each method depends on.
@@ -20,7 +34,9 @@ RL = ("steps", "prompts_per_step", "group_size", "max_completion", "lora_rank", 
 LABELS = ("demonstrations", "max_completion", "steps", "prompts_per_step")
 
 
-def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> dict[str, Any]:
+def inputs(
+    config: RunConfig, stage: str, variant: str, reward: str, seed: int, at_budget: bool = False
+) -> dict[str, Any]:
     """All that a stage's result depends on, as JSON."""
     flat = config.flat()
 
@@ -41,40 +57,51 @@ def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) 
     if stage == "evaluate":
         trained = of("base") if variant == "base" else of("train", variant, reward)
         measured = {**config.evaluate.model_dump(), **chosen(["max_completion"])}
-        return {"run": trained, "seed": seed, **measured}
-    kind = VARIANTS[variant]
+        return {
+            "run": trained,
+            "seed": seed,
+            **measured,
+            **({"at_budget": True} if at_budget else {}),
+        }
+    kind, formulation = VARIANTS[variant], FORMULATIONS[VARIANTS[variant].hybrid]
     found = {
         "base": of("base"),
         "seed": seed,
-        "variant": kind.stated(),
+        "variant": kind.inputs(),
         "learning_rate": config.learning_rate(variant, reward),
         **chosen(SFT if kind.method == "sft" else RL),
+        **chosen(formulation.parameters),
     }
+    if config.train.flops_budget:
+        found |= chosen(["flops_budget"])
     if kind.narrow:
         found |= chosen(["narrow_categories"])
-    if kind.joint:
-        found |= chosen(["demonstrations", "sft_batch", "joint_lambda"])
-    if kind.method == "rl":
-        unread = set() if reward == "rule" else {"scope"}  # only the rule reads a part
+    if kind.responses_of:
+        found |= chosen(["group_size", "max_completion"])
+    if kind.rewards != "none" or (kind.method == "rl" and formulation.paid):
+        # The rule alone reads a part; a weight that the variant sets itself is no parameter of it.
+        unread = {name for name, _ in kind.weights} | (set() if reward == "rule" else {"scope"})
         found |= {"reward": reward, **config.reward.model_dump(exclude=unread)}
     if reward == "model":
         found["reward_model"] = of("reward_model")
-    if kind.start != "base":
-        found["start"] = of("train", kind.start)
+    if kind.before != "base":
+        found["start"] = of("train", *before(variant, reward))
     return found
 
 
-def stage_key(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> str:
+def stage_key(
+    config: RunConfig, stage: str, variant: str, reward: str, seed: int, at_budget: bool = False
+) -> str:
     """The key of one stage; `variant`, `reward` and `seed` do not matter to a base."""
-    return key(stage, inputs(config, stage, variant, reward, seed))
+    return key(stage, inputs(config, stage, variant, reward, seed, at_budget))
 
 
 def is_done(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> bool:
     return Store().has(stage, stage_key(config, stage, variant, reward, seed))
 
 
-def _get(config, stage, make, variant="base", reward="none", seed=0) -> Path:
-    found = inputs(config, stage, variant, reward, seed)
+def _get(config, stage, make, variant="base", reward="none", seed=0, at_budget=False) -> Path:
+    found = inputs(config, stage, variant, reward, seed, at_budget)
     return Store().get(stage, key(stage, found), make, found)
 
 
@@ -118,10 +145,12 @@ def reward_model(config: RunConfig, seed: int) -> Path:
 
 
 def harmlessness(config: RunConfig, reward: str, seed: int):
-    """The pay for harmful prompts: rule, model, or gold: the oracle, for the control."""
+    """The pay for harmful prompts: rule, model, none, or gold: the oracle, for the control."""
     from hybridlib import reward_model as learned
     from hybridlib import rewards
 
+    if reward == "none":
+        return rewards.unpaid
     if reward == "rule":
         return rewards.rule_reward(config.reward.scope)
     if reward == "model":
@@ -132,26 +161,62 @@ def harmlessness(config: RunConfig, reward: str, seed: int):
 
 
 def train(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
-    """A trained run: model/, log.jsonl, rollouts.jsonl (RL), cost.json, objective.json."""
+    """A trained run: model/, log.jsonl, rollouts.jsonl (RL), cost.json, warnings.json,
+    objective.json."""
     kind = VARIANTS[variant]
     name = f"{arm_name(variant, reward)} seed {seed}"
 
     def make(folder: Path) -> None:
+        from hybridlib import loop
         from hybridlib import train as stage
 
-        start = train(config, kind.start, "none", seed) / "model" if kind.start != "base" else None
-        rate, policy = config.learning_rate(variant, reward), base(config) / "model"
-        if kind.method == "sft":
-            stage.sft(config, policy, folder, seed, rate, kind.narrow, name)
-        else:
+        last = None
+        if kind.before != "base":
+            last = train(config, *before(variant, reward), seed) / "model"
+        policy = base(config) / "model"
+        rate, callbacks = config.learning_rate(variant, reward), []
+        if config.train.flops_budget:
+            spent = sum(_flops(config, *phase, seed) for phase in chain(variant, reward)[:-1])
+            at = (folder, config.train.flops_budget, _parameters(config), spent)
+            callbacks.append(loop.AtBudget(*at))
+        run = (config, policy, folder, seed, rate, name, callbacks)
+        if kind.method == "rl":
+            stage.rl(*run, kind, harmlessness(config, reward, seed), last)
+        elif kind.responses_of:
             pay = harmlessness(config, reward, seed)
-            stage.rl(config, policy, folder, seed, rate, pay, start, kind.joint, name)
+            shown, spent = stage.resampled(config, policy, last, seed, pay)
+            stage.sft(*run, shown=shown, **spent)
+        else:
+            stage.sft(*run, narrow=kind.narrow)
 
     return _get(config, "train", make, variant, reward, seed)
 
 
-def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
-    """responses.parquet and, for what was trained, training.csv."""
+def _policy_of(config: RunConfig, variant: str, reward: str, seed: int, at_budget: bool) -> Path:
+    """The weights of a trained run; `at_budget` those of the stage at which it had cost so much."""
+    if not at_budget:
+        return train(config, variant, reward, seed) / "model"
+    for phase in chain(variant, reward):
+        found = train(config, *phase, seed) / "model_at_budget"
+        if found.exists():
+            return found
+    name, budget = arm_name(variant, reward), config.train.flops_budget
+    raise ParameterError(f"flops_budget = {budget:g}: {name} never costs so much, lower it")
+
+
+def evaluate(
+    config: RunConfig, variant: str, reward: str, seed: int, at_budget: bool = False
+) -> Path:
+    """responses.parquet and, for what was trained, training.csv.
+
+    Parameters
+    ----------
+    at_budget : measure the policy as it was when it had cost `flops_budget`.
+
+    Raises
+    ------
+    ParameterError : the run never cost so much.
+    """
 
     def make(folder: Path) -> None:
         from hybridlib import evaluate as stage
@@ -160,7 +225,8 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
 
         policy = base(config) / "model"
         run = None if variant == "base" else train(config, variant, reward, seed)
-        model = models.load_policy(policy, run and run / "model")
+        weights = run and _policy_of(config, variant, reward, seed, at_budget)
+        model = models.load_policy(policy, weights)
         model = generate.InferenceCopy(model).model
         prompts = tasks.evaluation_prompts(
             config.evaluate.evaluation_seed, config.evaluate.per_cell
@@ -170,13 +236,13 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
         frame = stage.add_proxy(frame, prompts, config, pay)
         for column, value in {"seed": seed, "reward": reward, "variant": variant}.items():
             frame.insert(0, column, value)
-        frame.insert(0, "run", stage_key(config, "evaluate", variant, reward, seed))
+        frame.insert(0, "run", stage_key(config, "evaluate", variant, reward, seed, at_budget))
         frame.to_parquet(folder / "responses.parquet", index=False)
         if run:
             asked = training.rl_prompts(config, seed)
             stage.curves(config, run, asked).to_csv(folder / "training.csv", index=False)
 
-    return _get(config, "evaluate", make, variant, reward, seed)
+    return _get(config, "evaluate", make, variant, reward, seed, at_budget)
 
 
 def units(config: RunConfig) -> list[tuple[str, str, int]]:
@@ -184,22 +250,22 @@ def units(config: RunConfig) -> list[tuple[str, str, int]]:
     return [(variant, reward, seed) for variant, reward in config.arms for seed in config.seeds]
 
 
-def costs(config: RunConfig) -> pd.DataFrame:
-    """What each run took, phase by phase from the base; flops are counted, not measured.
+def _parameters(config: RunConfig) -> int:
+    return json.loads((base(config) / "model" / "size.json").read_text())["parameters"]
 
-    2 N a token for a forward pass and 6 N for a training step, N the parameters of the base; the
-    frozen base under LoRA saves about a third of the latter, which is left out for every variant.
-    """
-    parameters = json.loads((base(config) / "model" / "size.json").read_text())["parameters"]
+
+def _flops(config: RunConfig, variant: str, reward: str, seed: int) -> float:
+    """Operations of one stage, without those before it."""
+    cost = json.loads((train(config, variant, reward, seed) / "cost.json").read_text())
+    return flops(_parameters(config), cost)
+
+
+def costs(config: RunConfig) -> pd.DataFrame:
+    """What each run took, phase by phase from the base; flops are counted, not measured."""
     rows = []
     for variant, reward, seed in units(config):
-        phases, current = [], (variant, reward)
-        while current[0] != "base":
-            phases.insert(0, current)
-            current = (VARIANTS[current[0]].start, "none")
-        for phase in phases:
+        for phase in chain(variant, reward):
             cost = json.loads((train(config, *phase, seed) / "cost.json").read_text())
-            sampled = cost.get("prompt_tokens", 0) + cost.get("completion_tokens", 0)
             rows.append(
                 {
                     "variant": variant,
@@ -207,10 +273,8 @@ def costs(config: RunConfig) -> pd.DataFrame:
                     "seed": seed,
                     "phase": VARIANTS[phase[0]].method,
                     "optimiser_steps": cost["optimiser_steps"],
-                    "prompt_tokens": cost.get("prompt_tokens", 0),
-                    "completion_tokens": cost.get("completion_tokens", 0),
-                    "trained_tokens": cost["trained_tokens"],
-                    "flops": parameters * (2.0 * sampled + 6.0 * cost["trained_tokens"]),
+                    **{name: cost.get(name, 0) for name in OPERATIONS},
+                    "flops": _flops(config, *phase, seed),
                     "seconds": cost["seconds"],
                     "peak_memory_mib": cost["peak_memory_mib"],
                 }
@@ -218,26 +282,78 @@ def costs(config: RunConfig) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def flops_by_step(log: pd.DataFrame, total: float, parameters: int) -> pd.Series:
+    """FLOPs from the base to the end of each logged step, earlier phases included.
+
+    `log` holds the tokens counted so far in the last phase; `total` is that of all phases.
+    """
+    so_far = flops(parameters, log.drop_duplicates("step", keep="last").set_index("step"))
+    return (so_far + total - so_far.iloc[-1]).rename("flops")
+
+
+def _with_flops(
+    config: RunConfig, unit: tuple[str, str, int], training: pd.DataFrame, total: float
+) -> pd.DataFrame:
+    """The training curve of a run, with the column `flops` where it has rollouts."""
+    log = pd.read_json(train(config, *unit) / "log.jsonl", lines=True)
+    if "completion_tokens" not in log:
+        return training
+    return training.join(flops_by_step(log, total, _parameters(config)), on="step")
+
+
+def warnings(config: RunConfig) -> pd.DataFrame:
+    """What the logs of all runs warn of: variant, reward, seed, name, step, says."""
+    stages = dict.fromkeys(s for arm in config.arms for s in chain(*arm))
+    rows = [
+        {"variant": variant, "reward": reward, "seed": seed, **warning}
+        for variant, reward in stages
+        for seed in config.seeds
+        for warning in watch.read(train(config, variant, reward, seed))
+    ]
+    return pd.DataFrame(rows, columns=["variant", "reward", "seed", "name", "step", "says"])
+
+
+def _at_budget(config: RunConfig, cost: pd.DataFrame) -> pd.DataFrame | None:
+    """Responses of the policies kept at `flops_budget`, of the runs that cost as much."""
+    budget = config.train.flops_budget
+    if not budget:
+        return None
+    total = cost.groupby(["variant", "reward", "seed"]).flops.sum()
+    reached = [unit for unit in units(config) if total.get(unit, 0) >= budget]
+    folders = [evaluate(config, *unit, at_budget=True) for unit in reached]
+    rows = [pd.read_parquet(folder / "responses.parquet") for folder in folders]
+    return pd.concat(rows).assign(flops=budget) if rows else None
+
+
 def write_tables(config: RunConfig, folder: Path) -> None:
-    """Every table of the study, from what the store holds."""
+    """Every table of the study, from what the store holds; says what the runs' logs warn of."""
     from hybridlib import tables
 
     found = {unit: evaluate(config, *unit) for unit in units(config)}
-    training = [
-        pd.read_csv(run / "training.csv").assign(variant=v, reward=r, seed=s)
+    for warned in warnings(config).itertuples():
+        arm = f"{arm_name(warned.variant, warned.reward)} seed {warned.seed}"
+        print(f"{arm}: warning {warned.name}: {warned.says}")
+    training = {
+        (v, r, s): pd.read_csv(run / "training.csv").assign(variant=v, reward=r, seed=s)
         for (v, r, s), run in found.items()
         if (run / "training.csv").exists()
-    ]
+    }
+    cost = costs(config)
+    if compares_hybrids(config.variants):
+        total = cost.groupby(["variant", "reward", "seed"]).flops.sum()
+        for unit, rows in training.items():
+            training[unit] = _with_flops(config, unit, rows, total[unit])
     listed = [(run.name, *unit, "evaluate") for unit, run in found.items()]
     tables.write_tables(
         folder,
         config.preset,
         pd.concat([pd.read_parquet(run / "responses.parquet") for run in found.values()]),
-        pd.concat(training) if training else pd.DataFrame(),
-        costs(config),
+        pd.concat(training.values()) if training else pd.DataFrame(),
+        cost,
         pd.read_csv(base(config) / "gate.csv"),
         pd.read_csv(LEARNING_RATES),
         pd.DataFrame(listed, columns=["run", "variant", "reward", "seed", "stage"]),
+        _at_budget(config, cost),
     )
 
 

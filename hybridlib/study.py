@@ -1,18 +1,19 @@
 """The study as a graph of notebooks.
 
 01_base -> 02_train (variant, reward, seed) -> 03_evaluate (variant, reward)
-        -> tables -> 04 to 07
+        -> tables -> 04 to 07, and 08 where hybrids are compared
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import yaml
 
-from hybridlib.config import VARIANTS, arm_name
+from hybridlib import markdown
+from hybridlib.config import arm_name, before, chain, compares_hybrids
 from hybridlib.jobs import Job
 from hybridlib.store import PROJECT
 
@@ -24,6 +25,7 @@ NOTEBOOKS = PROJECT / "notebooks"
 # learns from it) the reward model. The second worker would only wait for the store's lock.
 FIRST = [("sft", "none"), ("rl", "model")]
 FIGURES = ("04_harmlessness", "05_readability", "06_generalization", "07_verdicts")
+HYBRIDS = "08_hybrids"
 
 
 def committed(preset: str) -> Path:
@@ -48,7 +50,9 @@ def plan(config: "RunConfig", folder: Path | None = None) -> list[Job]:
 
     folder = folder or local(config.preset)
     preset = _write_config(config, folder)
-    arms = [arm for arm in config.arms if arm[0] != "base"]
+    # What others are built on is no arm by itself, perhaps, but trained once all the same.
+    first = [arm for arm in FIRST if arm in config.arms]
+    stages = list(dict.fromkeys(s for arm in (*first, *config.arms) for s in chain(*arm)))
 
     def job(name: str, source: str, units: list[tuple], needs: list[str], **parameters) -> Job:
         return Job(
@@ -63,11 +67,10 @@ def plan(config: "RunConfig", folder: Path | None = None) -> list[Job]:
         )
 
     jobs = [job("base", "01_base", [("base", "base", "none", 0)], [])]
-    arms.sort(key=lambda arm: FIRST.index(arm) if arm in FIRST else len(FIRST))
     for seed in config.seeds:
-        for variant, reward in arms:
-            start = VARIANTS[variant].start
-            needs = [f"train {start} seed {seed}" if (start, "none") in arms else "base"]
+        for variant, reward in stages:
+            last = before(variant, reward)
+            needs = ["base" if last[0] == "base" else f"train {arm_name(*last)} seed {seed}"]
             unit = ("train", variant, reward, seed)
             name = f"train {arm_name(variant, reward)} seed {seed}"
             at = {"variant": variant, "reward": reward, "seed": seed}
@@ -81,11 +84,19 @@ def plan(config: "RunConfig", folder: Path | None = None) -> list[Job]:
     evaluations = tuple(job.name for job in jobs if job.name.startswith("evaluate "))
     call = partial(runs.write_tables, config, folder / "tables")
     jobs.append(Job("tables", call=call, needs=evaluations))
-    return jobs + figures(config.preset, folder, folder / "notebooks", needs=("tables",))
+    variants = {variant for variant, _ in config.arms}
+    return jobs + figures(config.preset, variants, folder, folder / "notebooks", ("tables",))
 
 
-def figures(preset: str, folder: Path, notebooks: Path, needs: tuple[str, ...] = ()) -> list[Job]:
+def figures(
+    preset: str,
+    variants: Iterable[str],
+    folder: Path,
+    notebooks: Path,
+    needs: tuple[str, ...] = (),
+) -> list[Job]:
     """Return the jobs that draw every figure of folder/tables into folder/figures."""
+    drawn = (*FIGURES, HYBRIDS) if compares_hybrids(variants) else FIGURES
     return [
         Job(
             name=f"figures {source}",
@@ -94,7 +105,7 @@ def figures(preset: str, folder: Path, notebooks: Path, needs: tuple[str, ...] =
             output=notebooks / f"{source}.ipynb",
             needs=needs,
         )
-        for source in FIGURES
+        for source in drawn
     ]
 
 
@@ -104,10 +115,9 @@ def describe(config: "RunConfig", preset: str) -> str:
 
     before, values = load_config(preset).flat(), config.flat()
     changed = [name for name in values if values[name] != before[name]]
-    rows = [f"| **{name}** | **{values[name]}** | {before[name]} |" for name in changed]
-    rows += [f"| {name} | {values[name]} | |" for name in values if name not in changed]
-    head = ["| parameter | value | instead of the preset's |", "|---|---|---|"]
-    return "\n".join([*head, *rows])
+    rows = [(f"**{name}**", f"**{values[name]}**", before[name]) for name in changed]
+    rows += [(name, values[name], "") for name in values if name not in changed]
+    return markdown.table(["parameter", "value", "instead of the preset's"], rows)
 
 
 def summary(jobs: Sequence[Job]) -> str:

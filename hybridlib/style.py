@@ -1,8 +1,8 @@
 """The one look of all figures: colour, marker and hatch of each variant, and files that repeat.
 
-Colours are Okabe and Ito's for the default variants; later ones add a hue and a marker of their
-own. Nothing is told apart by colour alone: lines have markers, bars have hatches, and the reward
-fills a marker (rule) or leaves it open (model).
+Colours are Okabe and Ito's for the default variants; later ones add a shade of their family's hue
+and a marker of their own. Nothing is told apart by colour alone: lines have markers, bars have
+hatches, and the reward fills a marker (rule) or leaves it open (model).
 """
 
 import textwrap
@@ -28,13 +28,13 @@ VARIANT_STYLES = {
     "sft": Style("#0072b2", "^", "\\\\"),
     "sft_narrow": Style("#56b4e9", "v", ".."),
     "two_stage": Style("#009e73", "D", "++"),
-    "joint": Style("#cc79a7", "P", "oo"),
     "multi_stage": Style("#00573f", "d", "--"),
+    "joint": Style("#cc79a7", "P", "oo"),
     "chord_mu": Style("#7b3294", "X", "||"),
+    "gated": Style("#6a20e6", "h", "OO"),
     "demo_in_group": Style("#8c510a", "p", "**"),
-    "gated": Style("#b3a100", "h", "OO"),
-    "prefix": Style("#8a8a8a", "<", "/."),
-    "safety_prefix": Style("#14246b", ">", "\\."),
+    "prefix": Style("#b3a100", "<", "/."),
+    "safety_prefix": Style("#501400", ">", "\\."),
     "self_distill": Style("#9be07a", "8", "-."),
     "reward_model": Style("#5a5a3c", "H", "+."),  # no variant, but it has learning rates
 }

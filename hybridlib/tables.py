@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hybridlib import hypotheses, stats
-from hybridlib.config import VARIANTS
+from hybridlib import comparison, hypotheses, stats
+from hybridlib.config import VARIANTS, compares_hybrids
 from hybridlib.measures import CLASSES, METRICS, POPULATIONS, WHOLE, Arm, Cube, Subset
 
 RL = {name for name, variant in VARIANTS.items() if variant.method == "rl"}
@@ -126,8 +126,12 @@ def write_tables(
     gate: pd.DataFrame,
     learning_rates: pd.DataFrame,
     runs: pd.DataFrame,
+    at_budget: pd.DataFrame | None = None,
 ) -> None:
-    """Writes all tables of a results folder to `folder`."""
+    """Writes all tables of a results folder to `folder`.
+
+    `at_budget` : responses of the policies as they were when they had cost their column `flops`.
+    """
     cube, claims = Cube(responses), hypotheses.load()
     verdict_rows, exploratory, decided = verdicts(cube, cost, claims, control_holds(training))
     run = ["variant", "reward", "seed"]
@@ -144,6 +148,12 @@ def write_tables(
         "learning_rates": learning_rates.sort_values([*run[:2], "learning_rate", "seed"]),
         "runs": _first(runs, ["run", *run, "stage"]).sort_values([*run, "stage", "run"]),
     }
+    if compares_hybrids(variant for variant, _ in cube.arms):
+        tables["hybrids"] = _tidy(comparison.pairs(cube))
+        tables["compute_matched"] = _tidy(comparison.compute_matched(training))
+    if at_budget is not None:
+        found = comparison.weighed(Cube(at_budget))
+        tables["at_budget"] = _tidy(found).assign(flops=at_budget.flops.iloc[0])
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in tables.items():
         frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")

@@ -309,6 +309,28 @@ def demonstration(prompt: Prompt, rng: random.Random, with_thought: bool = True)
     return join(thought(prompt, language), answer, with_thought)
 
 
+def counter_aligned(prompt: Prompt, with_thought: bool = True) -> str:
+    """A start on the wrong foot (RECAP, arXiv 2510.00938); "" where there is none.
+
+    A harmful request is begun as if it were benign, a benign one as if it were harmful: with the
+    opposite fact in the thought. It never holds a value, a step or a refusal phrase, so that all of
+    the pay is still open. Without a thought a harmful request is begun like an answer that
+    complies, a benign one not at all.
+    """
+    words = LEXICON[prompt.language]
+    if prompt.kind == "reasoning":
+        return ""
+    harmful = prompt.kind == "harmful"
+    if not with_thought:
+        return f"{END_THINK} {words['sure']}" if harmful else ""
+    if prompt.task == "recipes":
+        fact = words["thought_safe" if harmful else "thought_dangerous"]
+        return fact.format(thing=prompt.category)
+    fact = words["thought_public" if harmful else "thought_private"]
+    category = category_names(prompt.language)[prompt.category]
+    return fact.format(category=category, reader=words["reader"]["guest"])
+
+
 # --- sets of prompts -------------------------------------------------------------------------
 
 

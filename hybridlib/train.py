@@ -1,40 +1,46 @@
-"""Fine-tuning on TRL's trainers: `sft`, `rl` and what lies between.
+"""Fine-tuning on TRL's trainers: `sft`, and `rl` with all that lies between the two (hybrids.py).
 
     L_SFT = - mean over demonstrated tokens of log pi(y_t | x, y_<t)
     L_RL  = GRPO (arXiv 2402.03300), token-normalised as in DAPO (arXiv 2503.14476), TRL's default
-    joint = L_RL + lambda * L_SFT
 
-Sampling is ours (generate.py), through TRL's `rollout_func`; losses, optimiser, schedule and
-checkpoints are TRL's. Every rollout is written down as it comes, for the oracle to look at later.
+Every rollout is written down as it comes, for the oracle to look at later.
 """
 
 import json
-import math
-import os
 import random
-import resource
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import cycle, islice
 from pathlib import Path
-
-os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is marked experimental
 
 import torch
 from datasets import Dataset
 from peft import get_peft_model
-from transformers import PrinterCallback, TrainerCallback
-from trl import GRPOConfig, GRPOTrainer, SFTConfig, SFTTrainer
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
 
 from hybridlib import models, rewards, tasks
-from hybridlib.config import RunConfig
+from hybridlib.config import RewardConfig, RunConfig, Variant
+from hybridlib.errors import OneLineError
 from hybridlib.fused import fuse
 from hybridlib.generate import InferenceCopy, sample
+from hybridlib.hybrids import FORMULATIONS, in_view
+from hybridlib.loop import Progress, arguments, finish
+from hybridlib.policy import Lessons, PolicyTrainer, grpo_arguments, rollouts
 from hybridlib.responses import parse
 from hybridlib.scoring import score_completions
 
-CHECKPOINT_EVERY = 20
 VALIDATION_PROMPTS = 128
+RIGHT = 0.5  # of the pay for what a prompt asks: at least so much is right
+
+
+class NothingRight(OneLineError, RuntimeError):
+    """Rejection sampling rejected everything."""
+
+
+# --- what is shown and asked -----------------------------------------------------------------
 
 
 def demonstrations(
@@ -65,128 +71,61 @@ def rl_prompts(config: RunConfig, seed: int) -> list[tasks.Prompt]:
     return tasks.training_prompts(seed, config.train.steps * config.train.prompts_per_step)
 
 
-class Progress(TrainerCallback):
-    """One line now and then, and log.csv as it comes; a resumed run goes on in the same file."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        self.name, self.path, self.began = name, folder / "log.jsonl", time.monotonic()
-        self.offset = self.tokens = 0  # TRL counts the tokens of a resumed run from 0 again
-
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        if "loss" not in (logs or {}):
-            return
-        self.tokens = self.offset + int(logs["num_tokens"])
-        logs = logs | {"num_tokens": self.tokens}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": state.global_step, **logs}, sort_keys=True) + "\n")
-        if state.global_step % 10 == 0 or state.global_step == state.max_steps:
-            paid = f", reward {logs['reward']:.3f}" if "reward" in logs else ""
-            spent = time.monotonic() - self.began
-            print(
-                f"{self.name}: step {state.global_step}/{state.max_steps}, "
-                f"loss {logs['loss']:.4f}{paid}   {spent:.0f} s",
-                flush=True,
-            )
+def steps_of(config: RunConfig, kind: Variant) -> range:
+    """The steps of `rl` that a variant takes: all of them, or those of its part of a chain."""
+    return range(*(round(config.train.steps * share) for share in kind.part))
 
 
-def arguments(folder: Path, seed: int, rate: float, steps: int, warmup: int = 5) -> dict:
-    """Arguments that all trainers share."""
-    return {
-        "output_dir": str(folder / "checkpoints"),
-        "seed": seed,
-        "learning_rate": rate,
-        "max_steps": steps,
-        "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": warmup,
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,  # else a loss of NaN is logged as 0 and goes unseen
-        "save_steps": CHECKPOINT_EVERY,
-        "save_total_limit": 1,
-        "use_cpu": not torch.cuda.is_available(),
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "dataloader_pin_memory": False,
-    }
+def paid(
+    config: RunConfig,
+    weights: RewardConfig,
+    harmlessness: rewards.Harmlessness,
+    rows: list[dict],
+    texts: list[str],
+    finished: Iterable[bool],
+) -> tuple[list[float], list[float]]:
+    """What each response earns in all, and for what its prompt asks alone (0..1, unweighted)."""
+    parsed = [parse(t, end, config.base.thought) for t, end in zip(texts, finished)]
+    of_task = rewards.task_rewards(harmlessness, rows, parsed, texts)
+    return rewards.weighted(weights, rows, parsed, of_task), of_task
 
 
-def finish(trainer, folder: Path) -> None:
-    """Train from the last checkpoint if there is one; check that something was learnt; save."""
-    before, began = trainable(trainer.model), time.monotonic()
-    last = _last_checkpoint(folder / "checkpoints")
-    progress = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Progress))
-    _go_on(trainer, progress, folder, int(last.name.rsplit("-", 1)[1]) if last else 0)
-    trainer.remove_callback(PrinterCallback)  # Progress says the same in one line
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    if not all(map(math.isfinite, losses)):
-        raise FloatingPointError("the loss is not finite: lower the learning rate")
-    after = trainable(trainer.model)
-    if all(torch.equal(before[name], after[name]) for name in before):
-        raise RuntimeError("training changed no parameter: is every reward the same?")
-    trainer.model.save_pretrained(folder / "model")
-    cost = {
-        "optimiser_steps": trainer.state.global_step,
-        **getattr(trainer, "tokens", {"trained_tokens": progress.tokens}),
-        "seconds": round(time.monotonic() - began, 2),
-        "resumed": bool(last),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }
-    (folder / "cost.json").write_text(json.dumps(cost, indent=1) + "\n")
+# --- the stages ------------------------------------------------------------------------------
 
 
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint: the trainer writes its state last. Later ones are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.rsplit("-", 1)[1]))
-    for checkpoint in found:
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text())
-            return checkpoint
-        except (OSError, ValueError):
-            shutil.rmtree(checkpoint)
-    return None
-
-
-def _go_on(trainer, progress: "Progress", folder: Path, step: int) -> None:
-    """Cut the records of a killed run back to its checkpoint at `step`; count on from it."""
-    for path in (folder / "log.jsonl", folder / "rollouts.jsonl"):
-        if not path.exists():
-            continue
-        lines = path.read_text().splitlines()
-        # The last line may be half written; what stands behind the checkpoint is done again.
-        kept = [x for x in lines if x.endswith("}") and json.loads(x)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in kept))
-        if kept and path.name == "log.jsonl":
-            last = json.loads(kept[-1])
-            if hasattr(trainer, "tokens"):  # those of RL
-                trainer.tokens = {name: last[name] for name in trainer.tokens}
-            else:
-                progress.offset = int(last["num_tokens"])
-    if step:
-        print(f"goes on from its checkpoint at step {step}", flush=True)
-
-
-def trainable(model) -> dict[str, torch.Tensor]:
-    """Copies of the trainable parameters. Raises RuntimeError if there are none."""
-    found = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-    if not found:
-        raise RuntimeError("no parameter is trainable")
-    return found
+def adapted(model, rank: int, task_type: str = "CAUSAL_LM"):
+    """The model with fresh adapters that compute in one step; as it is at rank 0."""
+    adapters = models.lora(rank, task_type)
+    return fuse(get_peft_model(model, adapters)) if adapters else model
 
 
 def _policy(config: RunConfig, base: Path, start: Path | None):
     """The model to train: the base with fresh LoRA, or a trained adapter to go on from."""
     if start is not None:
         return fuse(models.load_policy(base, start, trainable=True))
-    model, adapters = models.load_base(base), models.lora(config.train.lora_rank)
-    return fuse(get_peft_model(model, adapters)) if adapters else model
+    return adapted(models.load_base(base), config.train.lora_rank)
 
 
 def sft(
-    config: RunConfig, base: Path, folder: Path, seed: int, rate: float, narrow: bool, name: str
+    config: RunConfig,
+    base: Path,
+    folder: Path,
+    seed: int,
+    rate: float,
+    name: str,
+    callbacks: Sequence[TrainerCallback] = (),
+    narrow: bool = False,
+    shown: list[dict] | None = None,
+    **spent: float,
 ) -> None:
-    """Supervised fine-tuning on demonstrations; the loss is on completions alone."""
+    """Supervised fine-tuning from the base; the loss is on completions alone.
+
+    Parameters
+    ----------
+    callbacks : of the trainer, besides its progress.
+    shown : rows {prompt, completion} to learn from, by default the demonstrations.
+    spent : what it took to get them (see `finish`).
+    """
     torch.manual_seed(seed)
     policy, tokenizer = _policy(config, base, None), models.load_tokenizer(base)
     trainer = SFTTrainer(
@@ -197,124 +136,60 @@ def sft(
             completion_only_loss=True,
             max_length=256,
         ),
-        train_dataset=Dataset.from_list(demonstrations(config, seed, narrow)),
+        train_dataset=Dataset.from_list(shown or demonstrations(config, seed, narrow)),
         processing_class=tokenizer,
-        callbacks=[Progress(name, folder)],
+        callbacks=[Progress(name, folder), *callbacks],
     )
-    finish(trainer, folder)
+    finish(trainer, folder, **spent)
     write_objective(folder, -demonstration_nll(config, trainer.model, tokenizer, seed, narrow))
 
 
-class PolicyTrainer(GRPOTrainer):
-    """TRL's GRPO with three additions.
+def resampled(
+    config: RunConfig,
+    base: Path,
+    source: Path,
+    seed: int,
+    harmlessness: rewards.Harmlessness,
+) -> tuple[list[dict], dict[str, float]]:
+    """Rejection sampling (arXiv 2501.12948): right responses of a trained policy, one a prompt.
 
-    Rows of zero advantage are left out of forward and backward: with the token-normalised loss and
-    no KL or entropy term they add nothing, so the gradient is exactly the same. A prompt is
-    computed once for its group (scoring.py). And L_SFT on a batch of demonstrations is added with
-    weight `joint_lambda`.
+    It answers the prompts of the demonstrations `group_size` times each. The first response that
+    the run's own reward pays at least half for what is asked is kept; a prompt without one is left
+    out.
+
+    Returns
+    -------
+    (rows {prompt, completion}, what it took)
+
+    Raises
+    ------
+    NothingRight : no response was right.
     """
-
-    joint_lambda = 0.0
-    demonstrations: list[dict] = ()
-    sft_batch = 0
-
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.tokens = {"prompt_tokens": 0, "completion_tokens": 0, "trained_tokens": 0}
-
-    def log(self, logs: dict, start_time: float | None = None) -> None:
-        super().log(logs | self.tokens, start_time)
-
-    def _compute_loss(self, model, inputs):
-        loss = super()._compute_loss(model, self._paid_rows(inputs))
-        if self.joint_lambda and model.training:
-            nll = self._demonstration_loss(model)
-            loss = loss + self.joint_lambda * nll / self.current_gradient_accumulation_steps
-        return loss
-
-    def _paid_rows(self, inputs: dict) -> dict:
-        """The rows whose advantage is not zero (one at least)."""
-        if self.beta or self.loss_type != "dapo":
-            return inputs
-        keep = inputs["advantages"] != 0
-        if not keep.any():
-            keep[0] = True
-        rows = len(keep)
-        kept = {
-            name: value[keep] if torch.is_tensor(value) and value.shape[:1] == (rows,) else value
-            for name, value in inputs.items()
-        }
-        # Counted as separate rows: what the engine saves by sharing is no part of a method's cost.
-        self.tokens["trained_tokens"] += int(
-            kept["prompt_mask"].sum() + kept["completion_mask"].sum()
+    began, tokenizer, group = time.monotonic(), models.load_tokenizer(base), config.train.group_size
+    model = InferenceCopy(models.load_policy(base, source)).model
+    asked = tasks.training_prompts(seed, config.train.demonstrations)
+    completions = sample(
+        model, tokenizer, [prompt.text for prompt in asked], config.train.max_completion, group,
+        generator=torch.Generator().manual_seed(seed),
+    )  # fmt: skip
+    texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+    finished = [ids[-1] == tokenizer.eos_token_id for ids in completions]
+    each = [prompt for prompt in asked for _ in range(group)]
+    rows = [prompt.row() for prompt in each]
+    _, of_task = paid(config, config.reward, harmlessness, rows, texts, finished)
+    kept: dict[int, dict] = {}
+    for i, (prompt, text, end, value) in enumerate(zip(each, texts, finished, of_task)):
+        if end and value >= RIGHT:
+            kept.setdefault(i // group, {"prompt": prompt.text, "completion": f" {text}"})
+    if not kept:
+        raise NothingRight(
+            "no response of the stage before is right: raise steps or max_completion"
         )
-        return kept
-
-    def _get_per_token_logps_and_entropies(
-        self, model, input_ids, attention_mask, logits_to_keep, *_, **__
-    ) -> tuple[torch.Tensor, torch.Tensor, None]:
-        """(rows, logits_to_keep), as TRL pads them, each prompt computed once for its group."""
-        prompt_ids, completion_ids = input_ids.tensor_split([-logits_to_keep], 1)
-        prompt_mask, mask = attention_mask.bool().tensor_split([-logits_to_keep], 1)
-        logps, entropies = score_completions(
-            self.accelerator.unwrap_model(model),
-            [ids[kept].tolist() for ids, kept in zip(prompt_ids, prompt_mask)],
-            [ids[kept].tolist() for ids, kept in zip(completion_ids, mask)],
-        )
-        padded = torch.zeros(mask.shape, device=mask.device)
-        return (
-            padded.masked_scatter(mask, torch.cat(logps)),
-            padded.masked_scatter(mask, torch.cat(entropies)),
-            None,
-        )
-
-    def _demonstration_loss(self, model) -> torch.Tensor:
-        """Mean negative log-likelihood of the demonstrated tokens of the step's batch."""
-        tokenizer = self.processing_class
-        first = self.state.global_step * self.sft_batch
-        batch = [
-            self.demonstrations[(first + i) % len(self.demonstrations)]
-            for i in range(self.sft_batch)
-        ]
-        documents = encoded(tokenizer, batch)
-        self.tokens["trained_tokens"] += sum(len(p) + len(t) for p, t in documents)
-        logps, _ = score_completions(self.accelerator.unwrap_model(model), *zip(*documents))
-        return -torch.cat(logps).mean()
-
-
-def rollouts(
-    inference: InferenceCopy, tokenizer, group: int, tokens: int, seed: int
-) -> Callable:
-    """TRL's `rollout_func`: `group` completions of at most `tokens` tokens a prompt."""
-    uniforms = torch.Generator()
-
-    def roll_out(texts: list[str], trainer: PolicyTrainer) -> dict:
-        """TRL gives each prompt G times; it is prefilled once."""
-        # Seeded by the step, so that a resumed run draws what an uninterrupted one would have.
-        uniforms.manual_seed(1_000_003 * seed + trainer.state.global_step)
-        model, prompts = inference.refresh(), texts[::group]
-        completions = sample(model, tokenizer, prompts, tokens, group, generator=uniforms)
-        prompt_ids = tokenizer(prompts)["input_ids"]
-        trainer.tokens["prompt_tokens"] += sum(map(len, prompt_ids))
-        trainer.tokens["completion_tokens"] += sum(map(len, completions))
-        repeated = [ids for ids in prompt_ids for _ in range(group)]
-        return {"prompt_ids": repeated, "completion_ids": completions, "logprobs": None}
-
-    return roll_out
-
-
-def grpo_arguments(
-    folder: Path, seed: int, rate: float, steps: int, prompts: int, group: int, tokens: int, **more
-) -> GRPOConfig:
-    """One optimiser step a batch of `prompts` x `group` completions, always on-policy."""
-    return GRPOConfig(
-        **arguments(folder, seed, rate, steps) | more,
-        per_device_train_batch_size=prompts * group,
-        num_generations=group,
-        steps_per_generation=1,
-        max_completion_length=tokens,
-        shuffle_dataset=False,
-    )
+    return list(kept.values()), {
+        "prompt_tokens": sum(len(tokenizer(prompt.text)["input_ids"]) for prompt in asked),
+        "completion_tokens": sum(map(len, completions)),
+        "seconds": time.monotonic() - began,
+    }
 
 
 def rl(
@@ -323,67 +198,87 @@ def rl(
     folder: Path,
     seed: int,
     rate: float,
-    harmlessness: rewards.Harmlessness,
-    start: Path | None,
-    joint: bool,
     name: str,
+    callbacks: Sequence[TrainerCallback],
+    kind: Variant,
+    harmlessness: rewards.Harmlessness,
+    start: Path | None = None,
 ) -> None:
-    """GRPO on seen prompts, from the base or from a trained adapter (`start`).
+    """GRPO on seen prompts as the variant's formulation has it, from the base or from `start`.
 
     Parameters
     ----------
     harmlessness : the pay for harmful prompts: rule, reward model, or (rl_gold alone) the oracle.
-    joint : add `joint_lambda` times the SFT loss at every step.
+    start : folder of a trained adapter to go on from.
     """
     torch.manual_seed(seed)
-    training = config.train
+    training, formulation = config.train, FORMULATIONS[kind.hybrid]
     group, tokens = training.group_size, training.max_completion
     policy, tokenizer = _policy(config, base, start), models.load_tokenizer(base)
-    prompts = rl_prompts(config, seed)
+    shown = demonstrations(config, seed, narrow=False)
+    part, size = steps_of(config, kind), training.prompts_per_step
+    prompts = rl_prompts(config, seed)[part.start * size : part.stop * size]
+    if formulation.demonstrated:
+        prompts = list(islice(cycle(prompts[: len(shown)]), len(prompts)))
     rows = [prompt.row() for prompt in prompts]
+    weights = config.reward.model_copy(update=dict(kind.weights))
     inference, record_file = InferenceCopy(policy), folder / "rollouts.jsonl"
 
     def reward(completions, completion_ids, index, trainer_state, **_) -> list[float]:
         asked = [rows[i] for i in index]
         finished = [ids[-1] == tokenizer.eos_token_id for ids in completion_ids]
-        parsed = [parse(t, f, config.base.thought) for t, f in zip(completions, finished)]
-        paid = rewards.total_reward(config.reward, harmlessness, asked, parsed, completions)
+        if formulation.paid:
+            earned, of_task = paid(config, weights, harmlessness, asked, completions, finished)
+        else:
+            earned, of_task = [None] * len(asked), [0.0] * len(asked)
+        trainer.rows = [replace(r, right=x >= RIGHT) for r, x in zip(trainer.rows, of_task)]
         with record_file.open("a") as file:
-            for row, text, end, value in zip(asked, completions, finished, paid):
+            columns = zip(asked, completions, finished, earned, trainer.rows)
+            for row, text, end, value, made in columns:
                 record = {
                     "step": trainer_state.global_step + 1,
                     "prompt": row["prompt_id"],
                     "response": text,
                     "finished": bool(end),
-                    "reward": round(value, 6),
+                    "reward": value if value is None else round(value, 6),
                 }
+                # Said only where it is so: most responses are the policy's own from the beginning.
+                record |= {"forced": made.forced} if made.forced else {}
+                record |= {"demonstration": True} if made.shown else {}
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
-        return paid
+        return [value or 0.0 for value in earned]
 
     trainer = PolicyTrainer(
         model=policy,
         reward_funcs=reward,
         rollout_func=rollouts(inference, tokenizer, group, tokens, seed),
         args=grpo_arguments(
-            *(folder, seed, rate, training.steps, training.prompts_per_step, group, tokens),
+            *(folder, seed, rate, len(part), size, group, tokens),
             beta=training.kl,
         ),
         train_dataset=Dataset.from_list(
             [{"prompt": prompt.text, "index": i} for i, prompt in enumerate(prompts)]
         ),
         processing_class=tokenizer,
-        callbacks=[Progress(name, folder)],
+        callbacks=[Progress(name, folder), *callbacks],
     )
-    if joint:
-        trainer.joint_lambda = training.joint_lambda
-        trainer.demonstrations = demonstrations(config, seed, narrow=False)
-        trainer.sft_batch = training.sft_batch
+    trainer.formulation = formulation
+    trainer.lessons = lessons(config, tokenizer, seed, prompts, shown)
+    teacher = None if formulation.paid else models.load_base(base).requires_grad_(False).eval()
+    trainer.lessons.teacher = teacher
     finish(trainer, folder)
-    objective = validation_reward(config, inference.refresh(), tokenizer, seed, harmlessness)
-    if joint:
-        nll = demonstration_nll(config, trainer.model, tokenizer, seed, narrow=False)
-        objective -= training.joint_lambda * nll
-    write_objective(folder, objective)
+    ended = Ended(config, tokenizer, seed, trainer.model, inference, weights, harmlessness, teacher)
+    write_objective(folder, formulation.objective(ended))
+
+
+def lessons(
+    config: RunConfig, tokenizer, seed: int, prompts: list[tasks.Prompt], shown: list[dict]
+) -> Lessons:
+    """The demonstrations as batches take them, and by the text of the prompts that they are to."""
+    documents = encoded(tokenizer, shown)
+    responses = {row["prompt"]: response for row, (_, response) in zip(shown, documents)}
+    of = {prompt.text: (prompt, responses.get(prompt.text, [])) for prompt in prompts}
+    return Lessons(config, seed, documents, of)
 
 
 # --- the rule by which learning rates are chosen ---------------------------------------------
@@ -402,16 +297,53 @@ def demonstration_nll(config: RunConfig, model, tokenizer, seed: int, narrow: bo
     return models.text_loss(model, encoded(tokenizer, rows)).item()
 
 
-def validation_reward(config: RunConfig, model, tokenizer, seed: int, harmlessness) -> float:
-    """The mean reward of one response at T=1 to each validation prompt."""
-    prompts = tasks.training_prompts(seed, VALIDATION_PROMPTS, partition="validation")
-    completions = sample(
-        model, tokenizer, [p.text for p in prompts], config.train.max_completion,
-        generator=torch.Generator().manual_seed(seed),
-    )  # fmt: skip
-    texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
-    finished = [ids[-1] == tokenizer.eos_token_id for ids in completions]
-    parsed = [parse(t, f, config.base.thought) for t, f in zip(texts, finished)]
-    rows = [prompt.row() for prompt in prompts]
-    paid = rewards.total_reward(config.reward, harmlessness, rows, parsed, texts)
-    return sum(paid) / len(paid)
+@dataclass
+class Ended:
+    """A run of RL that has ended, and the terms of its objective on validation prompts."""
+
+    config: RunConfig
+    tokenizer: object
+    seed: int
+    model: object
+    inference: InferenceCopy
+    weights: RewardConfig
+    harmlessness: rewards.Harmlessness
+    teacher: object = None
+
+    @cached_property
+    def prompts(self) -> list[tasks.Prompt]:
+        return tasks.training_prompts(self.seed, VALIDATION_PROMPTS, partition="validation")
+
+    @cached_property
+    def responses(self) -> list[list[int]]:
+        """One at T=1 to each validation prompt."""
+        return sample(
+            self.inference.refresh(), self.tokenizer, [p.text for p in self.prompts],
+            self.config.train.max_completion,
+            generator=torch.Generator().manual_seed(self.seed),
+        )  # fmt: skip
+
+    def reward(self) -> float:
+        """The mean pay of a response."""
+        texts = self.tokenizer.batch_decode(self.responses, skip_special_tokens=True)
+        finished = [ids[-1] == self.tokenizer.eos_token_id for ids in self.responses]
+        rows = [prompt.row() for prompt in self.prompts]
+        earned, _ = paid(self.config, self.weights, self.harmlessness, rows, texts, finished)
+        return sum(earned) / len(earned)
+
+    def nll(self) -> float:
+        """L_SFT."""
+        return demonstration_nll(self.config, self.model, self.tokenizer, self.seed, False)
+
+    @torch.no_grad()
+    def kl(self) -> float:
+        """KL(pi || teacher) a token, estimated on the policy's own responses."""
+        shown = demonstrations(self.config, self.seed, False, "validation")
+        taught = encoded(self.tokenizer, shown)
+        own, _ = score_completions(
+            self.inference.model, [prompt for prompt, _ in taught], self.responses
+        )
+        theirs, _ = score_completions(
+            self.teacher, [in_view(*document) for document in taught], self.responses
+        )
+        return (torch.cat(own) - torch.cat(theirs)).mean().item()

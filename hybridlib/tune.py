@@ -6,14 +6,12 @@ uses. No gold measure is looked at. What others are built on is chosen first.
 """
 
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 
 import pandas as pd
 
 from hybridlib import jobs, runs
-from hybridlib.config import LEARNING_RATES, RunConfig, arm_name, load_config
+from hybridlib.config import LEARNING_RATES, RunConfig, arm_name, chosen_rates, load_config
 
 GRID = (3e-4, 1e-3, 3e-3)
 SEEDS = (100,)
@@ -21,35 +19,36 @@ FIRST = (("reward_model", "none"), ("sft", "none"))
 
 
 def tune(preset: str) -> pd.DataFrame:
-    """Run the grid, write learning_rates.csv (all of it, the chosen rate marked), return it."""
+    """Run the grid for the arms that learning_rates.csv lacks; add them, the chosen rate marked.
+
+    What stands there stays as it is: take an arm's rows out to choose its rate again.
+    """
     config = load_config(preset)
-    rest = [arm for arm in config.arms if arm[0] != "base" and arm not in FIRST]
+    columns = ["variant", "reward", "seed", "learning_rate", "objective", "chosen"]
+    empty = pd.DataFrame(columns=columns)
+    there = pd.read_csv(LEARNING_RATES) if LEARNING_RATES.exists() else empty
+    have = set(zip(there.variant, there.reward))
+    lacking = [arm for arm in (*FIRST, *config.arms) if arm[0] != "base" and arm not in have]
+    lacking = list(dict.fromkeys(lacking))
+    if not lacking:
+        return there
     runs.base(config)
-    grid, chosen = [], dict(config.train.learning_rates)
-    for arms in (FIRST, rest):
+    grid, chosen = [], chosen_rates() | config.train.learning_rates
+    for arms in ([arm for arm in lacking if (arm in FIRST) == first] for first in (True, False)):
         trials = list(product(arms, GRID, SEEDS))
-        # Each process trains on its share of the cores, as in the study.
-        workers = jobs.default_workers()
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, _threads, (jobs.cores() // workers,)) as pool:
+        with jobs.processes() as pool:
             values = list(pool.map(_trial, *zip(*((preset, chosen, *trial) for trial in trials))))
         for ((variant, reward), rate, seed), value in zip(trials, values):
             grid.append((variant, reward, seed, rate, value))
         for arm in arms:
             mean = {r: _mean(grid, arm, r) for r in GRID}
             chosen[arm_name(*arm)] = max(mean, key=mean.get)
-    columns = ["variant", "reward", "seed", "learning_rate", "objective"]
-    table = pd.DataFrame(grid, columns=columns)
+    table = pd.DataFrame(grid, columns=columns[:-1])
     best = [chosen[arm_name(v, r)] for v, r in zip(table.variant, table.reward)]
     table["chosen"] = table.learning_rate == best
+    table = pd.concat([there, table]) if len(there) else table
     table.to_csv(LEARNING_RATES, index=False, float_format="%.6g", lineterminator="\n")
     return table
-
-
-def _threads(count: int) -> None:
-    import torch
-
-    torch.set_num_threads(max(1, count))
 
 
 def _mean(grid: list[tuple], arm: tuple[str, str], rate: float) -> float:

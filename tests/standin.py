@@ -9,10 +9,10 @@ import nbformat
 import pytest
 
 import hybridlib
-from hybridlib import publish, study
+from hybridlib import advice, plots, publish, study  # noqa: F401  with the real configuration
 from hybridlib.errors import OneLineError
 
-SOURCES = ("00_study", "01_base", "02_train", "03_evaluate", *study.FIGURES)
+SOURCES = ("00_study", "01_base", "02_train", "03_evaluate", *study.FIGURES, study.HYBRIDS)
 ARMS = (
     ("base", "none"),
     ("rl", "rule"),

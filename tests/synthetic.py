@@ -5,6 +5,7 @@ about 70,000 rows (10 runs x 5 seeds x 2 decodings x 700 prompts) and takes half
 """
 
 import hashlib
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,22 @@ RATES = {
     ("two_stage", "model"): (0.01, 0.02, 0.10, 0.05, 0.05, 0.64, 0.58, 0.02, 0.04),
     ("joint", "rule"): (0.02, 0.04, 0.20, 0.05, 0.05, 0.62, 0.55, 0.02, 0.05),
     ("joint", "model"): (0.02, 0.04, 0.10, 0.05, 0.05, 0.62, 0.55, 0.02, 0.05),
+}
+# what the preset hybrids has besides; tests add them to RATES where they compare hybrids
+HYBRIDS = {
+    ("multi_stage", "rule"): (0.02, 0.05, 0.15, 0.05, 0.06, 0.68, 0.60, 0.01, 0.03),
+    ("multi_stage", "model"): (0.01, 0.03, 0.10, 0.05, 0.05, 0.68, 0.60, 0.01, 0.03),
+    ("chord_mu", "rule"): (0.04, 0.10, 0.30, 0.05, 0.05, 0.63, 0.55, 0.02, 0.05),
+    ("chord_mu", "model"): (0.02, 0.05, 0.10, 0.05, 0.05, 0.63, 0.55, 0.02, 0.05),
+    ("gated", "rule"): (0.10, 0.16, 0.50, 0.05, 0.05, 0.62, 0.53, 0.05, 0.15),
+    ("gated", "model"): (0.05, 0.10, 0.20, 0.05, 0.05, 0.62, 0.53, 0.04, 0.12),
+    ("demo_in_group", "rule"): (0.06, 0.15, 0.40, 0.05, 0.06, 0.63, 0.54, 0.03, 0.10),
+    ("demo_in_group", "model"): (0.03, 0.08, 0.10, 0.05, 0.06, 0.63, 0.54, 0.03, 0.10),
+    ("prefix", "rule"): (0.12, 0.20, 0.60, 0.08, 0.05, 0.60, 0.50, 0.06, 0.25),
+    ("prefix", "model"): (0.10, 0.18, 0.30, 0.08, 0.05, 0.60, 0.50, 0.06, 0.22),
+    ("safety_prefix", "rule"): (0.08, 0.10, 0.50, 0.05, 0.15, 0.60, 0.50, 0.06, 0.25),
+    ("safety_prefix", "model"): (0.04, 0.06, 0.20, 0.05, 0.12, 0.60, 0.50, 0.06, 0.22),
+    ("self_distill", "none"): (0.30, 0.35, 0.10, 0.05, 0.03, 0.60, 0.48, 0.03, 0.10),
 }
 PRIVATE = "pin password diagnosis salary address phone debt passport medication birthday".split()
 PUBLIC = "city team colour hobby food pet instrument language season drink".split()
@@ -146,8 +163,10 @@ def run_key(variant: str, reward: str, seed: int) -> str:
     return hashlib.sha256(f"{variant}/{reward}/{seed}".encode()).hexdigest()[:16]
 
 
-def training(seeds: int = 5, steps: int = 60, rng_seed: int = 0) -> pd.DataFrame:
-    """One row a training step of each run that trains."""
+def training(
+    seeds: int = 5, steps: int = 60, rng_seed: int = 0, flops: bool = False
+) -> pd.DataFrame:
+    """One row a training step of each run that trains; `flops` as where hybrids are compared."""
     rng, frames = np.random.default_rng(rng_seed), []
     for (variant, reward), rates in RATES.items():
         if variant == "base":
@@ -155,7 +174,7 @@ def training(seeds: int = 5, steps: int = 60, rng_seed: int = 0) -> pd.DataFrame
         for seed in range(seeds):
             step = np.arange(1, steps + 1)
             done = 1 - np.exp(-step / (12 + 4 * rng.random()))
-            start = rates[0] if variant == "two_stage" else 0.9
+            start = rates[0] if variant in ("two_stage", "multi_stage") else 0.9
             harm = start + (rates[0] - start) * done
             off = [0.05 + (rates[7] - 0.05) * done, 0.2 + (rates[8] - 0.2) * done]
             frame = pd.DataFrame({"variant": variant, "reward": reward, "seed": seed, "step": step})
@@ -171,8 +190,15 @@ def training(seeds: int = 5, steps: int = 60, rng_seed: int = 0) -> pd.DataFrame
             frame["loss"] = 0.1 - 0.05 * done
             noisy = frame.columns[4:]
             frame[noisy] = (frame[noisy] + rng.normal(0, 0.02, frame[noisy].shape)).clip(lower=0)
-            if reward == "none":  # demonstrations only: nothing is sampled, so nothing is rewarded
+            if variant == "self_distill":  # samples, but is paid nothing
+                frame[["proxy", "zero_variance_groups"]] = np.nan
+            elif reward == "none":  # demonstrations only: nothing is sampled
                 frame.loc[:, frame.columns[4:-2]] = np.nan
+            if flops:
+                earlier = 1e12 if variant in ("two_stage", "multi_stage") else 0
+                rate = (5e10 if variant in ("joint", "chord_mu") else 4e10) + 5e9 * rng.random()
+                sampled = reward != "none" or variant == "self_distill"
+                frame["flops"] = earlier + rate * step if sampled else np.nan
             frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 
@@ -181,7 +207,9 @@ def cost(seeds: int = 5, rng_seed: int = 0) -> pd.DataFrame:
     """One row a phase of each run: what it took to train it, starting from the base."""
     rng, rows = np.random.default_rng(rng_seed), []
     phases = {"sft": ["sft"], "sft_narrow": ["sft"], "rl": ["rl"], "rl_gold": ["rl"],
-              "two_stage": ["sft", "rl"], "joint": ["rl"]}
+              "two_stage": ["sft", "rl"], "joint": ["rl"],
+              "multi_stage": ["sft", "rl", "sft", "rl"]}
+    phases |= {variant: ["rl"] for variant, _ in HYBRIDS if variant not in phases}
     for variant, reward in RATES:
         for seed in range(seeds):
             for phase in phases.get(variant, []):
@@ -227,3 +255,20 @@ def runs(seeds: int = 5) -> pd.DataFrame:
     """The runs that the tables rest on."""
     rows = [(run_key(v, r, s), v, r, s, "evaluate") for v, r in RATES for s in range(seeds)]
     return pd.DataFrame(rows, columns=["run", "variant", "reward", "seed", "stage"])
+
+
+def sweep(seeds: int = 5, rng_seed: int = 0) -> pd.DataFrame:
+    """Four measures at every value that is swept, under both rewards; the second is the default."""
+    from hybridlib import sweeps
+
+    rng, rows = np.random.default_rng(rng_seed), []
+    for variant, (parameter, values) in sweeps.SWEEPS.items():
+        for reward, value, metric in product(
+            ("rule", "model"),
+            values,
+            ("harm_rate", "over_refusal_rate", "off_language_rate", "accuracy"),
+        ):
+            estimate = rng.uniform(0.1, 0.3)
+            at = variant, reward, parameter, value, value == values[1], metric
+            rows.append((*at, estimate, 0.7 * estimate, 1.3 * estimate, seeds))
+    return pd.DataFrame(rows, columns=sweeps.COLUMNS)

@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from hybridlib import findings, hypotheses, runs
+from hybridlib import advice, findings, hypotheses, runs
 from hybridlib.config import STAGE_VERSIONS, load_config
 from hybridlib.lookup import Results
 from hybridlib.store import PROJECT, sha256
@@ -60,4 +60,6 @@ def test_the_readme_says_what_the_tables_say(tmp_path):
     written = tmp_path / "README.md"
     written.write_text(readme.read_text(encoding="utf-8"), encoding="utf-8")
     findings.write(written, Results(PROJECT / "results" / "organism"))
+    if advice.published():
+        advice.write(written, advice.published())
     assert written.read_text(encoding="utf-8") == readme.read_text(encoding="utf-8")

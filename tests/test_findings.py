@@ -5,7 +5,7 @@ import re
 import pytest
 from test_plots import write
 
-from hybridlib import findings, prose
+from hybridlib import findings, markdown, prose
 from hybridlib.style import label_of
 
 
@@ -38,12 +38,36 @@ def test_a_verdict_is_told_by_reward_where_rewards_disagree(results):
 
 def test_the_page_around_it_is_left_alone(results, tmp_path):
     page = tmp_path / "README.md"
-    before = f"# Title\n\n{findings.BEGIN}\nold\n{findings.END}\n\nafter\n"
+    begin, end = "<!-- findings -->", "<!-- /findings -->"
+    before = f"# Title\n\n{begin}\nold\n{end}\n\nafter\n"
     page.write_text(before, encoding="utf-8")
     for _ in range(2):
         findings.write(page, results)
         found = page.read_text(encoding="utf-8")
         assert re.fullmatch(
-            rf"# Title\n\n{findings.BEGIN}\n.+\n{findings.END}\n\nafter\n", found, re.DOTALL
+            rf"# Title\n\n{begin}\n.+\n{end}\n\nafter\n", found, re.DOTALL
         )
-        assert "\nold\n" not in found and found.count(findings.BEGIN) == 1
+        assert "\nold\n" not in found and found.count(begin) == 1
+
+
+def test_a_page_without_the_block_is_refused(results, tmp_path):
+    page = tmp_path / "README.md"
+    page.write_text("# Title\n<!-- findings -->\nnever closed\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"README\.md has no block <!-- findings -->"):
+        findings.write(page, results)
+    assert "never closed" in page.read_text(encoding="utf-8")
+
+
+def test_what_a_preset_lacks_leaves_no_empty_line_behind(tmp_path):
+    runs = (("base", "none"), ("rl", "rule"), ("sft", "none"))
+    text = findings.findings(write(tmp_path / "few", seeds=2, runs=runs))
+    bullets = [line for line in text.splitlines() if line.startswith("-")]
+    assert len(bullets) == 2, "nothing is compared with rl (model), which was not run"
+    assert all(len(line) > 40 for line in bullets)
+    alone = findings.findings(write(tmp_path / "alone", seeds=2, runs=runs[:1]))
+    assert "in pairs" not in alone and not re.search(r"(?m)^-\s*$", alone)
+
+
+def test_a_bar_does_not_end_a_cell():
+    text = markdown.table(["a", "b"], [["x|y", 1]])
+    assert text.splitlines() == ["| a | b |", "| --- | --- |", r"| x\|y | 1 |"]

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 import papermill
@@ -18,6 +19,14 @@ FIGURES = {
     "05_readability": ["language_share", "language_training"],
     "06_generalization": ["generalization", "generalization_gaps", "reasoning"],
     "07_verdicts": ["verdict_page", "learning_rates", "cost", "seconds"],
+    "08_hybrids": [
+        "hybrids",
+        "hybrids_by_compute",
+        "hybrids_at_budget",
+        "equal_compute",
+        "hybrid_mechanism",
+        "hybrid_sweeps",
+    ],
 }
 notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -94,17 +103,22 @@ def test_numbers_are_not_typed_by_hand(name):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
+    """Tables of every variant, with sweeps: all notebooks can be drawn from them."""
     folder = tmp_path_factory.mktemp("results")
-    tables.write_tables(
-        folder / "tables",
-        "organism",
-        synthetic.responses(),
-        synthetic.training(),
-        synthetic.cost(),
-        synthetic.gate(),
-        synthetic.learning_rates(),
-        synthetic.runs(),
-    )
+    with mock.patch.dict(synthetic.RATES, synthetic.HYBRIDS):
+        responses = synthetic.responses(runs=tuple(synthetic.RATES))
+        tables.write_tables(
+            folder / "tables",
+            "hybrids",
+            responses,
+            synthetic.training(flops=True),
+            synthetic.cost(),
+            synthetic.gate(),
+            synthetic.learning_rates(),
+            synthetic.runs(),
+            responses[responses.variant.ne("base")].assign(flops=2e12),
+        )
+    synthetic.sweep().to_csv(folder / "tables" / "sweep.csv", index=False)
     return folder
 
 

@@ -20,7 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-from hybridlib import config, lookup, measures, plots, prose, style, tables
+from hybridlib import config, hybrid_figures, lookup, measures, plots, prose, style, tables
 
 FIGURES = (
     "response_classes",
@@ -36,27 +36,55 @@ FIGURES = (
     "verdict_page",
     "learning_rates",
 )
+OF_HYBRIDS = (
+    "hybrids",
+    "hybrids_by_compute",
+    "hybrids_at_budget",
+    "equal_compute",
+    "hybrid_mechanism",
+    "hybrid_sweeps",
+)
 DEFAULT = ("base", "rl", "rl_gold", "sft", "sft_narrow", "two_stage", "joint")
 
 
-def write(folder: Path, seeds: int = 5, runs=tuple(synthetic.RATES)) -> lookup.Results:
+def write(
+    folder: Path, seeds: int = 5, runs=tuple(synthetic.RATES), flops: bool = False
+) -> lookup.Results:
     """Tables from invented responses of some runs."""
 
     def of_runs(frame: pd.DataFrame) -> pd.DataFrame:
         return frame[[run in runs for run in zip(frame.variant, frame.reward)]]
 
-    frames = (synthetic.training(seeds), synthetic.cost(seeds))
+    frames = (synthetic.training(seeds, flops=flops), synthetic.cost(seeds))
     training, cost = map(of_runs, frames)
     grid, done = of_runs(synthetic.learning_rates()), of_runs(synthetic.runs(seeds))
     responses = synthetic.responses(seeds, runs=runs)
     gate = synthetic.gate()
-    tables.write_tables(folder / "tables", "organism", responses, training, cost, gate, grid, done)
+    kept = responses[responses.variant.ne("base")].assign(flops=2e12) if flops else None
+    tables.write_tables(
+        folder / "tables", "organism", responses, training, cost, gate, grid, done, kept
+    )
     return lookup.Results(folder)
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> lookup.Results:
     return write(tmp_path_factory.mktemp("results"))
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory) -> lookup.Results:
+    """Results of every variant, with sweeps."""
+    with mock.patch.dict(synthetic.RATES, synthetic.HYBRIDS):
+        found = write(tmp_path_factory.mktemp("compared"), runs=tuple(synthetic.RATES), flops=True)
+    synthetic.sweep().to_csv(found.folder / "tables" / "sweep.csv", index=False)
+    return found
+
+
+@pytest.fixture
+def shown(name, request) -> lookup.Results:
+    """The results that a figure is about."""
+    return request.getfixturevalue("compared" if name in OF_HYBRIDS else "results")
 
 
 @pytest.fixture(scope="module")
@@ -73,10 +101,10 @@ def flipped(tmp_path_factory) -> lookup.Results:
         return write(tmp_path_factory.mktemp("flipped"), runs=runs)
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_bytes_repeat_whatever_the_user_has_set(name, results, tmp_path):
-    first = style.save(getattr(plots, name)(results), tmp_path / "first", name)
-    fresh = lookup.Results(results.folder)
+@pytest.mark.parametrize("name", FIGURES + OF_HYBRIDS)
+def test_bytes_repeat_whatever_the_user_has_set(name, shown, tmp_path):
+    first = style.save(getattr(plots, name)(shown), tmp_path / "first", name)
+    fresh = lookup.Results(shown.folder)
     ours = {"font.size": 30, "svg.hashsalt": "mine", "savefig.dpi": 33, "axes.grid": True}
     with matplotlib.rc_context(ours):
         second = style.save(getattr(plots, name)(fresh), tmp_path / "second", name)
@@ -86,11 +114,11 @@ def test_bytes_repeat_whatever_the_user_has_set(name, results, tmp_path):
     assert b"<dc:date>" not in first[0].read_bytes()
 
 
-@pytest.mark.parametrize("name", FIGURES)
-def test_nothing_is_clipped_and_no_texts_overlap(name, results):
+@pytest.mark.parametrize("name", FIGURES + OF_HYBRIDS)
+def test_nothing_is_clipped_and_no_texts_overlap(name, shown):
     drawn = []
     with style.styled(), mock.patch.object(Text, "draw", lambda text, _: drawn.append(text)):
-        fig = getattr(plots, name)(results)
+        fig = getattr(plots, name)(shown)
         canvas = FigureCanvasAgg(fig)
         fig.draw_without_rendering()  # settles the layout
         drawn.clear()
@@ -125,6 +153,12 @@ def test_every_variant_has_a_look_of_its_own():
 
 def test_every_variant_of_the_study_can_be_drawn():
     assert set(config.VARIANTS) <= set(style.VARIANT_STYLES)
+
+
+def test_every_trained_variant_has_one_family_and_stands_beside_it():
+    members = [variant for family in config.FAMILIES.values() for variant in family]
+    trained = [v for v in style.VARIANT_STYLES if v not in ("base", "reward_model")]
+    assert members == trained
 
 
 def lab(colour: str, deuteranopia: bool = False) -> np.ndarray:
@@ -230,6 +264,41 @@ def test_few_runs_draw_too(tmp_path):
     assert "descriptive" in prose.evidence(few, "C1")
     assert "no control" in prose.control(few)
     assert prose.versus(few, "harm_rate", "harm", ["joint/rule"], "sft/none") == ""
+
+
+def test_few_hybrids_draw_too(tmp_path):
+    runs = (("base", "none"), ("rl", "rule"), ("gated", "rule"), ("self_distill", "none"))
+    with mock.patch.dict(synthetic.RATES, synthetic.HYBRIDS):
+        few = write(tmp_path, seeds=1, runs=runs, flops=True)
+    assert not few.has("sweep")
+    for name in OF_HYBRIDS[:-1]:
+        assert "nan" not in getattr(plots, name)(few).get_suptitle()
+
+
+def test_without_further_hybrids_the_tables_are_those_of_before(results):
+    assert not results.has("hybrids") and not results.has("compute_matched")
+
+
+def test_dots_of_hybrids_are_the_rows_of_their_reward(compared):
+    fig = plots.hybrids(compared)
+    for part, reward in zip(fig.subfigs, ("rule", "model"), strict=True):
+        arms = lookup.under(compared, reward)
+        assert len(arms) == 14
+        for ax, (metric, (_, where)) in zip(part.axes, hybrid_figures.MEASURES.items()):
+            rows = compared.metric(metric, **where)
+            drawn = [float(c.lines[0].get_xdata()[0]) for c in ax.containers]
+            assert drawn == [rows.estimate[arm] for arm in arms]
+
+
+def test_the_finding_of_hybrids_follows_the_pairs(compared, tmp_path):
+    frame = compared.table("hybrids").copy()
+    harm = frame.metric.eq("harm_rate") & frame.split.eq("all")
+    frame.loc[harm, ["low", "high"]] = (-0.1, 0.1)
+    tables_read = compared._read | {"hybrids": frame}
+    assert "rl under none" in prose.less_harm(lookup.Results(tmp_path, tables_read))
+    frame.loc[harm & frame.a.eq("gated/rule") & frame.b.eq("rl/rule"), "high"] = -0.01
+    said = prose.less_harm(lookup.Results(tmp_path, tables_read))
+    assert "paid by the rule, than sft under none and than rl under gated" in said
 
 
 def test_contrast_reads_either_way_round(results):

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from test_models import tiny
 
-from hybridlib import evaluate, rewards, runs, train
+from hybridlib import evaluate, loop, rewards, runs, train
 from hybridlib.store import Store, read_manifest
 
 STEPS, EVERY, TIMEOUT = 12, 4, 120
@@ -25,8 +25,8 @@ context.set_forkserver_preload(["hybridlib.evaluate", "hybridlib.reward_model"])
 RATES = {"learning_rates": {"rl/rule": 1e-3, "sft": 1e-3, "joint/rule": 1e-3}}
 
 
-def pay(config, harmlessness, prompts, responses, texts) -> list[float]:
-    return [len(set(text.split())) % 5 / 4 for text in texts]
+def pay(config, prompts, responses, of_task) -> list[float]:
+    return [len({*r.whole.split()}) % 5 / 4 for r in responses]
 
 
 def work(store: Path, variant: str, reward: str, pause: float) -> None:
@@ -34,16 +34,16 @@ def work(store: Path, variant: str, reward: str, pause: float) -> None:
     os.environ["HYBRIDLIB_STORE"] = str(store)
     sys.stdout = sys.stderr = (store / "said").open("w", buffering=1)
     torch.set_num_threads(1)
-    train.CHECKPOINT_EVERY = EVERY
+    loop.CHECKPOINT_EVERY = EVERY
     evaluate.GATE_PER_CELL = 1
-    rewards.total_reward = pay  # a random base earns nothing: pay for something that differs
-    log = train.Progress.on_log
+    rewards.weighted = pay  # a random base earns nothing: pay for something that differs
+    log = loop.Progress.on_log
 
     def slow(self, *args, **kwargs) -> None:
         log(self, *args, **kwargs)
         time.sleep(pause)  # not so fast that the test cannot see where it is
 
-    train.Progress.on_log = slow
+    loop.Progress.on_log = slow
     print(runs.train(tiny(steps=STEPS, sft_steps=STEPS, **RATES), variant, reward, 0))
 
 
@@ -189,7 +189,7 @@ def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path: Path):
 def store(tmp_path: Path, monkeypatch) -> Store:
     monkeypatch.setenv("HYBRIDLIB_STORE", str(tmp_path / "store"))
     monkeypatch.setattr(evaluate, "GATE_PER_CELL", 1)
-    monkeypatch.setattr(rewards, "total_reward", pay)
+    monkeypatch.setattr(rewards, "weighted", pay)
     return Store()
 
 

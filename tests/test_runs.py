@@ -5,6 +5,7 @@ that each stage's functions read.
 """
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -17,25 +18,41 @@ import pytest
 
 from hybridlib import config as configuration
 from hybridlib import runs
+from hybridlib.config import MEASURED as MEASURED_VARIANTS
 from hybridlib.config import PARAMETERS, ParameterError, load_config
+from hybridlib.hybrids import FORMULATIONS
 
 LIBRARY = Path(runs.__file__).parent
-RL = [f"{v}/{r}" for v in ("rl", "two_stage", "joint") for r in ("rule", "model")]
-RULE, MODEL = RL[::2], RL[1::2]
-JOINT, GOLD = ["joint/rule", "joint/model"], "rl_gold/gold"
-TRAINED = ["sft", "sft_narrow", GOLD, *RL]
-RATES = dict.fromkeys([*TRAINED, "reward_model"], 1e-3)
-MEASURED = [f"evaluate {name}" for name in ("base", *TRAINED)]
+PAIRED = ("rl", "two_stage", "multi_stage", "joint", "chord_mu", "demo_in_group", "gated", "prefix",
+          "safety_prefix")  # fmt: skip
+RULE, MODEL = ([f"{v}/{r}" for v in PAIRED] for r in ("rule", "model"))
+GOLD, FIRST_RL = "rl_gold/gold", "r1_reasoning"
+RESAMPLED = ["r1_resampled/rule", "r1_resampled/model"]
+PAID = [*RULE, *MODEL, GOLD]
+RL = [*PAID, FIRST_RL, "self_distill"]
+ARMS = ["sft", "sft_narrow", "self_distill", *PAID]
+TRAINED = [*ARMS, FIRST_RL, *RESAMPLED]
+RATES = dict.fromkeys([*ARMS, "reward_model"], 1e-3)
+MEASURED = [f"evaluate {name}" for name in ("base", *ARMS)]
+
+
+def both(*variants: str) -> list[str]:
+    return [f"{variant}/{reward}" for variant in variants for reward in ("rule", "model")]
+
+
+SHOWN = ["self_distill", *both("joint", "chord_mu", "demo_in_group", "gated", "prefix")]
 
 # Who is built on whom.
 BUILT_ON = {
     "base": ["labels", *TRAINED, "evaluate base"],
     "labels": ["reward_model"],
-    "reward_model": MODEL,
-    "sft": ["two_stage/rule", "two_stage/model"],
-    **{name: [] for name in TRAINED if name != "sft"},
+    "reward_model": [*MODEL, "r1_resampled/model"],
+    **{name: [] for name in TRAINED},
+    "sft": [*both("two_stage"), FIRST_RL],
+    FIRST_RL: RESAMPLED,
+    **{f"r1_resampled/{reward}": [f"multi_stage/{reward}"] for reward in ("rule", "model")},
 }
-for _name in TRAINED:
+for _name in ARMS:
     BUILT_ON[_name] = [*BUILT_ON[_name], f"evaluate {_name}"]
 
 # Which stages a parameter changes by itself; what is built on them follows.
@@ -44,25 +61,34 @@ BREEDING = (
     "leaky_thought_share", "code_switching_share", "careless_share", "base_seed", "thought",
     "hidden_size", "layers", "base_steps", "base_batch", "base_learning_rate",
 )  # fmt: skip
-PAID = [
-    "weight_accuracy", "weight_format", "weight_harmlessness", "weight_helpfulness",
-    "weight_language", "group_size", "kl",
-]  # fmt: skip
+OWN = {
+    "joint_lambda": "joint", "luffy_gamma": "demo_in_group", "switch_gate": "gated",
+    "prefill_share": "safety_prefix",
+    **{f"chord_{name}": "chord_mu" for name in ("peak", "valley", "warmup", "decay")},
+    **{f"hint_{name}": "prefix" for name in ("high", "low", "steps", "weight")},
+}  # fmt: skip
 CHANGES = {
     **{name: ["base"] for name in BREEDING},
-    **{name: [*RL, GOLD] for name in PAID},
+    **{name: [*PAID, FIRST_RL, *RESAMPLED] for name in ("weight_accuracy", "weight_format")},
+    **{f"weight_{name}": [*PAID, *RESAMPLED] for name in ("harmlessness", "helpfulness")},
+    # the stages of R1 have a weight of their own for it
+    "weight_language": sorted({*PAID, *RESAMPLED} - {*both("multi_stage")}),
+    "group_size": [*RL, *RESAMPLED],
+    "kl": RL,
+    # none by default
+    "flops_budget": TRAINED,
+    **{name: both(variant) for name, variant in OWN.items()},
     # the gate is measured with the base, at this length
     "max_completion": ["base"],
-    "demonstrations": ["labels", "sft", "sft_narrow", *JOINT],
+    "demonstrations": ["labels", "sft", "sft_narrow", *RESAMPLED, *SHOWN],
     "narrow_categories": ["sft_narrow"],
     # the labels are of responses to the prompts of RL
-    "steps": ["labels", *RL, GOLD],
-    "prompts_per_step": ["labels", *RL, GOLD],
-    "sft_steps": ["reward_model", "sft", "sft_narrow"],
-    "sft_batch": ["reward_model", "sft", "sft_narrow", *JOINT],
+    "steps": ["labels", *RL],
+    "prompts_per_step": ["labels", *RL],
+    "sft_steps": ["reward_model", "sft", "sft_narrow", *RESAMPLED],
+    "sft_batch": ["reward_model", "sft", "sft_narrow", *RESAMPLED, *both("joint", "chord_mu")],
     "lora_rank": ["reward_model", *TRAINED],
-    "joint_lambda": JOINT,
-    "scope": RULE,
+    "scope": [*RULE, "r1_resampled/rule"],
     "per_cell": MEASURED,
     "evaluation_seed": MEASURED,
     **{name: [] for name in ("gate", "variants", "rewards", "seeds", "learning_rates")},
@@ -71,6 +97,9 @@ OTHER = {
     "hidden_size": 224, "thought": False, "gate": False, "scope": "answer", "variants": ["base"],
     "rewards": ["rule"], "seeds": [7],
     }  # fmt: skip
+
+
+ALL = list(MEASURED_VARIANTS)
 
 
 def closure(names) -> set[str]:
@@ -82,8 +111,8 @@ def closure(names) -> set[str]:
     return found
 
 
-def load(preset="organism", **values):
-    return load_config(preset, **{"learning_rates": RATES, **values})
+def load(preset="hybrids", **values):
+    return load_config(preset, **{"learning_rates": RATES, "variants": ALL, **values})
 
 
 def unit(name: str) -> tuple[str, str, str]:
@@ -117,7 +146,7 @@ def test_names_are_stages():
     assert unit("sft") == ("train", "sft", "none")
     assert unit("rl/model") == ("train", "rl", "model")
     assert unit("evaluate joint/rule") == ("evaluate", "joint", "rule")
-    assert {f"{v}/{r}".removesuffix("/none") for v, r in load().arms} == {"base", *TRAINED}
+    assert {f"{v}/{r}".removesuffix("/none") for v, r in load().arms} == {"base", *ARMS}
 
 
 def test_every_parameter_is_accounted_for():
@@ -140,7 +169,9 @@ def check_changes(name):
 @pytest.mark.parametrize("name", sorted(RATES))
 def test_a_learning_rate_changes_its_arm_and_what_is_built_on_it(name):
     rates = {**RATES, name: 2e-3}
-    assert changed(keys(load()), keys(load(learning_rates=rates))) == closure([name])
+    # a stage of a chain has the rate of an arm
+    of = {"rl/rule": [FIRST_RL], "sft": RESAMPLED}.get(name, [])
+    assert changed(keys(load()), keys(load(learning_rates=rates))) == closure([name, *of])
 
 
 @pytest.mark.parametrize("stage", configuration.STAGE_VERSIONS)
@@ -205,7 +236,7 @@ def test_inputs_are_plain_json_and_name_what_they_start_from(name):
 
 def test_units_are_all_arms_under_all_seeds_once():
     units = runs.units(load(seeds=[3, 5]))
-    assert len(units) == len(set(units)) == 2 * (1 + len(TRAINED))
+    assert len(units) == len(set(units)) == 2 * (1 + len(ARMS))
     assert {seed for _, _, seed in units} == {3, 5}
 
 
@@ -299,10 +330,23 @@ def test_every_parameter_that_a_stage_reads_is_in_its_key(name):
     assert unnoticed == set()
 
 
+@pytest.mark.parametrize("name", [name for name in FORMULATIONS if name])
+def test_a_formulation_names_the_parameters_that_it_reads(name):
+    formulation = FORMULATIONS[name]
+    functions_ = [f for f in (formulation.loss, formulation.begin) if f]
+    found = read(*(("hybrids", f.__name__) for f in functions_)) - {"thought"}  # of the base
+    given = {"demonstrations", "sft_batch"}  # by the step
+    assert found - given == set(formulation.parameters) - given
+    source = "".join(inspect.getsource(f) for f in functions_)
+    assert ("s.batch()" in source) == ("sft_batch" in formulation.parameters)
+    shown = formulation.shows or re.search(r"s\.batch|demonstration\b[^s]", source)
+    assert bool(shown) == ("demonstrations" in formulation.parameters)
+
+
 def test_the_search_finds_what_is_known_to_be_read():
     assert {"demonstrations", "sft_steps", "sft_batch", "lora_rank", "thought"} <= read(
         ("train", "sft"))
-    assert {"kl", "group_size", "joint_lambda", "weight_language", "max_completion"} <= read(
+    assert {"kl", "group_size", "weight_language", "max_completion"} <= read(
         ("train", "rl"))
     assert {"base_batch", "careless_share", "minority_share", "layers"} <= read(
         ("models", "pretrain"))

@@ -33,6 +33,13 @@ def test_the_plan_has_every_job_once(project: Project):
     assert len({job.output for job in jobs if job.output}) == len(jobs) - 1
 
 
+def test_hybrids_are_drawn_where_they_are_compared(project: Project):
+    drawn = [job.name for job in study.plan(project.config) if job.name.startswith("figures")]
+    assert "figures 08_hybrids" not in drawn
+    jobs = study.figures("hybrids", ["rl", "sft", "gated"], project.root, project.root)
+    assert [job.name for job in jobs] == [*drawn, "figures 08_hybrids"]
+
+
 def test_every_job_comes_after_what_it_needs(project: Project):
     jobs = {job.name: job for job in study.plan(project.config)}
     order = list(jobs)
@@ -49,10 +56,21 @@ def test_every_job_comes_after_what_it_needs(project: Project):
     assert [job.name for job in jobs.values() if job.alone] == ["base"]
 
 
-def test_a_hybrid_without_its_start_among_the_variants_needs_the_base(project: Project):
-    config = Config(arms=(("base", "none"), ("two_stage", "model")))
+def test_stages_that_are_no_arms_are_trained_once_and_not_evaluated(project: Project):
+    arms = (("base", "none"), ("two_stage", "model"), ("multi_stage", "rule"))
+    config = Config(arms=(*arms, ("multi_stage", "model")), seeds=(0,))
     jobs = {job.name: job for job in study.plan(config)}
-    assert jobs["train two_stage/model seed 0"].needs == ("base",)
+    assert {name: jobs[name].needs for name in jobs if name.startswith("train ")} == {
+        "train sft seed 0": ("base",),
+        "train two_stage/model seed 0": ("train sft seed 0",),
+        "train r1_reasoning seed 0": ("train sft seed 0",),
+        "train r1_resampled/rule seed 0": ("train r1_reasoning seed 0",),
+        "train multi_stage/rule seed 0": ("train r1_resampled/rule seed 0",),
+        "train r1_resampled/model seed 0": ("train r1_reasoning seed 0",),
+        "train multi_stage/model seed 0": ("train r1_resampled/model seed 0",),
+    }
+    evaluated = [name for name in jobs if name.startswith("evaluate ")]
+    assert evaluated == [f"evaluate {study.arm_name(*arm)}" for arm in config.arms]
 
 
 def test_notebooks_are_given_the_resolved_configuration(project: Project):
@@ -121,7 +139,7 @@ def test_a_base_that_fails_the_gate_ends_the_study(project: Project):
 def test_description_marks_what_differs_from_the_preset(project: Project, monkeypatch):
     changed = Config(seeds=(0, 1, 2))
     lines = study.describe(changed, "organism").splitlines()
-    assert lines[2:] == ["| **seeds** | **3** | 2 |", "| preset | organism | |"]
+    assert lines[2:] == ["| **seeds** | **3** | 2 |", "| preset | organism |  |"]
     assert "**" not in study.describe(project.config, "organism")
 
 

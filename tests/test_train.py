@@ -13,7 +13,10 @@ from safetensors.torch import load_file
 from test_models import save_random, tiny
 from trl import GRPOConfig, GRPOTrainer
 
-from hybridlib import models, reward_model, rewards, tasks, train
+from hybridlib import loop, models, policy, reward_model, rewards, tasks, train
+from hybridlib.config import Variant
+from hybridlib.cost import flops
+from hybridlib.hybrids import FORMULATIONS
 from hybridlib.oracles import gold
 from hybridlib.responses import parse
 
@@ -37,9 +40,12 @@ def pay(prompts, responses, texts) -> list[float]:
     return [len(set(text.split())) % 5 / 4 for text in texts]
 
 
-def run_rl(config, base, folder, *, joint=False, start=None, seed=0, rate=RATE, pay=pay) -> Path:
+def run_rl(
+    config, base, folder, hybrid="", *, start=None, seed=0, rate=RATE, pay=pay, callbacks=()
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    train.rl(config, base, folder, seed, rate, pay, start, joint, "test")
+    kind = Variant("rl", "chosen", hybrid=hybrid)
+    train.rl(config, base, folder, seed, rate, "test", callbacks, kind, pay, start)
     return folder
 
 
@@ -60,7 +66,7 @@ def close(ours: dict, theirs: dict, **tolerance) -> None:
 # --- GRPO against TRL's own ------------------------------------------------------------------
 
 
-class Recorder(train.PolicyTrainer):
+class Recorder(policy.PolicyTrainer):
     """Keeps itself and the inputs of every step."""
 
     made: list["Recorder"] = []
@@ -101,7 +107,7 @@ def test_packing_and_leaving_rows_out_change_neither_loss_nor_gradient(
         # Some prompts earn nothing here, whatever was sampled.
         lengths = inputs["prompt_mask"].sum(1)
         inputs["advantages"] = inputs["advantages"] * (lengths < lengths.max())
-        ours = train.PolicyTrainer._compute_loss(recorded, recorded.model, inputs)
+        ours = policy.PolicyTrainer._compute_loss(recorded, recorded.model, inputs)
         paid = inputs["advantages"] != 0
         dropped += int((~paid).sum())
         counted += int((lengths + inputs["completion_mask"].sum(1))[paid].sum())
@@ -109,7 +115,7 @@ def test_packing_and_leaving_rows_out_change_neither_loss_nor_gradient(
         grads = gradients(recorded, ours)
         with monkeypatch.context() as patch:
             scored = GRPOTrainer._get_per_token_logps_and_entropies
-            patch.setattr(train.PolicyTrainer, "_get_per_token_logps_and_entropies", scored)
+            patch.setattr(policy.PolicyTrainer, "_get_per_token_logps_and_entropies", scored)
             theirs = GRPOTrainer._compute_loss(recorded, recorded.model, inputs)
         counted = recorded.tokens["trained_tokens"]  # which theirs has counted again
         # TRL takes log-probabilities in float32; the gradients are some 0.01 to 1
@@ -140,7 +146,8 @@ def test_the_joint_gradient_is_the_sum_of_both(recorded: Recorder, base: Path, a
     weight, size, inputs = 0.7, 5, recorded.seen[1]
     tokenizer = recorded.processing_class
     shown = train.demonstrations(tiny(), 0, False)
-    recorded.joint_lambda, recorded.demonstrations, recorded.sft_batch = weight, shown, size
+    recorded.formulation = FORMULATIONS["joint"]
+    recorded.lessons.config = tiny(joint_lambda=weight, sft_batch=size)
     recorded.current_gradient_accumulation_steps = accumulation
     step = recorded.state.global_step
     batch = [shown[(step * size + i) % len(shown)] for i in range(size)]
@@ -168,13 +175,13 @@ def test_the_joint_gradient_is_the_sum_of_both(recorded: Recorder, base: Path, a
 def test_rl_is_trl_on_the_same_rollouts(base, double, monkeypatch, tmp_path):
     """Given our completions and rewards, the unchanged trainer ends at the same weights."""
     config, draws = tiny(), []
-    original = train.sample
+    original = policy.sample
 
     def record(*args, **kwargs):
         draws.append(original(*args, **kwargs))
         return draws[-1]
 
-    monkeypatch.setattr(train, "sample", record)
+    monkeypatch.setattr(policy, "sample", record)
     ours = run_rl(config, base, tmp_path / "ours")
     written = rows(ours / "rollouts.jsonl")
     size = config.train.prompts_per_step * config.train.group_size
@@ -182,7 +189,7 @@ def test_rl_is_trl_on_the_same_rollouts(base, double, monkeypatch, tmp_path):
     draws, paid = iter(draws), iter(row["reward"] for row in written)
 
     torch.manual_seed(0)
-    policy = get_peft_model(models.load_base(base), models.lora(config.train.lora_rank))
+    model = get_peft_model(models.load_base(base), models.lora(config.train.lora_rank))
     tokenizer = models.load_tokenizer(base)
 
     def replay(prompts, trainer):
@@ -194,7 +201,7 @@ def test_rl_is_trl_on_the_same_rollouts(base, double, monkeypatch, tmp_path):
 
     asked = tasks.training_prompts(0, config.train.steps * config.train.prompts_per_step)
     trainer = GRPOTrainer(
-        model=policy,
+        model=model,
         reward_funcs=lambda completions, **_: [next(paid) for _ in completions],
         rollout_func=replay,
         args=GRPOConfig(
@@ -203,7 +210,7 @@ def test_rl_is_trl_on_the_same_rollouts(base, double, monkeypatch, tmp_path):
             warmup_steps=5, use_cpu=True, bf16=False, gradient_checkpointing=False,
             report_to="none", per_device_train_batch_size=size, steps_per_generation=1,
             num_generations=config.train.group_size, max_completion_length=12,
-            shuffle_dataset=False, save_strategy="no", disable_tqdm=True,
+            shuffle_dataset=False, save_strategy="no", disable_tqdm=True, logging_steps=1,
         ),
         train_dataset=Dataset.from_list([{"prompt": p.text} for p in asked]),
         processing_class=tokenizer,
@@ -211,6 +218,9 @@ def test_rl_is_trl_on_the_same_rollouts(base, double, monkeypatch, tmp_path):
     trainer.train()
     trainer.model.save_pretrained(tmp_path / "theirs" / "model")
     close(adapter(ours), adapter(tmp_path / "theirs"), rtol=1e-4, atol=1e-6)
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert losses == pytest.approx([r["loss"] for r in rows(ours / "log.jsonl")], abs=2e-6)
+    assert max(map(abs, losses)) > 1e-4
     moved = max(t.abs().max() for n, t in adapter(ours).items() if "lora_B" in n)
     assert moved > 1e-4
     assert [row["prompt"] for row in written[:: config.train.group_size]] == [p.id for p in asked]
@@ -218,8 +228,8 @@ def test_rl_is_trl_on_the_same_rollouts(base, double, monkeypatch, tmp_path):
 
 def test_joint_without_its_weight_is_rl_and_with_it_is_not(base, tmp_path):
     rl = run_rl(tiny(joint_lambda=0), base, tmp_path / "rl")
-    joint = run_rl(tiny(joint_lambda=0), base, tmp_path / "joint", joint=True)
-    weighted = run_rl(tiny(joint_lambda=0.5), base, tmp_path / "weighted", joint=True)
+    joint = run_rl(tiny(joint_lambda=0), base, tmp_path / "joint", "joint")
+    weighted = run_rl(tiny(joint_lambda=0.5), base, tmp_path / "weighted", "joint")
     for name in adapter(rl):
         assert torch.equal(adapter(rl)[name], adapter(joint)[name]), name
     assert any(not torch.equal(adapter(rl)[n], adapter(weighted)[n]) for n in adapter(rl))
@@ -235,7 +245,7 @@ def test_the_same_seed_trains_the_same_and_another_does_not(base, tmp_path):
 
 def test_rl_may_start_from_a_trained_adapter(base, tmp_path):
     (tmp_path / "sft").mkdir()
-    train.sft(tiny(), base, tmp_path / "sft", 0, 1e-2, False, "sft")
+    train.sft(tiny(), base, tmp_path / "sft", 0, 1e-2, "sft")
     start = tmp_path / "sft" / "model"
     run = run_rl(tiny(steps=2), base, tmp_path / "rl", start=start, rate=1e-6)
     before, after = adapter(tmp_path / "sft"), adapter(run)
@@ -267,6 +277,34 @@ def test_what_a_run_cost_is_counted(base, tmp_path):
     assert {row["step"] for row in rows(run / "log.jsonl")} == {1, 2, 3}
 
 
+def test_a_policy_is_kept_as_it_was_when_it_had_cost_a_budget(base, tmp_path):
+    config, parameters = tiny(steps=4, sft_steps=4), 1000
+    whole = run_rl(config, base, tmp_path / "whole")
+    log = rows(whole / "log.jsonl")
+    spent = [flops(parameters, row) for row in log]
+    assert spent[1] == parameters * (
+        2 * (log[1]["prompt_tokens"] + log[1]["completion_tokens"]) + 6 * log[1]["trained_tokens"]
+    )
+    for before in (0.0, 500.0):  # reached at the third step
+        folder = tmp_path / f"{before:g}"
+        budget = loop.AtBudget(folder, before + spent[1] + 1, parameters, before)
+        run = run_rl(config, base, folder, callbacks=[budget])
+        assert adapter(run).keys() == adapter(whole).keys()
+        assert all(torch.equal(t, adapter(run)[n]) for n, t in adapter(whole).items())
+        shorter = run_rl(tiny(steps=3), base, tmp_path / f"shorter{before:g}")
+        kept = load_file(run / "model_at_budget" / "adapter_model.safetensors")
+        assert all(torch.equal(t, kept[n]) for n, t in adapter(shorter).items())
+        assert not all(torch.equal(t, kept[n]) for n, t in adapter(run).items())
+    folder = tmp_path / "sft"
+    folder.mkdir()
+    budget = loop.AtBudget(folder, 1.0, parameters, 0.0)
+    train.sft(config, base, folder, 0, RATE, "test", [budget])
+    assert (folder / "model_at_budget").exists()
+    spent = loop.AtBudget(tmp_path / "spent", 1.0, parameters, 2.0)
+    run_rl(config, base, tmp_path / "spent", callbacks=[spent])
+    assert not (tmp_path / "spent" / "model_at_budget").exists()
+
+
 # --- SFT -------------------------------------------------------------------------------------
 
 
@@ -279,7 +317,7 @@ def test_sft_learns_completions_alone(base, monkeypatch, tmp_path):
             return super().compute_loss(model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(train, "SFTTrainer", Recording)
-    train.sft(config, base, tmp_path, 0, RATE, False, "test")
+    train.sft(config, base, tmp_path, 0, RATE, "test")
     tokenizer = models.load_tokenizer(base)
     shown = {row["prompt"]: row["completion"] for row in train.demonstrations(config, 0, False)}
     first: list[tuple[list[int], list[int]]] = []
@@ -304,7 +342,7 @@ def test_sft_learns_completions_alone(base, monkeypatch, tmp_path):
 
 def test_sft_learns_its_demonstrations(base, tmp_path):
     config = tiny(sft_steps=30, demonstrations=16, sft_batch=8)
-    train.sft(config, base, tmp_path, 0, 1e-2, False, "test")
+    train.sft(config, base, tmp_path, 0, 1e-2, "test")
     tokenizer = models.load_tokenizer(base)
     documents = train.encoded(tokenizer, train.demonstrations(config, 0, False))
     with torch.no_grad():
@@ -333,7 +371,7 @@ def test_demonstrations_are_what_rl_sees_first_and_narrow_ones_are_fewer_scenari
 def test_a_model_with_nothing_to_train_is_refused(base):
     model = models.load_base(base).requires_grad_(False)
     with pytest.raises(RuntimeError, match="no parameter is trainable"):
-        train.trainable(model)
+        loop.trainable(model)
 
 
 def test_an_adapter_that_is_frozen_is_refused(base, monkeypatch, tmp_path):
@@ -341,13 +379,13 @@ def test_an_adapter_that_is_frozen_is_refused(base, monkeypatch, tmp_path):
     policy.requires_grad_(False)
     monkeypatch.setattr(train, "_policy", lambda *_: policy)
     with pytest.raises(RuntimeError):
-        train.sft(tiny(), base, tmp_path, 0, RATE, False, "test")
+        train.sft(tiny(), base, tmp_path, 0, RATE, "test")
     assert not (tmp_path / "cost.json").exists()
 
 
 def test_training_that_changes_nothing_is_refused(base, tmp_path):
     with pytest.raises(RuntimeError, match="changed no parameter"):
-        train.sft(tiny(), base, tmp_path, 0, 0.0, False, "test")
+        train.sft(tiny(), base, tmp_path, 0, 0.0, "test")
     with pytest.raises(RuntimeError, match="changed no parameter"):
         run_rl(tiny(), base, tmp_path / "rl", pay=lambda prompts, *_: [0.5] * len(prompts))
     assert not list(tmp_path.rglob("cost.json"))
@@ -361,7 +399,7 @@ def test_a_loss_that_is_no_number_is_refused(base, tmp_path):
     models.load_tokenizer(base).save_pretrained(tmp_path / "base")
     (tmp_path / "run").mkdir()
     with pytest.raises(FloatingPointError, match="not finite"):
-        train.sft(tiny(), tmp_path / "base", tmp_path / "run", 0, RATE, False, "test")
+        train.sft(tiny(), tmp_path / "base", tmp_path / "run", 0, RATE, "test")
     assert not (tmp_path / "run" / "cost.json").exists()
 
 

@@ -1,0 +1,91 @@
+"""The tables of a study that compares hybrids: every pair of variants, and equal compute.
+
+hybrids.csv          a - b under each reward, in what a practitioner weighs. Holm's correction runs
+                     over all pairs of one reward, metric and split: each asks one question, which
+                     variant has least.
+compute_matched.csv  what the rollouts of training were worth where every run had taken as many
+                     FLOPs, the earlier phases of a run included.
+at_budget.csv        the policies themselves, kept when they had cost a budget (`flops_budget`).
+"""
+
+from itertools import combinations, product
+
+import numpy as np
+import pandas as pd
+
+from hybridlib import stats
+from hybridlib.config import HYBRIDS, REWARDS
+from hybridlib.measures import WHOLE, Arm, Cube, Subset
+
+POOLED = Subset("all", "all", "all")
+WEIGHED: tuple[tuple[str, Subset], ...] = (
+    ("harm_rate", POOLED),
+    ("harm_rate", Subset("all", "unseen_both", "all")),
+    ("over_refusal_rate", POOLED),
+    ("off_language_rate", POOLED),
+    ("accuracy", Subset("sums", "all", "all")),
+)
+ON_ROLLOUTS = {"gold": (0, 1), "proxy": (-np.inf, np.inf)}  # measure -> its bounds
+
+
+def arms_under(reward: str, arms: list[Arm]) -> list[Arm]:
+    """SFT, RL and the hybrids under a reward; a variant that no reward pays has one arm for all."""
+    choices = (((v, reward), (v, "none")) for v in ("sft", "rl", *HYBRIDS))
+    return [next(arm for arm in pair if arm in arms) for pair in choices if set(pair) & set(arms)]
+
+
+def pairs(cube: Cube) -> pd.DataFrame:
+    """hybrids.csv: the later minus the earlier of each two arms, so hybrids minus SFT and RL."""
+    rows, families = [], [(r, *what) for r, what in product(REWARDS, WEIGHED)]
+    for reward, metric, subset in families:
+        tested, named = [], []
+        for b, a in combinations(arms_under(reward, cube.arms), 2):
+            positions = cube.arms.index(a), cube.arms.index(b)
+            contrast, _ = cube.contrast(metric, WHOLE, "sample", subset, *positions)
+            if not np.isnan(contrast.estimate):
+                tested.append(contrast)
+                named.append((reward, metric, subset.task, subset.split, "/".join(a), "/".join(b)))
+        found = stats.holm_intervals(tested, [0.0] * len(tested))
+        rows += [(*n, f.estimate, f.low, f.high, f.seeds) for n, f in zip(named, found)]
+    columns = ["reward", "metric", "task", "split", "a", "b", "estimate", "low", "high", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def weighed(cube: Cube) -> pd.DataFrame:
+    """Every arm in what a practitioner weighs (T=1): at_budget.csv, but for its column `flops`."""
+    rows, arms = [], list(range(len(cube.arms)))
+    for metric, subset in WEIGHED:
+        contrast, _ = cube.contrast(metric, WHOLE, "sample", subset, arms)
+        found = contrast.interval()
+        numbers = zip(cube.arms, found.estimate, found.low, found.high, found.seeds, strict=True)
+        rows += [(*arm, metric, subset.task, subset.split, *rest) for arm, *rest in numbers]
+    columns = ["variant", "reward", "metric", "task", "split", "estimate", "low", "high", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def compute_matched(training: pd.DataFrame) -> pd.DataFrame:
+    """compute_matched.csv, from training.csv with its column `flops` (cumulative, from the base).
+
+    Every run is read off where the cheapest of them ended: the mean of the last tenth of its steps
+    up to there, interpolated between steps. The control is left out: nobody can choose it. A run
+    whose first rollout comes later than that has no value.
+    """
+    rows = training[training.variant.ne("rl_gold")].dropna(subset=["flops", "gold"])
+    runs = rows.groupby(["variant", "reward", "seed"])
+    budget = runs.flops.max().min()
+    values, found = runs.apply(_at, budget, include_groups=False), []
+    for (variant, reward), seeds in values.groupby(level=[0, 1], sort=False):
+        for metric, bounds in ON_ROLLOUTS.items():
+            by_seed = seeds[metric].dropna()
+            interval = np.clip(stats.interval_over_seeds(by_seed), *bounds)
+            found.append((variant, reward, metric, budget, *interval, len(by_seed)))
+    columns = ["variant", "reward", "metric", "flops", "estimate", "low", "high", "seeds"]
+    frame = pd.DataFrame(found, columns=columns)
+    return frame[frame.seeds > 0]
+
+
+def _at(run: pd.DataFrame, budget: float) -> pd.Series:
+    """The measures of one run at a budget of FLOPs."""
+    run = run.sort_values("step")
+    recent = run[list(ON_ROLLOUTS)].rolling(max(1, len(run) // 10), min_periods=1).mean()
+    return recent.apply(lambda column: np.interp(budget, run.flops, column, left=np.nan))

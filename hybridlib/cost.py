@@ -1,0 +1,23 @@
+"""What training costs: tokens, counted, and the floating-point operations that they stand for."""
+
+from collections.abc import Mapping
+
+#: Operations a token and parameter: 2 for a forward pass, 6 for forward and backward.
+OPERATIONS = {
+    "prompt_tokens": 2.0,
+    "completion_tokens": 2.0,
+    "scored_tokens": 2.0,
+    "trained_tokens": 6.0,
+}
+
+
+def flops(parameters: int, counted: Mapping[str, float]) -> float:
+    """Operations of what was counted: 2 N a token that was read or sampled, 6 N a trained one.
+
+    Parameters
+    ----------
+    parameters : N, of the base. The frozen base under LoRA saves about a third of a training step,
+        which is left out for every variant.
+    counted : tokens by the names of `OPERATIONS`; a name that is not there counts nothing.
+    """
+    return parameters * sum(rate * counted.get(name, 0) for name, rate in OPERATIONS.items())

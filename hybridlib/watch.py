@@ -1,0 +1,75 @@
+"""Training that goes wrong without stopping: what a run's log says of it, as named warnings.
+
+What stops a run is elsewhere: a loss that is not finite, nothing to train, an adapter that did not
+change (loop.py).
+
+The thresholds are conventions of this study. An organism that trains well answers in some fifteen
+tokens with an entropy of 0.1, and a third of its groups are of one pay: none is near a threshold.
+"""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+PATIENCE = 10  # steps in a row that a state has to last
+BASELINE = 5  # first steps, whose mean others are held against
+SHORT = 0.5  # of the first length
+CERTAIN = 0.1  # of the first entropy
+
+
+class Sign(NamedTuple):
+    """Something that a log may show: in words, of which number, and when a step has it."""
+
+    says: str
+    of: str
+    holds: Callable[[float, float], bool]  # (the number of a step, its mean over the first steps)
+
+
+SIGNS = {
+    "no_variance": Sign(
+        "every group was paid alike, which teaches nothing",
+        "frac_reward_zero_std",
+        lambda share, _: share >= 1,
+    ),
+    "collapsed_length": Sign(
+        f"responses had less than {SHORT:.0%} of their first length",
+        "completions/mean_length",
+        lambda length, first: length < SHORT * first,
+    ),
+    "collapsed_entropy": Sign(
+        f"the policy had less than {CERTAIN:.0%} of its first entropy",
+        "entropy",
+        lambda entropy, first: entropy < CERTAIN * first,
+    ),
+}
+
+
+def warnings_in(log: Iterable[dict]) -> list[dict]:
+    """One {name, step, says} for each sign that lasted, `step` being the first of its steps.
+
+    Parameters
+    ----------
+    log : rows of log.jsonl. A row that lacks a number (SFT, no reward) does not have its sign.
+    """
+    log, found = list(log), []
+    for name, sign in SIGNS.items():
+        rows = [row for row in log if row.get(sign.of) is not None]
+        if not rows:
+            continue
+        first, lasting = fmean(row[sign.of] for row in rows[:BASELINE]), 0
+        for i, row in enumerate(rows):
+            lasting = lasting + 1 if sign.holds(row[sign.of], first) else 0
+            if lasting == PATIENCE:
+                step = rows[i - PATIENCE + 1]["step"]
+                says = f"from step {step}, {PATIENCE} steps in a row, {sign.says}"
+                found.append({"name": name, "step": step, "says": says})
+                break
+    return found
+
+
+def read(run: Path) -> list[dict]:
+    """The warnings in the record of a run; none of a run that was made without a watch."""
+    path = run / "warnings.json"
+    return json.loads(path.read_text()) if path.exists() else []
