@@ -16,7 +16,6 @@ from hybridlib.config import (
     LEARNING_RATES,
     REWARDS,
     VARIANTS,
-    ParameterError,
     RunConfig,
     arm_name,
     before,
@@ -34,9 +33,7 @@ RL = ("steps", "prompts_per_step", "group_size", "max_completion", "lora_rank", 
 LABELS = ("demonstrations", "max_completion", "steps", "prompts_per_step")
 
 
-def inputs(
-    config: RunConfig, stage: str, variant: str, reward: str, seed: int, at_budget: bool = False
-) -> dict[str, Any]:
+def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> dict[str, Any]:
     """All that a stage's result depends on, as JSON."""
     flat = config.flat()
 
@@ -57,12 +54,7 @@ def inputs(
     if stage == "evaluate":
         trained = of("base") if variant == "base" else of("train", variant, reward)
         measured = {**config.evaluate.model_dump(), **chosen(["max_completion"])}
-        return {
-            "run": trained,
-            "seed": seed,
-            **measured,
-            **({"at_budget": True} if at_budget else {}),
-        }
+        return {"run": trained, "seed": seed, **measured}
     kind, formulation = VARIANTS[variant], FORMULATIONS[VARIANTS[variant].hybrid]
     found = {
         "base": of("base"),
@@ -89,19 +81,17 @@ def inputs(
     return found
 
 
-def stage_key(
-    config: RunConfig, stage: str, variant: str, reward: str, seed: int, at_budget: bool = False
-) -> str:
+def stage_key(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> str:
     """The key of one stage; `variant`, `reward` and `seed` do not matter to a base."""
-    return key(stage, inputs(config, stage, variant, reward, seed, at_budget))
+    return key(stage, inputs(config, stage, variant, reward, seed))
 
 
 def is_done(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> bool:
     return Store().has(stage, stage_key(config, stage, variant, reward, seed))
 
 
-def _get(config, stage, make, variant="base", reward="none", seed=0, at_budget=False) -> Path:
-    found = inputs(config, stage, variant, reward, seed, at_budget)
+def _get(config, stage, make, variant="base", reward="none", seed=0) -> Path:
+    found = inputs(config, stage, variant, reward, seed)
     return Store().get(stage, key(stage, found), make, found)
 
 
@@ -192,30 +182,16 @@ def train(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
     return _get(config, "train", make, variant, reward, seed)
 
 
-def _policy_of(config: RunConfig, variant: str, reward: str, seed: int, at_budget: bool) -> Path:
-    """The weights of a trained run; `at_budget` those of the stage at which it had cost so much."""
-    if not at_budget:
-        return train(config, variant, reward, seed) / "model"
-    for phase in chain(variant, reward):
-        found = train(config, *phase, seed) / "model_at_budget"
-        if found.exists():
-            return found
-    name, budget = arm_name(variant, reward), config.train.flops_budget
-    raise ParameterError(f"flops_budget = {budget:g}: {name} never costs so much, lower it")
+def _kept_at_budget(config: RunConfig, variant: str, reward: str, seed: int) -> Path | None:
+    """The weights when all stages together had cost `flops_budget`; None if they never did."""
+    folders = (train(config, *stage, seed) / "model_at_budget" for stage in chain(variant, reward))
+    return next((folder for folder in folders if folder.exists()), None)
 
 
-def evaluate(
-    config: RunConfig, variant: str, reward: str, seed: int, at_budget: bool = False
-) -> Path:
+def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
     """responses.parquet and, for what was trained, training.csv.
 
-    Parameters
-    ----------
-    at_budget : measure the policy as it was when it had cost `flops_budget`.
-
-    Raises
-    ------
-    ParameterError : the run never cost so much.
+    at_budget.parquet holds the responses of the policy as it was when it had cost `flops_budget`.
     """
 
     def make(folder: Path) -> None:
@@ -224,25 +200,30 @@ def evaluate(
         from hybridlib import train as training
 
         policy = base(config) / "model"
-        run = None if variant == "base" else train(config, variant, reward, seed)
-        weights = run and _policy_of(config, variant, reward, seed, at_budget)
-        model = models.load_policy(policy, weights)
-        model = generate.InferenceCopy(model).model
         prompts = tasks.evaluation_prompts(
             config.evaluate.evaluation_seed, config.evaluate.per_cell
         )
-        frame = stage.respond(model, models.load_tokenizer(policy), prompts, config, seed)
         pay = harmlessness(config, reward, seed) if reward in (*REWARDS, "gold") else None
-        frame = stage.add_proxy(frame, prompts, config, pay)
-        for column, value in {"seed": seed, "reward": reward, "variant": variant}.items():
-            frame.insert(0, column, value)
-        frame.insert(0, "run", stage_key(config, "evaluate", variant, reward, seed, at_budget))
-        frame.to_parquet(folder / "responses.parquet", index=False)
-        if run:
-            asked = training.rl_prompts(config, seed)
-            stage.curves(config, run, asked).to_csv(folder / "training.csv", index=False)
 
-    return _get(config, "evaluate", make, variant, reward, seed, at_budget)
+        def measure(weights: Path | None, name: str) -> None:
+            model = generate.InferenceCopy(models.load_policy(policy, weights)).model
+            frame = stage.respond(model, models.load_tokenizer(policy), prompts, config, seed)
+            frame = stage.add_proxy(frame, prompts, config, pay)
+            for column, value in {"seed": seed, "reward": reward, "variant": variant}.items():
+                frame.insert(0, column, value)
+            frame.insert(0, "run", stage_key(config, "evaluate", variant, reward, seed))
+            frame.to_parquet(folder / name, index=False)
+
+        if variant == "base":
+            return measure(None, "responses.parquet")
+        run = train(config, variant, reward, seed)
+        measure(run / "model", "responses.parquet")
+        if kept := _kept_at_budget(config, variant, reward, seed):
+            measure(kept, "at_budget.parquet")
+        asked = training.rl_prompts(config, seed)
+        stage.curves(config, run, asked).to_csv(folder / "training.csv", index=False)
+
+    return _get(config, "evaluate", make, variant, reward, seed)
 
 
 def units(config: RunConfig) -> list[tuple[str, str, int]]:
@@ -313,18 +294,6 @@ def warnings(config: RunConfig) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["variant", "reward", "seed", "name", "step", "says"])
 
 
-def _at_budget(config: RunConfig, cost: pd.DataFrame) -> pd.DataFrame | None:
-    """Responses of the policies kept at `flops_budget`, of the runs that cost as much."""
-    budget = config.train.flops_budget
-    if not budget:
-        return None
-    total = cost.groupby(["variant", "reward", "seed"]).flops.sum()
-    reached = [unit for unit in units(config) if total.get(unit, 0) >= budget]
-    folders = [evaluate(config, *unit, at_budget=True) for unit in reached]
-    rows = [pd.read_parquet(folder / "responses.parquet") for folder in folders]
-    return pd.concat(rows).assign(flops=budget) if rows else None
-
-
 def write_tables(config: RunConfig, folder: Path) -> None:
     """Every table of the study, from what the store holds; says what the runs' logs warn of."""
     from hybridlib import tables
@@ -347,14 +316,20 @@ def write_tables(config: RunConfig, folder: Path) -> None:
     tables.write_tables(
         folder,
         config.preset,
-        pd.concat([pd.read_parquet(run / "responses.parquet") for run in found.values()]),
+        _responses(found.values(), "responses.parquet"),
         pd.concat(training.values()) if training else pd.DataFrame(),
         cost,
         pd.read_csv(base(config) / "gate.csv"),
         pd.read_csv(LEARNING_RATES),
         pd.DataFrame(listed, columns=["run", "variant", "reward", "seed", "stage"]),
-        _at_budget(config, cost),
+        _responses(found.values(), "at_budget.parquet").assign(flops=config.train.flops_budget),
     )
+
+
+def _responses(folders: Iterable[Path], name: str) -> pd.DataFrame:
+    """The rows of all folders that have such a file."""
+    found = [pd.read_parquet(f / name) for f in folders if (f / name).exists()]
+    return pd.concat(found) if found else pd.DataFrame()
 
 
 def artifacts(config: RunConfig, seed: int) -> dict[str, Path]:

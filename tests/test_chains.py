@@ -9,7 +9,7 @@ from test_models import tiny
 
 from hybridlib import config as configuration
 from hybridlib import evaluate, rewards, runs, tune
-from hybridlib.config import ParameterError, load_config
+from hybridlib.config import load_config
 from hybridlib.cost import flops
 
 ARMS = ("multi_stage/rule", "self_distill", "rl/rule", "sft")
@@ -67,13 +67,11 @@ def test_a_run_is_measured_at_a_budget(store):
     found = runs.train(config, "self_distill", "none", 0)
     then = load_file(found / "model_at_budget" / "adapter_model.safetensors")
     assert any((then[name] != value).any() for name, value in weights(found).items())
-    at, end = (
-        pd.read_parquet(runs.evaluate(config, "self_distill", "none", 0, b) / "responses.parquet")
-        for b in (True, False)
-    )
-    assert at.run.unique() != end.run.unique() and list(at.prompt_id) == list(end.prompt_id)
-    with pytest.raises(ParameterError, match="self_distill never costs so much"):
-        runs.evaluate(tiny(**values, flops_budget=2 * whole), "self_distill", "none", 0, True)
+    measured = runs.evaluate(config, "self_distill", "none", 0)
+    at, end = (pd.read_parquet(measured / f"{n}.parquet") for n in ("at_budget", "responses"))
+    assert list(at.prompt_id) == list(end.prompt_id) and list(at.response) != list(end.response)
+    never = tiny(**values, flops_budget=2 * whole)
+    assert not (runs.evaluate(never, "self_distill", "none", 0) / "at_budget.parquet").exists()
 
 
 # --- learning rates ------------------------------------------------------------------------------
