@@ -1,10 +1,11 @@
 """One step of decoding, written out for models of Llama's make: Llama, Qwen2, Qwen3.
 
-What transformers computes in some hundred small operations a layer for every token is here done in
-some fifteen: query, key and value in one product, gate and up in one, attention as two products
-over keys and values that were given room for all tokens beforehand.
+What transformers computes in many small operations a layer for every token is here done in fewer:
+query, key and value in one product, gate and up in one, and attention to a prompt by all rows of
+that prompt at once. Its keys and values are held, and read, once; a row's own ones have room for
+all tokens from the start.
 
-R: rows, D: width, H: query heads, K: key heads, S: size of a head, L: positions so far.
+P: prompts, R: rows, D: width, H: query heads, K: key heads, S: size of a head, L: positions.
 """
 
 from collections.abc import Callable
@@ -50,44 +51,65 @@ class Decoder:
                 f"sampling knows models made like Llama, not {type(model).__name__}: {error}"
             ) from None
         self.embedding = model.get_input_embeddings().weight
-        plain = model.dtype == torch.float32 and model.device.type == "cpu"
-        self.attention = _two_products if plain else F.scaled_dot_product_attention
         self.head = _product([model.get_output_embeddings()])
 
-    def begin(self, prefilled: Cache, group: int, tokens: int, hidden_RL: torch.Tensor) -> None:
+    def begin(self, prefilled: Cache, group: int, tokens: int, hidden_PL: torch.Tensor) -> None:
         """Take over the keys and values of prompts, `group` rows each, with room for `tokens`.
 
         Parameters
         ----------
-        hidden_RL : which positions of a row hold no token, the room included.
+        hidden_PL : which positions of a prompt hold no token.
         """
-        self.length = prefilled.get_seq_length()
-        self.cache = [
-            [_with_room(x, group, tokens) for x in (layer.keys, layer.values)]
-            for layer in prefilled.layers
+        prompts, longest = hidden_PL.shape
+        rows, first = prompts * group, prefilled.layers[0].keys
+        self.drawn, self.prompts = 0, [[x.keys, x.values] for x in prefilled.layers]
+        self.own = [
+            [x.new_empty(rows, self.key_heads, tokens, x.shape[-1]) for x in layer]
+            for layer in self.prompts
         ]
-        keys, lowest = self.cache[0][0], torch.finfo(self.embedding.dtype).min
-        self.bias_RL = torch.zeros(hidden_RL.shape, dtype=keys.dtype, device=keys.device)
-        self.bias_RL.masked_fill_(hidden_RL, lowest)
-        position_L = torch.arange(self.length + tokens, device=keys.device)
-        cos, sin = self.rotary(keys, position_L[None])
+        self.bias_PL = torch.zeros(hidden_PL.shape, dtype=first.dtype, device=first.device)
+        self.bias_PL.masked_fill_(hidden_PL, torch.finfo(first.dtype).min)
+        position_L = torch.arange(longest + tokens, device=first.device)
+        cos, sin = self.rotary(first, position_L[None])
         half = sin.shape[-1] // 2
         sign = torch.tensor([-1.0] * half + [1.0] * half, dtype=sin.dtype, device=sin.device)
         self.cos_LS, self.sin_LS = cos[0], sin[0] * sign
+        self._seat(torch.arange(prompts, device=first.device).repeat_interleave(group))
 
     def keep(self, alive_R: torch.Tensor) -> None:
-        """Forget the other rows."""
-        self.bias_RL = self.bias_RL[alive_R]
-        self.cache = [[states[alive_R] for states in layer] for layer in self.cache]
+        """Forget the other rows, and prompts that have none left."""
+        left_P, prompt_R = self.prompt_R[alive_R].unique(return_inverse=True)
+        self.own = [[x[alive_R] for x in layer] for layer in self.own]
+        if len(left_P) < len(self.bias_PL):
+            self.prompts = [[x[left_P] for x in layer] for layer in self.prompts]
+            self.bias_PL = self.bias_PL[left_P]
+        self._seat(prompt_R)
+
+    def _seat(self, prompt_R: torch.Tensor) -> None:
+        """Give rows seats at their prompts, as many (W) at each, so that all attend to it at once.
+
+        `seated`: the row and key head in each seat (any one in an empty seat), prompts and their
+        key heads outermost; `seat`: the seat of each row and key head.
+        """
+        self.prompt_R, heads = prompt_R, self.key_heads
+        count_P = prompt_R.bincount()
+        width, first_P = int(count_P.max()), count_P.cumsum(0) - count_P
+        rows = torch.arange(len(prompt_R), device=prompt_R.device)
+        head_K = torch.arange(heads, device=prompt_R.device)
+        seat_RK = (prompt_R[:, None] * heads + head_K) * width
+        seat_RK += (rows - first_P[prompt_R])[:, None]
+        self.seat = seat_RK.flatten()
+        self.seated = self.seat.new_zeros(len(count_P) * heads * width)
+        self.seated[self.seat] = (rows[:, None] * heads + head_K).flatten()
+        self.bias = self.bias_PL.repeat_interleave(heads, 0)[:, None]
 
     def step(self, token_R: torch.Tensor, position_R: torch.Tensor) -> torch.Tensor:
         """Logits (R, V) behind one more token a row, which stands at `position_R` of its text."""
-        at, self.length = self.length, self.length + 1
+        at, self.drawn = self.drawn, self.drawn + 1
         rows, heads, key_heads = len(token_R), self.heads, self.key_heads
         cos_R1S, sin_R1S = self.cos_LS[position_R][:, None], self.sin_LS[position_R][:, None]
-        bias_R11L = self.bias_RL[:, None, None, : self.length]
         hidden_RD = F.embedding(token_R, self.embedding)
-        for layer, (keys, values) in zip(self.layers, self.cache):
+        for layer, prompt, (keys, values) in zip(self.layers, self.prompts, self.own):
             found = layer.query_key_value(layer.norm(hidden_RD)).view(
                 rows, heads + 2 * key_heads, -1
             )
@@ -96,21 +118,25 @@ class Decoder:
             halves = query_key.unflatten(-1, (2, -1)).flip(-2).flatten(-2)
             query_key = (query_key * cos_R1S).addcmul_(halves, sin_R1S)
             keys[:, :, at], values[:, :, at] = query_key[:, heads:], value
-            query = query_key[:, :heads].reshape(rows, key_heads, heads // key_heads, -1)
-            seen = (x[:, :, : self.length] for x in (keys, values))
-            mixed = self.attention(query, *seen, attn_mask=bias_R11L, scale=layer.scale)
-            hidden_RD = hidden_RD + layer.out(mixed.reshape(rows, -1))
+            query = query_key[:, :heads].reshape(rows * key_heads, heads // key_heads, -1)
+            own = [x[:, :, : self.drawn].flatten(0, 1) for x in (keys, values)]
+            mixed = self._attend(query * layer.scale, prompt, own)
+            hidden_RD = hidden_RD + layer.out(mixed.view(rows, -1))
             gate, up = layer.gate_up(layer.norm_2(hidden_RD)).chunk(2, -1)
             hidden_RD = hidden_RD + layer.down(layer.act(gate).mul_(up))
         return self.head(self.norm(hidden_RD))
 
-
-def _with_room(states: torch.Tensor, group: int, tokens: int) -> torch.Tensor:
-    """Each row `group` times, with room for more positions behind."""
-    prompts, heads, length, size = states.shape
-    found = states.new_empty(prompts, group, heads, length + tokens, size)
-    found[:, :, :, :length] = states[:, None]
-    return found.flatten(0, 1)
+    def _attend(self, query, prompt, own) -> torch.Tensor:
+        """Attention to the prompt, by all rows of a prompt at once, and to what a row has drawn."""
+        keys, values = (x.flatten(0, 1) for x in prompt)
+        apart, each, length = len(keys), query.shape[1], keys.shape[1]
+        together = query.index_select(0, self.seated).view(apart, -1, query.shape[-1])
+        score = torch.baddbmm(self.bias, together, keys.mT).view(-1, each, length)
+        score = torch.cat([score.index_select(0, self.seat), query @ own[0].mT], -1)
+        to_prompt, to_own = score.softmax(-1).split([length, own[0].shape[1]], -1)
+        together = to_prompt.index_select(0, self.seated).view(apart, -1, length)
+        mixed = (together @ values).view(-1, each, values.shape[-1])
+        return torch.baddbmm(mixed.index_select(0, self.seat), to_own, own[1])
 
 
 def _layer(layer: nn.Module) -> _Layer:
@@ -126,13 +152,6 @@ def _layer(layer: nn.Module) -> _Layer:
         act=mlp.act_fn,
         down=_product([mlp.down_proj]),
     )
-
-
-def _two_products(query, keys, values, attn_mask, scale: float) -> torch.Tensor:
-    """Attention of one token a row; in float32 on a CPU faster than the fused kernel."""
-    bias = attn_mask.expand(-1, keys.shape[1], -1, -1).flatten(0, 1)
-    query, keys, values = (x.flatten(0, 1) for x in (query, keys, values))
-    return torch.baddbmm(bias, query, keys.mT, alpha=scale).softmax(-1) @ values
 
 
 def _norm(norm: nn.Module) -> Callable:

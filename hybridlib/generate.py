@@ -99,8 +99,7 @@ def _decode(model, decoder, ids, uniforms_RT, group, temperature, pad, eos) -> l
         input_ids=input_PL, attention_mask=mask_PL.long(), past_key_values=prefilled,
         position_ids=(mask_PL.cumsum(1) - 1).clamp(min=0), use_cache=True, logits_to_keep=1,
     )  # fmt: skip
-    hidden_RL = F.pad(~mask_PL.repeat_interleave(group, 0), (0, tokens))
-    decoder.begin(prefilled, group, tokens, hidden_RL)
+    decoder.begin(prefilled, group, tokens, ~mask_PL)
     logits_RV = out.logits[:, -1].repeat_interleave(group, 0)
     position_R = lengths.repeat_interleave(group)
     uniforms_RT, rows = uniforms_RT.to(device), torch.arange(len(ids) * group, device=device)

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from peft import get_peft_model
 from scipy import stats
 from test_models import save_random, tiny
@@ -183,7 +182,7 @@ def test_a_step_is_the_models_own_forward_pass(make, dtype, near):
         position_ids=(mask.cumsum(1) - 1).clamp(min=0), use_cache=True,
     )  # fmt: skip
     decoder = Decoder(model)
-    decoder.begin(prefilled, group, steps, F.pad(~mask.repeat_interleave(group, 0), (0, steps)))
+    decoder.begin(prefilled, group, steps, ~mask)
     texts = [[t for t, kept in zip(p, m) if kept] for p, m in zip(prompts, mask)]
     texts = [list(text) for text in texts for _ in range(group)]
     for step in range(steps):
