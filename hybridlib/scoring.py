@@ -155,7 +155,7 @@ class _FrozenHead(torch.autograd.Function):
         for hidden, target in zip(hidden_ND.split(size), target_N.split(size)):
             logit_NV = F.linear(hidden, weight_VD)
             for logit, chosen in zip(logit_NV.split(block), target.split(block)):
-                logp = logit.log_softmax(-1, dtype=torch.float32)
+                logp = logit.float().log_softmax(-1)
                 logps.append(logp.gather(1, chosen[:, None])[:, 0])
                 share = logp.exp()
                 logit.copy_(share)

@@ -152,7 +152,7 @@ def test_every_variant_has_a_look_of_its_own():
 
 
 def test_every_variant_of_the_study_can_be_drawn():
-    assert set(config.VARIANTS) <= set(style.VARIANT_STYLES)
+    assert set(config.MEASURED) <= set(style.VARIANT_STYLES)
 
 
 def test_every_trained_variant_has_one_family_and_stands_beside_it():
