@@ -334,7 +334,8 @@ def test_every_parameter_that_a_stage_reads_is_in_its_key(name):
 def test_a_formulation_names_the_parameters_that_it_reads(name):
     formulation = FORMULATIONS[name]
     functions_ = [f for f in (formulation.loss, formulation.begin) if f]
-    found = read(*(("hybrids", f.__name__) for f in functions_)) - {"thought", "layers"}  # of the base
+    of_base = {"thought", "layers"}
+    found = read(*(("hybrids", f.__name__) for f in functions_)) - of_base
     given = {"demonstrations", "sft_batch"}  # by the step
     assert found - given == set(formulation.parameters) - given
     source = "".join(inspect.getsource(f) for f in functions_)
