@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+NAMES = {f"0{i}" for i in range(8)}  # 08 is for presets that compare hybrids
 TIMEOUT = 420
 
 
