@@ -91,8 +91,10 @@ def publish(preset: str, *, report: Callable[[str], object] = print) -> Path:
             _write_notebook(path, draft / "notebooks")
         for name, folder in runs.artifacts(config, config.seeds[0]).items():
             shutil.copytree(folder, draft / "artifacts" / name)
+        for path in (draft / "artifacts").rglob("adapter_config.json"):
+            _name_base(path, target / "artifacts" / "base")
         for path in (draft / "artifacts").rglob("*"):
-            if path.suffix in (".json", ".md"):  # an adapter names the folder of its base
+            if path.suffix in (".json", ".md"):
                 path.write_text(_without_places(path.read_text(encoding="utf-8")), encoding="utf-8")
             elif path.suffix == ".safetensors":
                 _halve(path)
@@ -180,6 +182,17 @@ def _places() -> dict[str, str]:
         sys.base_prefix: "python",
         str(Path.home()): "~",
     }
+
+
+def _name_base(adapter: Path, base: Path) -> None:
+    """Let an adapter name the committed base, not the folder of the store that it was trained on,
+    which may lie anywhere and be gone."""
+    trained_on = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    for path in (adapter, adapter.with_name("README.md")):
+        if path.exists():
+            text = path.read_text(encoding="utf-8")
+            named = base.relative_to(PROJECT).as_posix()
+            path.write_text(text.replace(trained_on, named), encoding="utf-8")
 
 
 def _without_places(text: str) -> str:

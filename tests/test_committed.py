@@ -55,6 +55,17 @@ def test_no_path_of_a_machine_is_published(committed):
             assert str(PROJECT) not in path.read_text(encoding="utf-8"), path.name
 
 
+def test_an_adapter_names_the_committed_base(committed):
+    folder, _ = committed
+    base = folder / "artifacts" / "base"
+    found = list(folder.glob("artifacts/adapters/*/adapter_config.json"))
+    assert found and base.is_dir()
+    for path in found:
+        named = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+        assert PROJECT / named == base, path.parent.name
+        assert f"base_model: {named}\n" in path.with_name("README.md").read_text(encoding="utf-8")
+
+
 def test_the_readme_says_what_the_tables_say(tmp_path):
     readme = PROJECT / "README.md"
     written = tmp_path / "README.md"
