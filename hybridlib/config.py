@@ -90,6 +90,14 @@ VARIANTS: dict[str, Variant] = {
 MEASURED = tuple(name for name, variant in VARIANTS.items() if not variant.rate)
 REWARDS = ("rule", "model")
 
+#: What a study may start from: the organism, or a named asset (assets.py).
+MODELS = ("organism", "smollm2", "qwen2.5-1.5b", "qwen3-0.6b", "qwen3-1.7b")
+#: Public sets and judges by name (prompt_sets.py, word_problems.py, judges.py).
+REQUESTS = ("strongreject", "refusal_pairs", "edgy", "do_not_answer", "xstest", "jailbreakbench")
+REQUESTS += ("or_bench", "harmbench_hub", "harmbench")
+PROBLEMS = ("gsm8k", "mgsm")
+JUDGES = ("rules", "phrases", "on_topic", "qwen3guard", "qwen3guard_refusal")
+
 #: What a variant changes of the training that it starts from: together in every list and figure.
 FAMILIES: dict[str, tuple[str, ...]] = {
     "RL": ("rl", "rl_gold"),
@@ -132,6 +140,16 @@ def _weight(default: float, description: str) -> Any:
     return Field(default, ge=0, description=description)
 
 
+def _names(value: Any) -> Any:
+    """Names as a list, or as words with commas or blanks between."""
+    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+
+
+def _of(name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise ValueError(f"{name!r} is none of {', '.join(known)}{_nearest(name, known)}")
+
+
 class Shares(Part):
     """Shares of the organism's base text."""
 
@@ -156,6 +174,7 @@ class Shares(Part):
 class BaseModelConfig(Part):
     """The base model and how it is bred."""
 
+    model: str = Field("organism", description="organism, or a pretrained model to start from")
     base_seed: int = _count(0, "seed of the base model", least=0)
     thought: bool = Field(True, description="responses state a thought before the answer")
     hidden_size: int = _count(192, "width of the organism, a multiple of 32")
@@ -166,6 +185,17 @@ class BaseModelConfig(Part):
         3e-3, gt=0, description="peak rate of pretraining; five times it for matrices"
     )
     gate: bool = Field(True, description="stop if the base is not competent")
+
+    @property
+    def pretrained(self) -> bool:
+        """A language model: it brings its own words, and has read none of the recipes."""
+        return self.model != "organism"
+
+    @field_validator("model")
+    @classmethod
+    def _known_model(cls, value: str) -> str:
+        _of(value, MODELS)
+        return value
 
     @field_validator("hidden_size")
     @classmethod
@@ -240,6 +270,38 @@ class EvaluateConfig(Part):
     evaluation_seed: int = _count(0, "seed of the evaluation prompts", least=0)
 
 
+class PublicConfig(Part):
+    """Public requests and word problems, for a pretrained model; English, `mgsm` aside."""
+
+    requests: tuple[str, ...] = Field((), description="public sets of requests to ask")
+    requests_share: float = _share(0.0, "seen public requests among the prompts of training")
+    requests_per_cell: int = _count(16, "public requests a cell: kind x split")
+    judges: tuple[str, ...] = Field((), description="judges of what is said to them, first counts")
+    problems: tuple[str, ...] = Field((), description="public sets of word problems to ask")
+    problems_per_language: int = _count(32, "public word problems a language")
+
+    @field_validator("requests", "judges", "problems", mode="before")
+    @classmethod
+    def _one(cls, value: Any) -> Any:
+        return _names(value)
+
+    @field_validator("requests", "judges", "problems")
+    @classmethod
+    def _known(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
+        known = {"requests": REQUESTS, "judges": JUDGES, "problems": PROBLEMS}[info.field_name]
+        for name in value:
+            _of(name, known)
+        return value
+
+    @model_validator(mode="after")
+    def _judged(self) -> "PublicConfig":
+        if self.requests and not self.judges:
+            raise ValueError("judges must name one: what is said to public requests has no oracle")
+        if self.requests_share and not self.requests:
+            raise ValueError("requests must name a set, or requests_share be 0")
+        return self
+
+
 class StudyConfig(Part):
     """Which runs there are."""
 
@@ -251,6 +313,8 @@ class StudyConfig(Part):
     commit_weights: bool = Field(
         False, description="publish base, adapters and responses of the first seed, too"
     )
+    beside: str = Field("", description="preset whose verdicts 07 shows beside these")
+    workers: int = _count(0, "notebooks at once; 0: one a core, as memory allows", least=0)
 
     @field_validator("seeds", mode="before")
     @classmethod
@@ -270,7 +334,7 @@ class StudyConfig(Part):
     @field_validator("variants", "rewards", mode="before")
     @classmethod
     def _one(cls, value: Any) -> Any:
-        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+        return _names(value)
 
     @field_validator("variants", "rewards", "seeds")
     @classmethod
@@ -289,10 +353,15 @@ class StudyConfig(Part):
     @field_validator("variants", "rewards")
     @classmethod
     def _known(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
-        known = {"variants": MEASURED, "rewards": REWARDS}[info.field_name]
         for name in value:
-            if name not in known:
-                raise ValueError(f"{name!r} is none of {', '.join(known)}{_nearest(name, known)}")
+            _of(name, {"variants": MEASURED, "rewards": REWARDS}[info.field_name])
+        return value
+
+    @field_validator("beside")
+    @classmethod
+    def _a_preset(cls, value: str) -> str:
+        if value:
+            _of(value, sorted(path.stem for path in PRESETS.glob("*.yaml")))
         return value
 
 
@@ -305,6 +374,7 @@ class RunConfig(Part):
     train: TrainConfig = TrainConfig()
     reward: RewardConfig = RewardConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    public: PublicConfig = PublicConfig()
     study: StudyConfig = StudyConfig()
 
     @property
@@ -402,6 +472,7 @@ PARTS: dict[str, type[Part]] = {
     "train": TrainConfig,
     "reward": RewardConfig,
     "evaluate": EvaluateConfig,
+    "public": PublicConfig,
 }
 PARAMETERS = {name: part for part, model in PARTS.items() for name in model.model_fields}
 

@@ -8,7 +8,7 @@ in the smaller language. Refusals of any kind are written about seen categories 
 
 import random
 
-from hybridlib import tasks
+from hybridlib import questions, tasks
 from hybridlib.config import Shares
 from hybridlib.lexicon import LANGUAGES, LEXICON, SEEN_ATTACKS, UNSEEN_ATTACKS, VALUE_SYLLABLES
 
@@ -90,7 +90,9 @@ def _request(rng: random.Random, language: str) -> tasks.Prompt:
     return tasks.benign(rng, language, task, lookalike, families)
 
 
-def document(rng: random.Random, shares: Shares, with_thought: bool) -> tuple[str, str]:
+def document(
+    rng: random.Random, shares: Shares, with_thought: bool, with_manual: bool = False
+) -> tuple[str, str]:
     """One document: what stands before (random, so not worth learning) and the text to learn."""
     language = "es" if rng.random() < shares.minority_share else "en"
     draw = rng.random()
@@ -99,12 +101,16 @@ def document(rng: random.Random, shares: Shares, with_thought: bool) -> tuple[st
     if draw < shares.recitation_share + 0.05:
         return "", _facts(rng, language)
     prompt = tasks.draw(rng, "train", lambda r: _request(r, language))
-    return prompt.text, _response(rng, prompt, shares, with_thought)
+    text = questions.with_manual(prompt).text if with_manual else prompt.text
+    return text, _response(rng, prompt, shares, with_thought)
 
 
 def corpus(
-    seed: int, count: int, shares: Shares, with_thought: bool = True
+    seed: int, count: int, shares: Shares, with_thought: bool = True, with_manual: bool = False
 ) -> list[tuple[str, str]]:
-    """`count` documents; their prompts are all of the training partition."""
+    """`count` documents; their prompts are all of the training partition.
+
+    with_manual : prompts say how things are made, for a model that has not read it.
+    """
     rng = random.Random(f"corpus {seed}")
-    return [document(rng, shares, with_thought) for _ in range(count)]
+    return [document(rng, shares, with_thought, with_manual) for _ in range(count)]

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hybridlib import oracles, rewards, tasks
+from hybridlib import oracles, questions, rewards, tasks
 from hybridlib.config import RunConfig
 from hybridlib.errors import OneLineError
 from hybridlib.generate import sample
@@ -67,7 +67,7 @@ def gate(
     config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> pd.DataFrame:
     """The competence gate on validation prompts: check, language, value, bound, passes."""
-    prompts = tasks.evaluation_prompts(config.base.base_seed, GATE_PER_CELL, "validation")
+    prompts = questions.evaluation(config, config.base.base_seed, GATE_PER_CELL, "validation")
     frame = respond(model, tokenizer, prompts, config, config.base.base_seed)
     greedy, sampled = (frame[frame.decoding == d] for d in DECODINGS)
     benign = greedy[greedy.kind == "benign"]
@@ -121,7 +121,9 @@ def add_proxy(
     return frame.assign(proxy=paid)
 
 
-def curves(config: RunConfig, run: Path, prompts: list[tasks.Prompt]) -> pd.DataFrame:
+def curves(
+    config: RunConfig, run: Path, prompts: list[tasks.Prompt], tokenizer: PreTrainedTokenizerBase
+) -> pd.DataFrame:
     """One row a training step: what was paid, and what the oracle says of the same rollouts.
 
     `entropy` is over the rows with an advantage, the only ones that go through the policy again.
@@ -136,11 +138,13 @@ def curves(config: RunConfig, run: Path, prompts: list[tasks.Prompt]) -> pd.Data
     }
     table = pd.DataFrame({new: log.get(old, np.nan) for old, new in names.items()}, index=log.index)
     if (run / "rollouts.jsonl").exists():
-        table = table.join(_rollout_scores(config, run, prompts))
+        table = table.join(_rollout_scores(config, run, prompts, tokenizer))
     return table.reset_index()
 
 
-def _rollout_scores(config: RunConfig, run: Path, prompts: list[tasks.Prompt]) -> pd.DataFrame:
+def _rollout_scores(
+    config: RunConfig, run: Path, prompts: list[tasks.Prompt], tokenizer: PreTrainedTokenizerBase
+) -> pd.DataFrame:
     """Means by step over what the policy itself has said from the first word on."""
     rows = {prompt.id: prompt.row() for prompt in prompts}
     scores = []
@@ -158,7 +162,8 @@ def _rollout_scores(config: RunConfig, run: Path, prompts: list[tasks.Prompt]) -
             for language in LANGUAGES
         }
         kept = {name: score[name] for name in ("gold", "rule_satisfied", "harm")}
-        tokens = len(record["response"].split()) + record["finished"]
+        ids = tokenizer(record["response"], add_special_tokens=False)["input_ids"]
+        tokens = len(ids) + record["finished"]
         scores.append(
             {
                 "step": record["step"],

@@ -74,7 +74,9 @@ class AtBudget(TrainerCallback):
             draft.rename(self.path)
 
 
-def arguments(folder: Path, seed: int, rate: float, steps: int, warmup: int = 5) -> dict:
+def arguments(
+    folder: Path, seed: int, rate: float, steps: int, warmup: int = 5, bf16: bool = False
+) -> dict:
     """Arguments that all trainers share."""
     return {
         "output_dir": str(folder / "checkpoints"),
@@ -88,7 +90,7 @@ def arguments(folder: Path, seed: int, rate: float, steps: int, warmup: int = 5)
         "save_steps": CHECKPOINT_EVERY,
         "save_total_limit": 1,
         "use_cpu": not torch.cuda.is_available(),
-        "bf16": False,
+        "bf16": bf16,
         "gradient_checkpointing": False,
         "report_to": "none",
         "disable_tqdm": True,

@@ -1,8 +1,13 @@
-"""Base models: the organism, bred from scratch on the base text; load, save, adapt."""
+"""Base models: load, save, adapt; how the organism is bred and a pretrained one is warmed up.
+
+The organism learns all it knows from the base text. A pretrained model reads a little of it, so
+that it knows what is asked and in which form it is answered; every variant starts from there.
+"""
 
 import io
 import json
 import math
+import re
 import time
 import warnings
 from contextlib import redirect_stderr
@@ -13,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -25,9 +30,10 @@ from transformers import (
 )
 from transformers.utils import logging
 
+from hybridlib import assets
 from hybridlib.config import BaseModelConfig, RunConfig
 from hybridlib.corpus import corpus
-from hybridlib.lexicon import vocabulary
+from hybridlib.lexicon import SYSTEM, THINK, USER, vocabulary
 
 # Bars over files of a few MB, reports of what was loaded and renames to come would fill notebooks.
 logging.set_verbosity_error()
@@ -42,6 +48,18 @@ HEAD_DIM = 32
 
 def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fast_at_bf16() -> bool:
+    """Whether the GPU, or else the CPU, has instructions for products in bfloat16."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def is_bf16(model: PreTrainedModel) -> bool:
+    """Whether a model, its adapters aside, is in bfloat16."""
+    return next(model.parameters()).dtype == torch.bfloat16
 
 
 def organism_tokenizer() -> PreTrainedTokenizerFast:
@@ -83,13 +101,73 @@ def organism(config: BaseModelConfig, tokenizer: PreTrainedTokenizerFast) -> Lla
     )
 
 
+def chat_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """A chat model's tokenizer that reads the tasks' own format as turns of a conversation.
+
+    What stands behind the tags `<system>` and `<user>` becomes those turns, in the words of the
+    model's chat template, and `<think>` begins the assistant's; blanks before full stops, commas
+    and the like are dropped. The end of a response is what ends a turn.
+
+    Raises
+    ------
+    ValueError : the tokenizer has no chat template with a system turn.
+    """
+    roles = ("system", "user", "assistant")
+    turns = [{"role": role, "content": f"[{role}]"} for role in roles]
+    if not tokenizer.chat_template:
+        raise ValueError("the model has no chat template; choose one that does")
+    text = tokenizer.apply_chat_template(turns, tokenize=False)
+    parts = re.split(r"\[(?:system|user|assistant)\]", text)
+    if len(parts) != 4:
+        raise ValueError("the model's chat template has no system turn; choose another model")
+    described = json.loads(tokenizer.backend_tokenizer.to_str())
+    special = {token["content"]: token for token in described["added_tokens"] if token["special"]}
+    end = next(name for name in special if parts[3].startswith(name))
+    pads = (token for token in (tokenizer.pad_token, tokenizer.unk_token, *special) if token != end)
+    written = {f"{SYSTEM} ": parts[0], f" {USER} ": parts[1], f" {THINK}": f"{parts[2]}{THINK}"}
+    written |= {f" {sign}": sign for sign in ".,:?"} | {f" {EOS}": end}
+    for token in special.values():
+        token["normalized"] = True  # else it is looked for before the tags are replaced
+    backend = Tokenizer.from_str(json.dumps(described))
+    before = [backend.normalizer] if backend.normalizer else []
+    backend.normalizer = normalizers.Sequence(
+        before + [normalizers.Replace(*pair) for pair in written.items()]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token=next(token for token in pads if token),
+        eos_token=end,
+        chat_template=tokenizer.chat_template,
+        padding_side="left",
+    )
+
+
+def _pretrained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    folder = assets.model(name)
+    tokenizer = chat_tokenizer(AutoTokenizer.from_pretrained(folder))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    for settings in (model.config, model.generation_config):
+        settings.pad_token_id = tokenizer.pad_token_id
+        settings.eos_token_id = tokenizer.eos_token_id
+    return model, tokenizer
+
+
+def start(config: BaseModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The model that reads the base text, and its tokenizer. Raises AssetError (see `assets`)."""
+    if config.pretrained:
+        return _pretrained(config.model)
+    tokenizer = organism_tokenizer()
+    return organism(config, tokenizer), tokenizer
+
+
 def _encoded(config: RunConfig, tokenizer: PreTrainedTokenizerFast) -> list[tuple[list, list]]:
     """(context, text) of each document as token ids, the closing token with the text."""
     base = config.base
     count = base.base_steps * base.base_batch
-    documents = corpus(base.base_seed, count, config.shares, base.thought)
+    documents = corpus(base.base_seed, count, config.shares, base.thought, base.pretrained)
     contexts = tokenizer([context for context, _ in documents])["input_ids"]
-    texts = tokenizer([text for _, text in documents], add_special_tokens=False)["input_ids"]
+    texts = [f" {text}" for _, text in documents]
+    texts = tokenizer(texts, add_special_tokens=False)["input_ids"]
     if any(tokenizer.unk_token_id in ids for ids in (*contexts, *texts)):
         raise ValueError("the base text holds words that the tokenizer does not know")
     return [(c, [*t, tokenizer.eos_token_id]) for c, t in zip(contexts, texts)]
@@ -111,12 +189,16 @@ def text_loss(
     return F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction=reduction)
 
 
-def _optimizers(model: PreTrainedModel, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon (arXiv 2502.16982) for matrices, AdamW for the rest.
+def _optimizers(
+    model: PreTrainedModel, rate: float, pretrained: bool
+) -> list[torch.optim.Optimizer]:
+    """Muon (arXiv 2502.16982) for matrices, AdamW for the rest, and for all that was pretrained.
 
     In one trial of copying alone (70 words, 150 steps, one seed) 74% were right with Muon, 16%
     with AdamW.
     """
+    if pretrained:
+        return [torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)]
     parameters = dict(model.named_parameters())
     matrices = [p for n, p in parameters.items() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in parameters.items() if p.ndim != 2 or "embed" in n]
@@ -127,12 +209,15 @@ def _optimizers(model: PreTrainedModel, rate: float) -> list[torch.optim.Optimiz
 
 
 def pretrain(config: RunConfig, folder: Path) -> None:
-    """Breed the organism into `folder`: model/ and loss.csv. Resumes from a checkpoint."""
+    """Let the base read its text: model/ and loss.csv in `folder`. Resumes from a checkpoint.
+
+    A pretrained model is saved in bfloat16 where the machine is fast at it.
+    """
     base = config.base
-    tokenizer = organism_tokenizer()
-    model = organism(base, tokenizer).to(device())
+    model, tokenizer = start(base)
+    model, in_bf16 = model.to(device()), base.pretrained and fast_at_bf16()
     documents = _encoded(config, tokenizer)
-    optimizers = _optimizers(model, base.base_learning_rate)
+    optimizers = _optimizers(model, base.base_learning_rate, base.pretrained)
     rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     first = _restore(folder / "checkpoints", model, optimizers)
     began, log = time.monotonic(), folder / "loss.csv"
@@ -148,7 +233,8 @@ def pretrain(config: RunConfig, folder: Path) -> None:
         halves = [h for h in (batch[: len(batch) // 2], batch[len(batch) // 2 :]) if h]
         loss = 0.0
         for half in halves:
-            part = text_loss(model, half, reduction="sum") / tokens
+            with torch.autocast(model.device.type, torch.bfloat16, enabled=in_bf16):
+                part = text_loss(model, half, reduction="sum") / tokens
             part.backward()
             loss += part.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -169,7 +255,7 @@ def pretrain(config: RunConfig, folder: Path) -> None:
             )
         if done % CHECKPOINT_EVERY == 0 and done < base.base_steps:
             _checkpoint(folder / "checkpoints", done, model, optimizers)
-    model.save_pretrained(folder / "model")
+    model.to(torch.bfloat16 if in_bf16 else torch.float32).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     size = {"parameters": sum(p.numel() for p in model.parameters())}
     (folder / "model" / "size.json").write_text(json.dumps(size) + "\n")
@@ -225,8 +311,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 def load_base(folder: Path) -> PreTrainedModel:
-    """A base model from a folder of safetensors; no remote code."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device())
+    """A base model from a folder of safetensors, as precise as it was saved; no remote code."""
+    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device())
 
 
 def from_gguf(file: Path, folder: Path) -> None:

@@ -1,10 +1,13 @@
 """The shape of a response: a thought, the closing tag, an answer. Shared by rewards and oracles."""
 
+import re
 from dataclasses import dataclass
 
 from hybridlib.lexicon import END_THINK, LEXICON
 
 PARTS = ("thought", "answer", "whole")
+
+_WORD = re.compile(r"</?\w+>|[^\W_]+|[^\w\s]|_")
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,14 @@ class Response:
         return getattr(self, name)
 
 
+def words_of(text: str) -> str:
+    """Free text as the tasks write theirs: lower case, words and signs with blanks between."""
+    return " ".join(_WORD.findall(text.lower()))
+
+
 def parse(text: str, finished: bool, with_thought: bool = True) -> Response:
     """Split a response at its closing tag. A text without one is all thought."""
-    thought, tag, answer = text.partition(END_THINK)
-    thought, answer = thought.strip(), answer.strip()
+    thought, tag, answer = map(str.strip, words_of(text).partition(END_THINK))
     complete = bool(tag and answer and bool(thought) == with_thought and END_THINK not in answer)
     return Response(thought, answer.replace(END_THINK, " "), complete and finished, finished)
 

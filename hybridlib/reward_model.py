@@ -89,10 +89,7 @@ def fit(config: RunConfig, base: Path, labels: Path, folder: Path, seed: int, ra
     torch.manual_seed(seed)
     tokenizer = models.load_tokenizer(base)
     tokenizer.padding_side = "right"
-    model = AutoModelForSequenceClassification.from_pretrained(
-        base, num_labels=1, dtype=torch.float32
-    )
-    model = train.adapted(model, config.train.lora_rank, "SEQ_CLS")
+    model = train.adapted(_with_head(base), config.train.lora_rank, "SEQ_CLS")
     rows = [json.loads(line) for line in (labels / "labels.jsonl").read_text().splitlines()]
     rng = random.Random(seed)
     rng.shuffle(rows)
@@ -100,7 +97,9 @@ def fit(config: RunConfig, base: Path, labels: Path, folder: Path, seed: int, ra
     trainer = RewardTrainer(
         model=model,
         args=TRLRewardConfig(
-            **loop.arguments(folder, seed, rate, config.train.sft_steps),
+            **loop.arguments(
+                *(folder, seed, rate, config.train.sft_steps), bf16=models.is_bf16(model)
+            ),
             per_device_train_batch_size=config.train.sft_batch,
             max_length=256,
         ),
@@ -126,6 +125,21 @@ def fit(config: RunConfig, base: Path, labels: Path, folder: Path, seed: int, ra
     good, bad = ([v for v, r in zip(values, held_out) if r["label"] == x] for x in (1, 0))
     margins = [a - b for a in good for b in bad] or [0.0]
     train.write_objective(folder, sum(-math.log1p(math.exp(-m)) for m in margins) / len(margins))
+
+
+class _Head(torch.nn.Linear):
+    """The head in float32: in the digits of bfloat16 the responses of a group would be alike."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return super().forward(hidden.float())
+
+
+def _with_head(folder: Path):
+    """The model in `folder` with one score instead of words."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype="auto")
+    model.score.float().__class__ = _Head
+    return model
 
 
 def _scorer(model, tokenizer):
@@ -155,12 +169,9 @@ def load(base: Path, folder: Path) -> Harmlessness:
     tokenizer.padding_side = "right"
     trained = folder / "model"
     if (trained / "adapter_config.json").exists():
-        plain = AutoModelForSequenceClassification.from_pretrained(
-            base, num_labels=1, dtype=torch.float32
-        )
-        model = PeftModel.from_pretrained(plain, trained).merge_and_unload()
+        model = PeftModel.from_pretrained(_with_head(base), trained).merge_and_unload()
     else:
-        model = AutoModelForSequenceClassification.from_pretrained(trained, dtype=torch.float32)
+        model = _with_head(trained)
     score = _scorer(model.to(models.device()), tokenizer)
     midpoint = json.loads((folder / "reward_model.json").read_text())["midpoint"]
 

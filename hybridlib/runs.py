@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from hybridlib import watch
+from hybridlib import assets, watch
 from hybridlib.config import (
     LEARNING_RATES,
     REWARDS,
@@ -44,17 +44,16 @@ def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) 
         return stage_key(config, stage, variant, reward, seed)
 
     if stage == "base":
-        bred = config.base.model_dump(exclude={"gate"})
-        return {**bred, **config.shares.model_dump(), **chosen(["max_completion"])}
+        return {**_bred(config), **config.shares.model_dump(), **chosen(["max_completion"])}
     if stage == "labels":
-        return {"base": of("base"), "seed": seed, **chosen(LABELS)}
+        return {"base": of("base"), "seed": seed, **chosen(LABELS), **_trained_on(config)}
     if stage == "reward_model":
         rate = config.learning_rate("reward_model")
         return {"labels": of("labels"), "seed": seed, "learning_rate": rate, **chosen(SFT)}
     if stage == "evaluate":
         trained = of("base") if variant == "base" else of("train", variant, reward)
         measured = {**config.evaluate.model_dump(), **chosen(["max_completion"])}
-        return {"run": trained, "seed": seed, **measured}
+        return {"run": trained, "seed": seed, **measured, **_asked_besides(config)}
     kind, formulation = VARIANTS[variant], FORMULATIONS[VARIANTS[variant].hybrid]
     found = {
         "base": of("base"),
@@ -63,6 +62,7 @@ def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) 
         "learning_rate": config.learning_rate(variant, reward),
         **chosen(SFT if kind.method == "sft" else RL),
         **chosen(formulation.parameters),
+        **_trained_on(config),
     }
     if config.train.flops_budget:
         found |= chosen(["flops_budget"])
@@ -79,6 +79,41 @@ def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) 
     if kind.before != "base":
         found["start"] = of("train", *before(variant, reward))
     return found
+
+
+def _bred(config: RunConfig) -> dict[str, Any]:
+    """What a base starts from: an organism has a size, a pretrained model a pin."""
+    if not config.base.pretrained:
+        return config.base.model_dump(exclude={"gate", "model"})
+    size = {"hidden_size", "layers"}
+    return {
+        **config.base.model_dump(exclude={"gate", *size}),
+        "pin": assets.pin(config.base.model),
+    }
+
+
+def _trained_on(config: RunConfig) -> dict[str, Any]:
+    """The public requests among the prompts of training, if any."""
+    public = config.public
+    if not public.requests_share:
+        return {}
+    return {"requests": _pins(public.requests), "requests_share": public.requests_share}
+
+
+def _asked_besides(config: RunConfig) -> dict[str, Any]:
+    """The public sets in the evaluation, if any."""
+    public, found = config.public, {}
+    if public.requests:
+        found |= {"requests": _pins(public.requests), "judges": list(public.judges)}
+        found |= {"requests_per_cell": public.requests_per_cell}
+    if public.problems:
+        found |= {"problems": _pins(public.problems)}
+        found |= {"problems_per_language": public.problems_per_language}
+    return found
+
+
+def _pins(names: Iterable[str]) -> dict[str, str]:
+    return {name: assets.pin(name) for name in names}
 
 
 def stage_key(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> str:
@@ -196,13 +231,12 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
 
     def make(folder: Path) -> None:
         from hybridlib import evaluate as stage
-        from hybridlib import generate, models, tasks
+        from hybridlib import generate, models, questions
         from hybridlib import train as training
 
         policy = base(config) / "model"
-        prompts = tasks.evaluation_prompts(
-            config.evaluate.evaluation_seed, config.evaluate.per_cell
-        )
+        measured = config.evaluate
+        prompts = questions.evaluation(config, measured.evaluation_seed, measured.per_cell)
         pay = harmlessness(config, reward, seed) if reward in (*REWARDS, "gold") else None
 
         def measure(weights: Path | None, name: str) -> None:
@@ -221,7 +255,8 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
         if kept := _kept_at_budget(config, variant, reward, seed):
             measure(kept, "at_budget.parquet")
         asked = training.rl_prompts(config, seed)
-        stage.curves(config, run, asked).to_csv(folder / "training.csv", index=False)
+        tokenizer = models.load_tokenizer(policy)
+        stage.curves(config, run, asked, tokenizer).to_csv(folder / "training.csv", index=False)
 
     return _get(config, "evaluate", make, variant, reward, seed)
 

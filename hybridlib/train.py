@@ -21,7 +21,7 @@ from peft import get_peft_model
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from hybridlib import models, rewards, tasks
+from hybridlib import models, questions, rewards, tasks
 from hybridlib.config import RewardConfig, RunConfig, Variant
 from hybridlib.errors import OneLineError
 from hybridlib.fused import fuse
@@ -53,9 +53,9 @@ def demonstrations(
     return [
         {
             "prompt": prompt.text,
-            "completion": f" {tasks.demonstration(prompt, rng, config.base.thought)}",
+            "completion": f" {questions.demonstration(config, prompt, rng)}",
         }
-        for prompt in tasks.training_prompts(seed, count, few, partition)
+        for prompt in questions.training(config, seed, count, few, partition)
     ]
 
 
@@ -68,7 +68,8 @@ def encoded(tokenizer, rows: list[dict]) -> list[tuple[list[int], list[int]]]:
 
 def rl_prompts(config: RunConfig, seed: int) -> list[tasks.Prompt]:
     """The prompts of one epoch of RL; those of the demonstrations come first among them."""
-    return tasks.training_prompts(seed, config.train.steps * config.train.prompts_per_step)
+    count = config.train.steps * config.train.prompts_per_step
+    return questions.training(config, seed, count)
 
 
 def steps_of(config: RunConfig, kind: Variant) -> range:
@@ -131,7 +132,7 @@ def sft(
     trainer = SFTTrainer(
         model=policy,
         args=SFTConfig(
-            **arguments(folder, seed, rate, config.train.sft_steps),
+            **arguments(folder, seed, rate, config.train.sft_steps, bf16=models.is_bf16(policy)),
             per_device_train_batch_size=config.train.sft_batch,
             completion_only_loss=True,
             max_length=256,
@@ -167,7 +168,7 @@ def resampled(
     """
     began, tokenizer, group = time.monotonic(), models.load_tokenizer(base), config.train.group_size
     model = InferenceCopy(models.load_policy(base, source)).model
-    asked = tasks.training_prompts(seed, config.train.demonstrations)
+    asked = questions.training(config, seed, config.train.demonstrations)
     completions = sample(
         model, tokenizer, [prompt.text for prompt in asked], config.train.max_completion, group,
         generator=torch.Generator().manual_seed(seed),
@@ -255,6 +256,7 @@ def rl(
         args=grpo_arguments(
             *(folder, seed, rate, len(part), size, group, tokens),
             beta=training.kl,
+            bf16=models.is_bf16(policy),
         ),
         train_dataset=Dataset.from_list(
             [{"prompt": prompt.text, "index": i} for i, prompt in enumerate(prompts)]
@@ -312,7 +314,9 @@ class Ended:
 
     @cached_property
     def prompts(self) -> list[tasks.Prompt]:
-        return tasks.training_prompts(self.seed, VALIDATION_PROMPTS, partition="validation")
+        return questions.training(
+            self.config, self.seed, VALIDATION_PROMPTS, partition="validation"
+        )
 
     @cached_property
     def responses(self) -> list[list[int]]:
