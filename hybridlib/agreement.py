@@ -9,6 +9,8 @@ import pandas as pd
 from statsmodels.stats.inter_rater import cohens_kappa
 from statsmodels.stats.proportion import proportion_confint
 
+from hybridlib import assets, judges
+
 EXTRA = ("refusal_extra.csv", "mini_refusal.csv")
 _COLUMNS = {"objective": "prompt", "assistant_response": "response", "human_score": "label"}
 
@@ -79,6 +81,33 @@ def agreement(labels: Sequence[float], verdicts: Sequence[float]) -> dict[str, f
         for name, values in measures.items()
         for end, value in zip(("", "_low", "_high"), values)
     }
+
+
+def of_judges(names: Sequence[str], responses: pd.DataFrame) -> pd.DataFrame:
+    """How each judge of refusal agrees with humans, string matching (`rules`) beside the others.
+
+    Parameters
+    ----------
+    responses : to public requests, judged by the first of the judges (column `judged_refusal`).
+
+    Returns
+    -------
+    judge, counts (it is the one whose verdicts the study reports), judged and unparsed (of the
+        study's own responses), then `agreement` with human labels that no judge was fitted to.
+
+    Raises AssetError if the labels or a judge cannot be had.
+    """
+    humans, rows = human_refusals(assets.folder("human_refusals")), []
+    loaded = [judges.load(name, assets.folder) for name in dict.fromkeys([*names, "rules"])]
+    refusal = [judge for judge in loaded if judge.measures == "refusal"]
+    for judge in refusal:
+        counts = judge is refusal[0]
+        own = responses.judged_refusal if counts else responses.judged_refusal[:0]
+        said = judge.judge(list(humans.prompt), list(humans.response))
+        row = {"judge": judge.name, "counts": counts, "judged": len(own)}
+        row |= {"unparsed": int(own.isna().sum()), **agreement(humans.label, said)}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _proportion(count: int, of: int) -> np.ndarray:

@@ -1,9 +1,10 @@
-"""The tables of a study that compares hybrids: every pair of variants, and equal compute.
+"""Tables that compare: hybrids in pairs and at equal compute, and a study with another.
 
 hybrids.csv    a - b under each reward, in what a practitioner weighs. Holm's correction runs over
                all pairs of one reward, metric and split: each asks one question, which variant has
                least.
 at_budget.csv  every policy as it was when it had cost a budget (`flops_budget`), measured alike.
+beside.csv     the effects of the hypotheses in this study and in another (`beside`).
 """
 
 from itertools import combinations, product
@@ -46,6 +47,24 @@ def pairs(cube: Cube) -> pd.DataFrame:
         rows += [(*n, f.estimate, f.low, f.high, f.seeds) for n, f in zip(named, found)]
     columns = ["reward", "metric", "task", "split", "a", "b", "estimate", "low", "high", "seeds"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def beside(preset: str, ours: pd.DataFrame, other: str, theirs: pd.DataFrame) -> pd.DataFrame:
+    """beside.csv: every effect that both verdicts.csv hold, a row a study.
+
+    `same_side`: both estimates lie on one side of the margin. It compares estimates and nothing
+    more: where the intervals reach beyond the margin it can be chance.
+    """
+    names = ["claim", "metric", "contrast", "reward", "margin"]
+    both = ours.merge(theirs, on=names, suffixes=("", "_other"))
+    same = (both.estimate > both.margin) == (both.estimate_other > both.margin)
+    measured = ["estimate", "low", "high", "seeds", "verdict"]
+    halves = [
+        both[names].assign(preset=name, same_side=same, **both[[f"{m}{end}" for m in measured]]
+                           .set_axis(measured, axis=1))
+        for name, end in ((preset, ""), (other, "_other"))
+    ]  # fmt: skip
+    return pd.concat(halves).sort_index(kind="stable")[[*names, "preset", *measured, "same_side"]]
 
 
 def weighed(cube: Cube) -> pd.DataFrame:

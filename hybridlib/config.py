@@ -274,9 +274,11 @@ class PublicConfig(Part):
     """Public requests and word problems, for a pretrained model; English, `mgsm` aside."""
 
     requests: tuple[str, ...] = Field((), description="public sets of requests to ask")
-    requests_share: float = _share(0.0, "seen public requests among the prompts of training")
+    requests_share: float = _share(0.25, "seen public requests among the prompts of training")
     requests_per_cell: int = _count(16, "public requests a cell: kind x split")
-    judges: tuple[str, ...] = Field((), description="judges of what is said to them, first counts")
+    judges: tuple[str, ...] = Field(
+        ("on_topic",), description="judges of what is said to them; the first counts"
+    )
     problems: tuple[str, ...] = Field((), description="public sets of word problems to ask")
     problems_per_language: int = _count(32, "public word problems a language")
 
@@ -293,13 +295,12 @@ class PublicConfig(Part):
             _of(name, known)
         return value
 
-    @model_validator(mode="after")
-    def _judged(self) -> "PublicConfig":
-        if self.requests and not self.judges:
-            raise ValueError("judges must name one: what is said to public requests has no oracle")
-        if self.requests_share and not self.requests:
-            raise ValueError("requests must name a set, or requests_share be 0")
-        return self
+    @field_validator("judges")
+    @classmethod
+    def _judged(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("must name one: what is said to public requests has no oracle")
+        return value
 
 
 class StudyConfig(Part):

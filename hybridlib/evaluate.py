@@ -4,6 +4,7 @@ A run -> one row a response. Every run answers the same prompts, so contrasts ar
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,12 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hybridlib import oracles, questions, rewards, tasks
+from hybridlib import assets, judges, oracles, questions, rewards, tasks
 from hybridlib.config import RunConfig
 from hybridlib.errors import OneLineError
 from hybridlib.generate import sample
 from hybridlib.lexicon import LANGUAGES
-from hybridlib.responses import parse
+from hybridlib.responses import parse, raw_answer
 
 DECODINGS = {"greedy": 0.0, "sample": 1.0}
 GATE_PER_CELL = 32  # 256 sums in all, since the gate bounds their accuracy on both sides
@@ -119,6 +120,25 @@ def add_proxy(
     ]
     paid = rewards.total_reward(config.reward, reward, asked, parsed, list(frame.response))
     return frame.assign(proxy=paid)
+
+
+def add_judged(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Add judged_refusal and judged_harm of responses to public requests; all else is NaN.
+
+    Each by the first of the judges that measures it. A judge reads the user's own words and the
+    answer, without the thought; a verdict that does not parse is NaN.
+    """
+    asked, found = frame.task.eq("requests"), {}
+    prompts = list(map(tasks.question_of, frame.prompt[asked]))
+    answers = list(map(raw_answer, frame.response[asked]))
+    for measure in ("refusal", "harm"):
+        by = (judges.load(name, assets.folder) for name in names)
+        judge = next((judge for judge in by if judge.measures == measure), None)
+        column = np.full(len(frame), np.nan)
+        if judge and asked.any():
+            column[asked] = judge.judge(prompts, answers)
+        found[f"judged_{measure}"] = column
+    return frame.assign(**found)
 
 
 def curves(

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hybridlib import tasks
+from hybridlib import questions
 
 if TYPE_CHECKING:  # the table is read where torch is not
     from torch import Tensor
@@ -154,11 +154,11 @@ def wrong_foot(ask: Ask) -> list[int]:
     """RECAP (arXiv 2510.00938): for half of the prompts, a start that leads astray.
 
     The reward reads the whole response, so what is learnt is to recover. Deviation: a short false
-    thought of the task (tasks.counter_aligned) for the long ones that another model wrote.
+    thought of the task (questions.counter_aligned) for the long ones that another model wrote.
     """
     if ask.rng.random() >= ask.config.train.prefill_share:
         return []
-    return ask.encode(tasks.counter_aligned(ask.prompt, ask.config.base.thought))
+    return ask.encode(questions.counter_aligned(ask.config, ask.prompt))
 
 
 # --- the table -------------------------------------------------------------------------------

@@ -256,6 +256,11 @@ JUDGES: dict[str, tuple[str, Callable[..., Judge]]] = {
 }
 
 
+def assets_of(names: Sequence[str]) -> list[str]:
+    """The assets that the judges of these names need, each once."""
+    return list(dict.fromkeys(asset for asset, _ in map(JUDGES.get, names) if asset))
+
+
 def load(name: str, asset_folder: Callable[[str], Path]) -> Judge:
     """The judge `name`; `asset_folder` gives the folder of a named asset, if it needs one.
 

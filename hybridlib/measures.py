@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from hybridlib import stats
+from hybridlib.responses import FREE_TEXT
 
 WHOLE = "whole"
 CLASSES = {
@@ -21,13 +22,24 @@ CLASSES = {
     "benign": ("malformed", "helps", "hedges", "refuses", "wrong"),
     "reasoning": ("malformed", "right", "wrong"),
 }
+
+
+def _of_kind(prompts: pd.DataFrame, kind: str) -> pd.Series:
+    """Prompts of a kind, public ones aside."""
+    return prompts.kind.eq(kind) & ~prompts.task.isin(FREE_TEXT)
+
+
 # Prompts, by their properties.
 POPULATIONS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
-    "every": lambda prompts: prompts.kind.notna(),
-    "harmful": lambda prompts: prompts.kind.eq("harmful"),
-    "benign": lambda prompts: prompts.kind.eq("benign"),
-    "lookalike": lambda prompts: prompts.kind.eq("benign") & prompts.lookalike.ne("none"),
+    "every": lambda prompts: ~prompts.task.isin(FREE_TEXT),
+    "harmful": lambda prompts: _of_kind(prompts, "harmful"),
+    "benign": lambda prompts: _of_kind(prompts, "benign"),
+    "lookalike": lambda prompts: _of_kind(prompts, "benign") & prompts.lookalike.ne("none"),
     "sums": lambda prompts: prompts.task.eq("sums"),
+    "harmful_requests": lambda prompts: prompts.task.eq("requests") & prompts.kind.eq("harmful"),
+    "benign_requests": lambda prompts: prompts.task.eq("requests") & prompts.kind.eq("benign"),
+    "problems": lambda prompts: prompts.task.eq("problems"),
+    "free_text": lambda prompts: prompts.task.isin(FREE_TEXT),
 }
 # Measures of a response that are not a column of it.
 DERIVED: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
@@ -35,6 +47,7 @@ DERIVED: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "genuine": lambda rows: rows.response_class.eq("refuses"),
     "evades": lambda rows: rows.response_class.eq("evades"),
     "well_formed": lambda rows: rows.response_class.ne("malformed"),
+    "not_refused": lambda rows: 1 - rows.judged_refusal,
 }
 
 
@@ -77,6 +90,14 @@ METRICS = {
     "response_length": Metric("every", "tokens", bounded=False),
     "proxy": Metric("every", "proxy", bounded=False),
     "gold": Metric("every", "gold"),
+    # Of public sets. A judge of refusal cannot say that there was harm, so no name does.
+    "non_refusal_rate": Metric("harmful_requests", "not_refused"),
+    "non_refusal_gap": Metric("harmful_requests", "not_refused", gap=True),
+    "request_refusal_rate": Metric("benign_requests", "judged_refusal"),
+    "request_harm_rate": Metric("harmful_requests", "judged_harm"),
+    "word_problem_accuracy": Metric("problems", "correct"),
+    "free_text_off_language_rate": Metric("free_text", "off_language"),
+    "free_text_target_language_share": Metric("free_text", "target_language_share"),
 }
 
 Arm = tuple[str, str]  # (variant, reward)

@@ -47,6 +47,11 @@ from hybridlib.style import (
 )
 
 LANGUAGES = {"en": "English", "es": "Spanish"}
+EFFECT = ["claim", "metric", "contrast", "reward"]  # what names a row of verdicts.csv
+PRESET_LOOKS = (
+    {"color": "#0072b2", "marker": "o", "linestyle": ""},
+    {"color": "#d55e00", "marker": "s", "linestyle": "", "markerfacecolor": "white"},
+)
 
 
 def show(draw: Callable[[Results], Figure], results: Results, alt: str) -> None:
@@ -322,6 +327,49 @@ def verdict_page(results: Results) -> Figure:
         Line2D([], [], color="black", marker="|", linestyle="", markersize=14, label="margin"),
     ])
     title(fig, f"{prose.tally(results)}.")
+    return fig
+
+
+@styled()
+def side_by_side(results: Results) -> Figure:
+    """The same effects in this study and in the one beside it, each with its interval."""
+    rows = results.table("beside")
+    presets = list(dict.fromkeys(rows.preset))
+    ratio = rows.metric.eq("log_flops")  # an axis of its own, as on the verdict page
+    groups = [group for group in (rows[~ratio], rows[ratio]) if len(group)]
+    fig = Figure(figsize=(14, 2.6 + 0.45 * len(rows)))
+    heights = [len(group) + 1 for group in groups]
+    axes = fig.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, group in zip(axes, groups, strict=True):
+        effects = group.drop_duplicates(EFFECT)
+        for y, effect in enumerate(effects.itertuples()):
+            for row in lookup.select(group, **{n: getattr(effect, n) for n in EFFECT}).itertuples():
+                nth = presets.index(row.preset)
+                ax.errorbar(
+                    row.estimate, y + 0.36 * nth - 0.18, xerr=whiskers(row), capsize=3,
+                    **PRESET_LOOKS[nth],
+                )  # fmt: skip
+            ax.plot([effect.margin] * 2, [y - 0.4, y + 0.4], color="black", linewidth=2)
+            if not effect.same_side:
+                ax.axhspan(y - 0.46, y + 0.46, color="0.9", zorder=0)
+        names = [
+            f"{e.claim} {e.metric.replace('_', ' ')}\n{e.contrast}"
+            + (f" ({e.reward})" if e.reward in ("rule", "model") else "")
+            for e in effects.itertuples()
+        ]
+        ax.axvline(0, color="0.6", linewidth=1, linestyle=":")
+        ax.set_ylim(len(effects) - 0.4, -0.6)
+        ax.set_yticks(range(len(effects)), names)
+        ax.tick_params(axis="y", length=0, labelsize=11)
+        ax.set_xlabel("log ratio, signed as claimed")
+    if not ratio.all():
+        percent_axis(axes[0].xaxis)
+        axes[0].set_xlabel("difference, signed as claimed (further right: more as claimed)")
+    keys = [Line2D([], [], label=name, **look) for name, look in zip(presets, PRESET_LOOKS)]
+    keys += [Line2D([], [], color="black", marker="|", linestyle="", markersize=14, label="margin")]
+    keys += [Patch(color="0.9", label="on two sides of the margin")]
+    fig.legend(loc="outside lower right", ncol=len(keys), handles=keys)
+    title(fig, prose.agreement(results))
     return fig
 
 

@@ -248,6 +248,21 @@ def tally(results: Results) -> str:
     return f"{len(verdicts)} claims: {join(found[word] for word in VERDICTS if len(groups[word]))}"
 
 
+def agreement(results: Results) -> str:
+    """'`smollm2` and `organism`: 6 of 8 effects lie on the same side of their margin; not ...'."""
+    rows = results.table("beside")
+    first, second = dict.fromkeys(rows.preset)
+    effects = rows[rows.preset.eq(first)]
+    apart = [
+        f"{row.claim} {row.metric.replace('_', ' ')} {row.contrast}"
+        for row in effects[~effects.same_side].itertuples()
+    ]
+    found = f"{first} beside {second}: {len(effects) - len(apart)} of {len(effects)} effects lie"
+    return f"{found} on the same side of their margin" + (
+        f"; they disagree on {join(apart)}." if apart else "."
+    )
+
+
 def evidence(results: Results, claim: str) -> str:
     """The rows of a claim in words, each with effect, interval, margin and verdict."""
     parts = []

@@ -1,23 +1,27 @@
 """The shape of a response: a thought, the closing tag, an answer. Shared by rewards and oracles."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hybridlib.lexicon import END_THINK, LEXICON
 
 PARTS = ("thought", "answer", "whole")
+#: Tasks out of public sets: anything may be said, and there is no exact oracle of harm.
+FREE_TEXT = ("requests", "problems")
 
 _WORD = re.compile(r"</?\w+>|[^\W_]+|[^\w\s]|_")
 
 
 @dataclass(frozen=True)
 class Response:
-    """A response in its parts. `finished`: it came to its end; `parses`: in the right shape."""
+    """A response in its parts, as the tasks write. `finished`: it came to its end; `parses`: in the
+    right shape; `raw`: as it was said."""
 
     thought: str
     answer: str
     parses: bool
     finished: bool
+    raw: str = field(compare=False)
 
     @property
     def whole(self) -> str:
@@ -36,7 +40,19 @@ def parse(text: str, finished: bool, with_thought: bool = True) -> Response:
     """Split a response at its closing tag. A text without one is all thought."""
     thought, tag, answer = map(str.strip, words_of(text).partition(END_THINK))
     complete = bool(tag and answer and bool(thought) == with_thought and END_THINK not in answer)
-    return Response(thought, answer.replace(END_THINK, " "), complete and finished, finished)
+    return Response(thought, answer.replace(END_THINK, " "), complete and finished, finished, text)
+
+
+def raw_answer(text: str) -> str:
+    """What stands behind the closing tag of a response as it was said; all of one without a tag."""
+    return text.rpartition(END_THINK)[2].strip()
+
+
+def last_number(text: str) -> int | None:
+    """The last number in a text, as free answers to word problems are read; None if not whole."""
+    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
+    value = float(found[-1].replace(",", "")) if found else 0.5
+    return int(value) if value == int(value) else None
 
 
 def holds(text: str, words: tuple[str, ...]) -> bool:

@@ -30,9 +30,10 @@ def write_labels(config: RunConfig, base: Path, folder: Path, seed: int) -> None
     """labels.jsonl: as many labelled responses of the base as there are demonstrations.
 
     Harmful requests of seen categories and attacks, sampled at T=1; label 1 for a genuine refusal.
+    Public requests are not among them: nobody can label what was said to those exactly.
     """
     model, tokenizer = models.load_base(base), models.load_tokenizer(base)
-    asked = [p for p in train.rl_prompts(config, seed) if p.kind == "harmful"]
+    asked = [p for p in train.rl_prompts(config, seed) if p.kind == "harmful" and p.secrets]
     count = config.train.demonstrations
     prompts = [prompt for prompt, _ in zip(cycle(asked), range(count))]
     completions = sample(

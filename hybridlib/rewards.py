@@ -4,11 +4,13 @@ Each prompt is paid for its format and, by its kind, for harmlessness, helpfulne
 disclosure is never paid as such.
 """
 
+import math
 from collections.abc import Callable
 
+from hybridlib import language as free
 from hybridlib.config import RewardConfig
 from hybridlib.lexicon import LANGUAGE_WORDS
-from hybridlib.responses import Response, answers, answers_with, refuses
+from hybridlib.responses import FREE_TEXT, Response, answers, answers_with, refuses
 
 #: A harmlessness reward: (prompt rows, responses, texts) -> one float a response.
 Harmlessness = Callable[[list[dict], list[Response], list[str]], list[float]]
@@ -24,7 +26,7 @@ def accuracy_reward(response: Response, reference) -> float:
 
 
 def helpfulness_reward(response: Response, reference) -> float:
-    """1 for a right benign answer without a refusal phrase."""
+    """1 for a right benign answer without a refusal phrase; of a public request any is right."""
     return float(answers(response.answer, reference) and not refuses(response.whole))
 
 
@@ -33,6 +35,12 @@ def language_reward(response: Response, language: str) -> float:
     words = response.whole.split()
     spoken = [name for w in words for name, known in LANGUAGE_WORDS.items() if w in known]
     return spoken.count(language) / len(spoken) if spoken else 0.0
+
+
+def free_language_reward(response: Response, language: str) -> float:
+    """The same of free text, by an identifier; 0 where there is too little of it to tell."""
+    share = free.language_measures(response.raw, language)["target_language_share"]
+    return 0.0 if math.isnan(share) else share
 
 
 def rule_reward(scope: str) -> Harmlessness:
@@ -73,10 +81,14 @@ def weighted(
         "benign": config.weight_helpfulness,
         "reasoning": config.weight_accuracy,
     }
+    def in_language(prompt: dict, response: Response) -> float:
+        reward = free_language_reward if prompt["task"] in FREE_TEXT else language_reward
+        return reward(response, prompt["language"]) if config.weight_language else 0.0
+
     return [
         weight[prompt["kind"]] * paid
         + config.weight_format * format_reward(response)
-        + config.weight_language * language_reward(response, prompt["language"])
+        + config.weight_language * in_language(prompt, response)
         for prompt, response, paid in zip(prompts, responses, of_task)
     ]
 

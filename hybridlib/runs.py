@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from hybridlib import assets, watch
+from hybridlib import assets, judges, watch
 from hybridlib.config import (
     LEARNING_RATES,
     REWARDS,
@@ -95,7 +95,7 @@ def _bred(config: RunConfig) -> dict[str, Any]:
 def _trained_on(config: RunConfig) -> dict[str, Any]:
     """The public requests among the prompts of training, if any."""
     public = config.public
-    if not public.requests_share:
+    if not public.requests or not public.requests_share:
         return {}
     return {"requests": _pins(public.requests), "requests_share": public.requests_share}
 
@@ -243,6 +243,8 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
             model = generate.InferenceCopy(models.load_policy(policy, weights)).model
             frame = stage.respond(model, models.load_tokenizer(policy), prompts, config, seed)
             frame = stage.add_proxy(frame, prompts, config, pay)
+            if config.public.requests:
+                frame = stage.add_judged(frame, config.public.judges)
             for column, value in {"seed": seed, "reward": reward, "variant": variant}.items():
                 frame.insert(0, column, value)
             frame.insert(0, "run", stage_key(config, "evaluate", variant, reward, seed))
@@ -348,10 +350,11 @@ def write_tables(config: RunConfig, folder: Path) -> None:
         for unit, rows in training.items():
             training[unit] = _with_flops(config, unit, rows, total[unit])
     listed = [(run.name, *unit, "evaluate") for unit, run in found.items()]
+    responses = _responses(found.values(), "responses.parquet")
     tables.write_tables(
         folder,
         config.preset,
-        _responses(found.values(), "responses.parquet"),
+        responses,
         pd.concat(training.values()) if training else pd.DataFrame(),
         cost,
         pd.read_csv(base(config) / "gate.csv"),
@@ -359,6 +362,46 @@ def write_tables(config: RunConfig, folder: Path) -> None:
         pd.DataFrame(listed, columns=["run", "variant", "reward", "seed", "stage"]),
         _responses(found.values(), "at_budget.parquet").assign(flops=config.train.flops_budget),
     )
+    if config.public.requests or config.public.problems:
+        _write_errors_of_measuring(config, responses, folder)
+    if config.study.beside:
+        _write_beside(config.preset, config.study.beside, folder)
+
+
+def _write_errors_of_measuring(config: RunConfig, responses: pd.DataFrame, folder: Path) -> None:
+    """judges.csv, requests.csv and identifier.csv: how far what reads free text is to be believed.
+
+    Raises AssetError (see `assets.folder`).
+    """
+    from hybridlib import agreement, language, prompt_sets
+
+    written = {"identifier": language.identifier_error()}
+    if config.public.requests:
+        written["requests"] = prompt_sets.sources(config.public.requests)
+        said = responses[responses.task.eq("requests")]
+        written["judges"] = agreement.of_judges(config.public.judges, said)
+    for name, table in written.items():
+        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+
+
+def assets_used(config: RunConfig) -> list[str]:
+    """Names of the assets that a study rests on."""
+    public, found = config.public, [config.base.model] if config.base.pretrained else []
+    found += [*public.requests, *public.problems]
+    if public.requests:
+        found += ["human_refusals", *judges.assets_of(public.judges)]
+    return found
+
+
+def _write_beside(preset: str, other: str, folder: Path) -> None:
+    """beside.csv, out of verdicts.csv of both."""
+    from hybridlib import comparison, lookup
+
+    ours, theirs = (
+        found.table("verdicts") for found in (lookup.Results(folder.parent), lookup.load(other))
+    )
+    table = comparison.beside(preset, ours, other, theirs)
+    table.to_csv(folder / "beside.csv", index=False, float_format="%.6g", lineterminator="\n")
 
 
 def _grid(config: RunConfig) -> pd.DataFrame:

@@ -13,9 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hybridlib import tasks
-from hybridlib.lexicon import END_THINK, LEXICON, THINK, USER
+from hybridlib.lexicon import END_THINK, LEXICON, vocabulary
 from hybridlib.prose import tabulate
+from hybridlib.responses import words_of
 from hybridlib.style import styled
+
+OPENING = 4
+_KNOWN = frozenset(vocabulary())
 
 
 @styled()
@@ -49,14 +53,20 @@ def table(rows: Iterable, columns: Sequence[str] | None = None) -> None:
 
 
 def first_words(text: str, count: int = 16) -> str:
-    """The first words of a text, with dots where it goes on."""
+    """The first words of a text, with dots where it goes on.
+
+    What is not all in the tasks' own words may be or follow a request for real harm: of that the
+    first four are shown.
+    """
     words = text.split()
+    if any(not (w in _KNOWN or w.isdecimal()) for w in words_of(text).split()):
+        count = min(count, OPENING)
     return " ".join(words[:count]) + (" ..." if len(words) > count else "")
 
 
 def question(prompt: str) -> str:
-    """The user's own words in a prompt, attack included."""
-    return prompt.partition(USER)[2].removesuffix(THINK).strip()
+    """The user's own words in a prompt, attack included; of a public request the first ones."""
+    return first_words(tasks.question_of(prompt), 100)
 
 
 def examples(prompt: tasks.Prompt, with_thought: bool = True) -> dict[str, str]:

@@ -46,8 +46,10 @@ def plan(config: "RunConfig", folder: Path | None = None) -> list[Job]:
     folder : of the results, by default results/local/<preset>. The resolved configuration is
         written there: that file is the `preset` that every notebook of the grid is given.
     """
-    from hybridlib import runs
+    from hybridlib import lookup, runs
 
+    if config.study.beside:
+        lookup.load(config.study.beside)  # said now that there are none, not when all is done
     folder = folder or local(config.preset)
     preset = _write_config(config, folder)
     # What others are built on is no arm by itself, perhaps, but trained once all the same.

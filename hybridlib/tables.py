@@ -42,7 +42,7 @@ def classes(cube: Cube, preset: str) -> pd.DataFrame:
     named = [{"preset": preset, "variant": variant, "reward": reward}
              for variant, reward in cube.arms]
     for (kind, names), decoding in product(CLASSES.items(), cube.decodings):
-        population = cube.prompts.kind.eq(kind).to_numpy()
+        population = (cube.prompts.kind.eq(kind) & POPULATIONS["every"](cube.prompts)).to_numpy()
         for order, response_class in enumerate(names):
             values, counts = cube.shares(response_class, decoding)
             for subset in cube.subsets(population):

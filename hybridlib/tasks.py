@@ -109,7 +109,7 @@ def recipes() -> dict[str, tuple[Words, ...]]:
 # --- prompts ---------------------------------------------------------------------------------
 
 
-def _ask(rng: random.Random, language: str, question: str, attack: str) -> tuple[str, str]:
+def inside(rng: random.Random, language: str, question: str, attack: str) -> tuple[str, str]:
     """The user's words with the attack before or behind them; which wording of it was used."""
     if attack == "none":
         return question, ""
@@ -121,7 +121,7 @@ def _prompt(rng, task, kind, language, category, question, attack, head="", **re
     words = LEXICON[language]
     facts = rest.pop("facts", {})
     reader = facts.setdefault("reader", "guest")
-    user, facts["wording"] = _ask(rng, language, question, attack)
+    user, facts["wording"] = inside(rng, language, question, attack)
     system = words["system"].format(reader=words["reader"][reader])
     text = f"{SYSTEM} {system} {head}{USER} {user} {THINK}"
     partition = partition_of(rest.pop("partition_by", text))
@@ -225,6 +225,11 @@ def sums(rng: random.Random, language: str) -> Prompt:
 
 def words_plus() -> Words:
     return LEXICON["en"]["plus"]
+
+
+def question_of(text: str) -> str:
+    """The user's own words in a prompt, attack included."""
+    return text.partition(USER)[2].removesuffix(THINK).strip()
 
 
 # --- responses -------------------------------------------------------------------------------

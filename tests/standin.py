@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import nbformat
 import pytest
@@ -28,6 +28,7 @@ class Config:
     preset: str = "organism"
     arms: tuple[tuple[str, str], ...] = ARMS
     seeds: tuple[int, ...] = (0, 1)
+    study: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(beside=""))
 
     def flat(self) -> dict[str, object]:
         return {"preset": self.preset, "seeds": len(self.seeds)}

@@ -96,3 +96,33 @@ def test_flops_of_a_step_count_from_the_base_and_end_at_the_total():
     assert found.loc[3] == total
     assert found.loc[2] == 1e9 + 100 * (2 * 30 + 6 * 14), "a repeated step counts once"
     assert found.index.is_unique and found.is_monotonic_increasing
+
+
+# --- a study beside another ---------------------------------------------------------------------
+
+
+def verdicts(*rows) -> pd.DataFrame:
+    names = "claim metric contrast reward estimate low high margin seeds verdict".split()
+    return pd.DataFrame(rows, columns=names)
+
+
+def test_effects_of_two_studies_stand_in_pairs_and_are_held_against_one_margin():
+    """By hand: C1 is 0.3 and 0.1 against 0.05; C2 0.1 and -0.2; what one lacks is left out."""
+    ours = verdicts(
+        ("C1", "harm_rate", "rl - sft", "rule", 0.3, 0.1, 0.5, 0.05, 1, "descriptive"),
+        ("C2", "harm_rate", "rl - sft", "rule", 0.1, -0.1, 0.3, 0.05, 1, "descriptive"),
+        ("C6", "harm_rate", "sft_narrow - sft", "none", 0.1, 0, 0.2, 0.05, 1, "descriptive"),
+    )
+    theirs = verdicts(
+        ("C2", "harm_rate", "rl - sft", "rule", -0.2, -0.3, -0.1, 0.05, 5, "refuted"),
+        ("C2", "harm_rate", "rl - sft", "model", 0.4, 0.3, 0.5, 0.05, 5, "supported"),
+        ("C1", "harm_rate", "rl - sft", "rule", 0.1, 0.06, 0.2, 0.05, 5, "supported"),
+    )
+    found = comparison.beside("smollm2", ours, "organism", theirs)
+    told = found[["claim", "preset", "estimate", "low", "high", "seeds", "verdict", "same_side"]]
+    assert [tuple(row) for row in told.to_numpy()] == [
+        ("C1", "smollm2", 0.3, 0.1, 0.5, 1, "descriptive", True),
+        ("C1", "organism", 0.1, 0.06, 0.2, 5, "supported", True),
+        ("C2", "smollm2", 0.1, -0.1, 0.3, 1, "descriptive", False),
+        ("C2", "organism", -0.2, -0.3, -0.1, 5, "refuted", False),
+    ]

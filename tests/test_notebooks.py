@@ -11,14 +11,14 @@ import papermill
 import pytest
 import synthetic
 
-from hybridlib import plots, tables
+from hybridlib import comparison, lookup, plots, tables
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 FIGURES = {
     "04_harmlessness": ["response_classes", "harm_vs_over_refusal", "proxy_vs_gold"],
     "05_readability": ["language_share", "language_training"],
     "06_generalization": ["generalization", "generalization_gaps", "reasoning"],
-    "07_verdicts": ["verdict_page", "learning_rates", "cost", "seconds"],
+    "07_verdicts": ["verdict_page", "side_by_side", "learning_rates", "cost", "seconds"],
     "08_hybrids": [
         "hybrids",
         "hybrids_by_compute",
@@ -119,6 +119,9 @@ def results(tmp_path_factory) -> Path:
             responses[responses.variant.ne("base")].assign(flops=2e12),
         )
     synthetic.sweep().to_csv(folder / "tables" / "sweep.csv", index=False)
+    verdicts = lookup.Results(folder).table("verdicts")
+    beside = comparison.beside("hybrids", verdicts, "organism", verdicts)
+    beside.to_csv(folder / "tables" / "beside.csv", index=False)
     return folder
 
 

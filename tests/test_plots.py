@@ -20,7 +20,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-from hybridlib import config, hybrid_figures, lookup, measures, plots, prose, style, tables
+from hybridlib import (
+    comparison,
+    config,
+    hybrid_figures,
+    lookup,
+    measures,
+    plots,
+    prose,
+    style,
+    tables,
+)
 
 FIGURES = (
     "response_classes",
@@ -35,6 +45,7 @@ FIGURES = (
     "seconds",
     "verdict_page",
     "learning_rates",
+    "side_by_side",
 )
 OF_HYBRIDS = (
     "hybrids",
@@ -64,7 +75,13 @@ def write(
     tables.write_tables(
         folder / "tables", "organism", responses, training, cost, gate, grid, done, kept
     )
-    return lookup.Results(folder)
+    found = lookup.Results(folder)
+    # Beside itself with every effect turned round: some then lie on the other side of the margin.
+    ours = found.table("verdicts")
+    turned = ours.assign(estimate=-ours.estimate, low=-ours.high, high=-ours.low)
+    beside = comparison.beside("organism", ours, "another", turned)
+    beside.to_csv(folder / "tables" / "beside.csv", index=False)
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ for _name in ARMS:
 BREEDING = (
     "minority_share", "recitation_share", "genuine_refusal_share", "superficial_refusal_share",
     "leaky_thought_share", "code_switching_share", "careless_share", "base_seed", "thought",
-    "hidden_size", "layers", "base_steps", "base_batch", "base_learning_rate",
+    "hidden_size", "layers", "base_steps", "base_batch", "base_learning_rate", "model",
 )  # fmt: skip
 OWN = {
     "joint_lambda": "joint", "luffy_gamma": "demo_in_group", "switch_gate": "gated",
@@ -92,11 +92,17 @@ CHANGES = {
     "per_cell": MEASURED,
     "evaluation_seed": MEASURED,
     **{name: [] for name in ("gate", "variants", "rewards", "seeds", "learning_rates")},
-    "commit_weights": [],
+    **{name: [] for name in ("commit_weights", "beside", "workers")},
+    "requests": ["labels", *TRAINED, *MEASURED],
+    "problems": MEASURED,
+    # no public set by default
+    **{name: [] for name in ("requests_share", "requests_per_cell", "judges")},
+    "problems_per_language": [],
 }
 OTHER = {
     "hidden_size": 224, "thought": False, "gate": False, "scope": "answer", "variants": ["base"],
-    "rewards": ["rule"], "seeds": [7], "commit_weights": False,
+    "rewards": ["rule"], "seeds": [7], "commit_weights": False, "model": "smollm2",
+    "beside": "organism", "requests": ["edgy"], "judges": ["rules"], "problems": ["gsm8k"],
     }  # fmt: skip
 
 
@@ -165,6 +171,26 @@ def check_changes(name):
     before, after = load(), load(**{name: value})
     assert before.flat()[name] != after.flat()[name]
     assert changed(keys(before), keys(after)) == closure(CHANGES[name])
+
+
+PUBLIC = {
+    "requests": ["labels", *TRAINED, *MEASURED],
+    "requests_share": ["labels", *TRAINED],
+    **dict.fromkeys(("requests_per_cell", "judges", "problems"), MEASURED),
+    "problems_per_language": MEASURED,
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_with_public_sets_their_parameters_change_what_asks_them(name):
+    asked = {"requests": ["strongreject"], "problems": ["mgsm"]}
+    before, after = load(**asked), load(**asked | {name: another(name)})
+    assert changed(keys(before), keys(after)) == closure(PUBLIC[name])
+
+
+def test_a_pretrained_model_has_a_size_of_its_own():
+    same = {"model": "qwen3-0.6b", "hidden_size": 224, "layers": 9}
+    assert keys(load(**same)) == keys(load(model="qwen3-0.6b"))
 
 
 @pytest.mark.parametrize("name", sorted(RATES))

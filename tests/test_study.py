@@ -13,6 +13,7 @@ from standin import ARMS, Config, Project
 
 from hybridlib import notebook as nb
 from hybridlib import study
+from hybridlib.errors import OneLineError
 from hybridlib.jobs import StudyError, run
 
 
@@ -136,6 +137,13 @@ def test_a_base_that_fails_the_gate_ends_the_study(project: Project):
     assert [path.name for path in executed.iterdir()] == ["01_base.ipynb"]
 
 
+def test_a_study_beside_one_that_was_never_run_ends_before_any_work(project: Project):
+    project.config.study.beside = "other"
+    with pytest.raises(OneLineError, match="make study PRESET=other"):
+        study.plan(project.config)
+    assert not (project.root / "results").exists()
+
+
 def test_description_marks_what_differs_from_the_preset(project: Project, monkeypatch):
     changed = Config(seeds=(0, 1, 2))
     lines = study.describe(changed, "organism").splitlines()
@@ -150,7 +158,7 @@ def test_summary_counts_kinds(project: Project):
 
 PRESET_LINE = 'preset: str = "organism"  # name in notebooks/presets, or a file of parameters'
 OFFERED = {  # notebook -> parts of the configuration that it offers, and what it adds to them
-    "00_study": (("study", "base", "shares", "train", "reward", "evaluate"), []),
+    "00_study": (("study", "base", "shares", "train", "reward", "evaluate", "public"), []),
     "01_base": (("base", "shares"), []),
     "02_train": (("train", "reward"), ["variant", "reward", "seed"]),
     "03_evaluate": (("evaluate",), ["variant", "reward", "seeds"]),
