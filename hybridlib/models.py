@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch.optim import _muon
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -189,6 +190,24 @@ def text_loss(
     return F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction=reduction)
 
 
+def orthogonal(
+    gradient: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
+) -> torch.Tensor:
+    """Muon's Newton-Schulz iteration (arXiv 2502.16982) in float32; (m, n) as the gradient.
+
+    torch.optim.Muon has it in bfloat16 alone, which takes forty times as long on a CPU without
+    instructions for that.
+    """
+    a, b, c = coefficients
+    tall = gradient.size(0) > gradient.size(1)
+    matrix = gradient.float().T if tall else gradient.float()
+    matrix = matrix / matrix.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = matrix @ matrix.T
+        matrix = torch.addmm(matrix, torch.addmm(gram, gram, gram, beta=b, alpha=c), matrix, beta=a)
+    return matrix.T if tall else matrix
+
+
 def _optimizers(
     model: PreTrainedModel, rate: float, pretrained: bool
 ) -> list[torch.optim.Optimizer]:
@@ -199,6 +218,8 @@ def _optimizers(
     """
     if pretrained:
         return [torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)]
+    if not fast_at_bf16():
+        _muon._zeropower_via_newtonschulz = orthogonal
     parameters = dict(model.named_parameters())
     matrices = [p for n, p in parameters.items() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in parameters.items() if p.ndim != 2 or "embed" in n]

@@ -1,16 +1,19 @@
 """Base models: the loss, the tokenizer, pretraining and its checkpoints."""
 
+import inspect
 import random
 from pathlib import Path
 
 import pytest
 import torch
+from torch.optim import _muon
 
 from hybridlib import models, tasks
 from hybridlib.config import RunConfig, load_config
 from hybridlib.corpus import corpus
 from hybridlib.lexicon import vocabulary
 
+NEWTON_SCHULZ = _muon._zeropower_via_newtonschulz  # before any test replaces it
 TINY = {
     "gate": False,
     "hidden_size": 32,
@@ -238,3 +241,16 @@ def test_an_adapter_is_loaded_to_be_read_or_to_be_trained(base: Path, tmp_path: 
         models.load_policy(base, tmp_path / "full", True)(input_ids=ids).logits,
         plain(input_ids=ids).logits,
     )
+
+
+@pytest.mark.parametrize("shape", [(24, 64), (64, 24), (24, 24)])
+def test_muon_in_float32_is_torchs_own_but_for_its_rounding(shape):
+    gradient = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    coefficients = inspect.signature(torch.optim.Muon).parameters["ns_coefficients"].default
+    theirs = NEWTON_SCHULZ(gradient, coefficients, 5, 1e-7).float()
+    ours = models.orthogonal(gradient, coefficients, 5, 1e-7)
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0.02)
+    assert list(inspect.signature(NEWTON_SCHULZ).parameters) == [
+        "grad", "ns_coefficients", "ns_steps", "eps"
+    ]  # fmt: skip
