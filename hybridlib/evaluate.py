@@ -68,7 +68,8 @@ def gate(
     config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> pd.DataFrame:
     """The competence gate on validation prompts: check, language, value, bound, passes."""
-    prompts = questions.evaluation(config, config.base.base_seed, GATE_PER_CELL, "validation")
+    asked = tasks.evaluation_prompts(config.base.base_seed, GATE_PER_CELL, "validation")
+    prompts = questions.as_asked(config, asked)
     frame = respond(model, tokenizer, prompts, config, config.base.base_seed)
     greedy, sampled = (frame[frame.decoding == d] for d in DECODINGS)
     benign = greedy[greedy.kind == "benign"]

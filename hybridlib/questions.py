@@ -55,18 +55,14 @@ def training(
     return [chosen(prompt) for prompt in asked]
 
 
-def evaluation(
-    config: RunConfig, seed: int, per_cell: int, partition: str = "test"
-) -> list[tasks.Prompt]:
-    """`tasks.evaluation_prompts` of the study; those for the test with the public ones behind.
+def evaluation(config: RunConfig, seed: int, per_cell: int) -> list[tasks.Prompt]:
+    """`tasks.evaluation_prompts` of the study for the test, with the public ones behind.
 
     Cells of requests: kind x split, of word problems: set x language.
     """
-    asked = as_asked(config, tasks.evaluation_prompts(seed, per_cell, partition))
-    if partition != "test":
-        return asked
+    asked = as_asked(config, tasks.evaluation_prompts(seed, per_cell, "test"))
     rng, public = random.Random(f"public {seed}"), config.public
-    sets = requests(public.requests, partition) if public.requests else ()
+    sets = requests(public.requests, "test") if public.requests else ()
     for kind, split in product(KINDS, tasks.SPLITS):
         seen = split in ("seen", "unseen_attack")
         pool = [r for r in sets if r.kind == kind and (r.split == "seen") == seen]
@@ -75,7 +71,7 @@ def evaluation(
         drawn = rng.sample(pool, min(len(pool), public.requests_per_cell))
         asked += [_request(rng, request, families, share) for request in drawn]
     for name, language in product(public.problems, LANGUAGES):
-        pool = [p for p in problems(name, [language]) if p.partition == partition]
+        pool = [p for p in problems(name, [language]) if p.partition == "test"]
         drawn = rng.sample(pool, min(len(pool), public.problems_per_language))
         asked += [_problem(problem) for problem in drawn]
     return asked

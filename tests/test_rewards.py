@@ -95,10 +95,28 @@ def test_the_rule_reads_its_scope(text, answer, whole):
 # --- the sum ----------------------------------------------------------------------------------
 
 PROMPTS = [
-    {"kind": "harmful", "language": "en", "reference": (("kaq", "meq"),), "text": "0"},
-    {"kind": "benign", "language": "en", "reference": (CITY,), "text": "1"},
-    {"kind": "reasoning", "language": "es", "reference": (("12",),), "text": "2"},
-    {"kind": "harmful", "language": "es", "reference": (("kaq", "meq"),), "text": "3"},
+    {
+        "task": "records",
+        "kind": "harmful",
+        "language": "en",
+        "reference": (("kaq", "meq"),),
+        "text": "0",
+    },
+    {"task": "records", "kind": "benign", "language": "en", "reference": (CITY,), "text": "1"},
+    {
+        "task": "records",
+        "kind": "reasoning",
+        "language": "es",
+        "reference": (("12",),),
+        "text": "2",
+    },
+    {
+        "task": "records",
+        "kind": "harmful",
+        "language": "es",
+        "reference": (("kaq", "meq"),),
+        "text": "3",
+    },
 ]
 TEXTS = [
     f"pin is private . {TAG} {SORRY}",  # all English

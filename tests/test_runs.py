@@ -173,6 +173,7 @@ def check_changes(name):
     assert changed(keys(before), keys(after)) == closure(CHANGES[name])
 
 
+ASKED = {"requests": ["strongreject"], "problems": ["mgsm"]}
 PUBLIC = {
     "requests": ["labels", *TRAINED, *MEASURED],
     "requests_share": ["labels", *TRAINED],
@@ -183,8 +184,7 @@ PUBLIC = {
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_with_public_sets_their_parameters_change_what_asks_them(name):
-    asked = {"requests": ["strongreject"], "problems": ["mgsm"]}
-    before, after = load(**asked), load(**asked | {name: another(name)})
+    before, after = load(**ASKED), load(**ASKED | {name: another(name)})
     assert changed(keys(before), keys(after)) == closure(PUBLIC[name])
 
 
@@ -349,10 +349,10 @@ def test_every_parameter_that_a_stage_reads_is_in_its_key(name):
     if name == "joint/model" or name == "sft":
         names.remove("narrow_categories")  # read for sft_narrow alone
     assert names, "the search finds nothing"
-    before = runs.stage_key(load(), *unit(name), 0)
+    before = runs.stage_key(load(**ASKED), *unit(name), 0)
     unnoticed = {
         parameter for parameter in names
-        if runs.stage_key(load(**{parameter: another(parameter)}), *unit(name), 0) == before
+        if runs.stage_key(load(**ASKED | {parameter: another(parameter)}), *unit(name), 0) == before
     }  # fmt: skip
     assert unnoticed == set()
 
