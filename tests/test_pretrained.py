@@ -31,8 +31,8 @@ CLASSES = {
     "qwen3-0.6b": (Qwen3Config, Qwen3ForCausalLM),
 }
 SMALL = {
-    "recitation_share": 0.0, "base_steps": 2, "base_batch": 4, "demonstrations": 8, "steps": 1,
-    "prompts_per_step": 2, "group_size": 2, "sft_steps": 1, "sft_batch": 4, "max_completion": 24,
+    "recitation_share": 0.0, "base_steps": 2, "base_batch": 4, "demonstrations": 8, "steps": 2,
+    "prompts_per_step": 2, "group_size": 2, "sft_steps": 2, "sft_batch": 4, "max_completion": 24,
     "lora_rank": 2, "per_cell": 1, "gate": False,
     "learning_rates": {"rl/rule": 1e-3, "sft": 1e-3, "two_stage/rule": 1e-3, "joint/rule": 1e-3},
 }  # fmt: skip
