@@ -173,7 +173,8 @@ def _product(parts: list[nn.Linear]) -> Callable:
     weight, bias = ([getattr(part, name) for part in parts] for name in ("weight", "bias"))
     weight = weight[0] if len(parts) == 1 else torch.cat(weight)
     bias = None if bias[0] is None else torch.cat(bias)
-    if weight.dtype == torch.bfloat16 and weight.device.type == "cpu":
+    in_bf16 = weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
+    if in_bf16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
         # oneDNN wants bfloat16 weights in blocks of its own and would bring them there every time.
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
         return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
