@@ -117,9 +117,44 @@ def test_estimates_are_plain_means(responses, frames, metric):
         assert found.low <= found.estimate <= found.high
 
 
+def _of_public_sets() -> set[str]:
+    """Metrics whose population holds prompts of public sets and no others."""
+    prompts = pd.DataFrame({"task": ["records", "recipes", "sums"]})
+    prompts = prompts.assign(kind=["harmful", "benign", "reasoning"], lookalike="owner")
+    populations = {name: measures.POPULATIONS[m.population] for name, m in measures.METRICS.items()}
+    return {name for name, holds in populations.items() if not holds(prompts).any()}
+
+
 def test_every_metric_is_checked_and_written(frames):
-    assert set(frames["metrics"].metric) == set(measures.METRICS)
-    assert set(PLAIN) == set(measures.METRICS) - {"generalization_gap"}
+    own = set(measures.METRICS) - _of_public_sets()
+    assert set(frames["metrics"].metric) == own
+    assert set(PLAIN) == own - {"generalization_gap"}
+
+
+def test_public_requests_have_metrics_of_their_own(responses, frames, tmp_path):
+    """Records as if they were public requests, judged by whether there was a refusal phrase."""
+    public = responses[responses.task.eq("records")]
+    public = public.assign(
+        task="requests", prompt_id="public " + public.prompt_id, response_class="", harm=np.nan,
+        judged_refusal=public.refusal.fillna(public.rule_satisfied), judged_harm=np.nan,
+    )  # fmt: skip
+    _write(tmp_path, pd.concat([responses, public]))
+    found = _read(tmp_path, "metrics")
+    judged = {"non_refusal_rate", "non_refusal_gap", "request_refusal_rate"}
+    free = {"free_text_off_language_rate", "free_text_target_language_share"}
+    assert set(found.metric) - set(frames["metrics"].metric) >= judged | free
+    for metric, kind, of in (
+        ("non_refusal_rate", "harmful", lambda r: 1 - r.judged_refusal),
+        ("request_refusal_rate", "benign", lambda r: r.judged_refusal),
+    ):
+        rows = public.query(f"variant == 'sft' and kind == '{kind}' and decoding == 'sample'")
+        row = _row(found, variant="sft", metric=metric, part="whole", **POOLED)
+        assert float(row.estimate) == pytest.approx(of(rows).mean(), rel=1e-5)
+    assert not (found.estimate.eq("") & found.metric.isin(judged)).any()
+    before, after = (
+        f[f.metric.isin(PLAIN)].reset_index(drop=True) for f in (frames["metrics"], found)
+    )
+    pd.testing.assert_frame_equal(before, after)
 
 
 def test_parts(responses, frames):
