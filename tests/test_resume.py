@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from test_models import tiny
 
-from hybridlib import evaluate, loop, rewards, runs, train
+from hybridlib import evaluate, loop, models, rewards, runs, train
 from hybridlib.store import Store, read_manifest
 
 pytestmark = pytest.mark.slow
@@ -150,7 +150,10 @@ def test_the_curves_of_a_resumed_run_are_those_of_a_whole_one(killed):
     whole, resumed, _ = killed
     config = tiny(steps=STEPS, **RATES)
     prompts = train.rl_prompts(config, 0)
-    a, b = (evaluate.curves(config, folder, prompts) for folder in (whole, resumed))
+    a, b = (
+        evaluate.curves(config, folder, prompts, models.organism_tokenizer())
+        for folder in (whole, resumed)
+    )
     assert list(a.step) == list(range(1, STEPS + 1))
     assert a.equals(b)
 
@@ -167,7 +170,9 @@ def test_a_kill_within_a_line_of_the_logs_does_no_harm(tmp_path: Path):
         (partial / name).write_text(kept + lines[behind[-1]][:20])
     folder, _ = finish(store, "rl", "rule")
     config = tiny(steps=STEPS, **RATES)
-    table = evaluate.curves(config, folder, train.rl_prompts(config, 0))
+    table = evaluate.curves(
+        config, folder, train.rl_prompts(config, 0), models.organism_tokenizer()
+    )
     assert list(table.step) == list(range(1, STEPS + 1))
     assert table.tokens.notna().all()
 
