@@ -195,8 +195,8 @@ def orthogonal(
 ) -> torch.Tensor:
     """Muon's Newton-Schulz iteration (arXiv 2502.16982) in float32; (m, n) as the gradient.
 
-    torch.optim.Muon has it in bfloat16 alone, which takes forty times as long on a CPU without
-    instructions for that.
+    torch.optim.Muon has it in bfloat16 alone, which takes some thirty times as long on a CPU
+    without instructions for that.
     """
     a, b, c = coefficients
     tall = gradient.size(0) > gradient.size(1)
