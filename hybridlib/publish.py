@@ -113,8 +113,9 @@ def publish(preset: str, *, report: Callable[[str], object] = print) -> Path:
 
 def manifest(config: Any, folder: Path) -> dict[str, Any]:
     """Return which runs, configuration, code and environment every table and figure rests on."""
-    from hybridlib import hypotheses
+    from hybridlib import assets, hypotheses
     from hybridlib.config import STAGE_VERSIONS
+    from hybridlib.runs import assets_used
 
     runs = _read(folder / "tables" / "runs.csv")
     tables = {}
@@ -130,6 +131,7 @@ def manifest(config: Any, folder: Path) -> dict[str, Any]:
         "tables": tables,
         "runs": {row.pop("run"): row for row in runs.to_dict("records")},
         "code": {"commit": _commit(), "stages": dict(STAGE_VERSIONS)},
+        "assets": assets.provenance(assets_used(config)),
         "environment": environment(),
         "hypotheses_sha256": hypotheses.digest(),
     }

@@ -50,6 +50,7 @@ class Project:
         runs.is_done = lambda config, *unit: unit in self.done
         runs.stage_key = lambda config, *unit: f"{unit}{self.version}"
         runs.write_tables = lambda config, folder: folder.mkdir(parents=True, exist_ok=True)
+        runs.assets_used = lambda config: ["smollm2"]
         runs.artifacts = lambda config, seed: self.artifacts
         config.ParameterError = type("ParameterError", (OneLineError, ValueError), {})
         config.load_config = self._load

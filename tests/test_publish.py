@@ -136,6 +136,8 @@ def test_manifest_leads_from_a_figure_to_runs_and_code(finished: Project):
     assert set(manifest["tables"]["runs"]["runs"]) == set(manifest["runs"])
     assert manifest["configuration"] == finished.config.flat()
     assert manifest["code"] == {"commit": "none", "stages": {"train": 1}}
+    (asset,) = manifest["assets"]
+    assert (asset["name"], asset["licence"]) == ("smollm2", "Apache-2.0") and asset["sha256"]
     assert manifest["environment"]["python"] == sys.version.split()[0]
     hypotheses = Path(publish.__file__).with_name("hypotheses.yaml")
     assert manifest["hypotheses_sha256"] == sha256(hypotheses)
