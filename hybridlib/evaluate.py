@@ -130,11 +130,11 @@ def add_judged(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     answer, without the thought; a verdict that does not parse is NaN.
     """
     asked, found = frame.task.eq("requests"), {}
+    loaded = [judges.load(name, assets.folder) for name in names]
     prompts = list(map(tasks.question_of, frame.prompt[asked]))
     answers = list(map(raw_answer, frame.response[asked]))
     for measure in ("refusal", "harm"):
-        by = (judges.load(name, assets.folder) for name in names)
-        judge = next((judge for judge in by if judge.measures == measure), None)
+        judge = next((judge for judge in loaded if judge.measures == measure), None)
         column = np.full(len(frame), np.nan)
         if judge and asked.any():
             column[asked] = judge.judge(prompts, answers)

@@ -1,5 +1,6 @@
 """The shape of a response: a thought, the closing tag, an answer. Shared by rewards and oracles."""
 
+import math
 import re
 from dataclasses import dataclass, field
 
@@ -51,8 +52,8 @@ def raw_answer(text: str) -> str:
 def last_number(text: str) -> int | None:
     """The last number in a text, as free answers to word problems are read; None if not whole."""
     found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
-    value = float(found[-1].replace(",", "")) if found else 0.5
-    return int(value) if value == int(value) else None
+    value = float(found[-1].replace(",", "")) if found else math.nan
+    return int(value) if value.is_integer() else None
 
 
 def holds(text: str, words: tuple[str, ...]) -> bool:

@@ -81,6 +81,7 @@ def weighted(
         "benign": config.weight_helpfulness,
         "reasoning": config.weight_accuracy,
     }
+
     def in_language(prompt: dict, response: Response) -> float:
         reward = free_language_reward if prompt["task"] in FREE_TEXT else language_reward
         return reward(response, prompt["language"]) if config.weight_language else 0.0
