@@ -373,7 +373,7 @@ def _write_errors_of_measuring(config: RunConfig, responses: pd.DataFrame, folde
 
     Raises AssetError (see `assets.folder`).
     """
-    from hybridlib import agreement, language, prompt_sets
+    from hybridlib import agreement, language, prompt_sets, tables
 
     written = {"identifier": language.identifier_error()}
     if config.public.requests:
@@ -381,7 +381,7 @@ def _write_errors_of_measuring(config: RunConfig, responses: pd.DataFrame, folde
         said = responses[responses.task.eq("requests")]
         written["judges"] = agreement.of_judges(config.public.judges, said)
     for name, table in written.items():
-        table.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+        tables.write(table, folder / f"{name}.csv")
 
 
 def assets_used(config: RunConfig) -> list[str]:
@@ -395,13 +395,12 @@ def assets_used(config: RunConfig) -> list[str]:
 
 def _write_beside(preset: str, other: str, folder: Path) -> None:
     """beside.csv, out of verdicts.csv of both."""
-    from hybridlib import comparison, lookup
+    from hybridlib import comparison, lookup, tables
 
     ours, theirs = (
         found.table("verdicts") for found in (lookup.Results(folder.parent), lookup.load(other))
     )
-    table = comparison.beside(preset, ours, other, theirs)
-    table.to_csv(folder / "beside.csv", index=False, float_format="%.6g", lineterminator="\n")
+    tables.write(comparison.beside(preset, ours, other, theirs), folder / "beside.csv")
 
 
 def _grid(config: RunConfig) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from hybridlib import comparison, jobs, study
+from hybridlib import comparison, jobs, study, tables
 from hybridlib.config import PARAMETERS, PARTS, ParameterError, RunConfig, load_config
 from hybridlib.measures import Cube
 
@@ -88,7 +88,7 @@ def sweep(preset: str, *, report: Callable[[str], object] = print, **overrides: 
     path = study.local(config.preset) / "tables" / "sweep.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     frame = table([(point, pd.concat(frames)) for point, frames in found.items()])
-    frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+    tables.write(frame, path)
     report(f"{len(units)} runs at {len(found)} points; drawn by `make study PRESET={preset}`")
     return path
 

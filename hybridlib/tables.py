@@ -155,7 +155,12 @@ def write_tables(
         tables["at_budget"] = _tidy(found).assign(flops=at_budget.flops.iloc[0])
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in tables.items():
-        frame.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+        write(frame, folder / f"{name}.csv")
+
+
+def write(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table as results/ holds them: the same bytes on every system."""
+    frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def _pairs(cube: Cube, claims: hypotheses.Hypotheses) -> list[tuple[Arm, Arm]]:

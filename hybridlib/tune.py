@@ -10,7 +10,7 @@ from itertools import product
 
 import pandas as pd
 
-from hybridlib import jobs, runs
+from hybridlib import jobs, runs, tables
 from hybridlib.config import LEARNING_RATES, RunConfig, arm_name, chosen_rates, load_config
 
 GRID = (3e-4, 1e-3, 3e-3)
@@ -47,7 +47,7 @@ def tune(preset: str) -> pd.DataFrame:
     best = [chosen[arm_name(v, r)] for v, r in zip(table.variant, table.reward)]
     table["chosen"] = table.learning_rate == best
     table = pd.concat([there, table]) if len(there) else table
-    table.to_csv(LEARNING_RATES, index=False, float_format="%.6g", lineterminator="\n")
+    tables.write(table, LEARNING_RATES)
     return table
 
 
