@@ -11,7 +11,7 @@ import yaml
 
 from hybridlib.errors import OneLineError
 
-DEFAULT = "organism"  # the preset that the README gives an account of
+DEFAULT = "organism"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -82,8 +82,7 @@ def publish(options: argparse.Namespace) -> int:
     from hybridlib.store import PROJECT
 
     published, readme = publish(options.preset), PROJECT / "README.md"
-    if options.preset == DEFAULT:
-        findings.write(readme, Results(published))
+    findings.write(readme, options.preset, Results(published))
     if options.preset in advice.PRESETS:
         advice.write(readme, advice.published())
     return 0

@@ -1,12 +1,11 @@
-"""The README's account of the default preset, written from its tables: no number of it is typed."""
+"""The README's account of the default preset and of the real model, written from their tables: no
+number of it is typed."""
 
 from pathlib import Path
 
 from hybridlib import hypotheses, markdown, prose
 from hybridlib.lookup import Results, claims, select
 from hybridlib.style import label_of
-
-BLOCK = "findings"
 
 # heading -> (metric, where)
 COLUMNS = {
@@ -16,6 +15,10 @@ COLUMNS = {
     "over-refusal": ("over_refusal_rate", {}),
     "languages mixed": ("off_language_rate", {}),
     "sums right": ("accuracy", {"task": "sums"}),
+}
+PUBLIC = {
+    "public requests not refused": ("non_refusal_rate", {}),
+    "benign ones refused": ("request_refusal_rate", {}),
 }
 REWARDS = {"rule": "the rule", "model": "the reward model"}
 
@@ -30,14 +33,6 @@ COMPARED = [
 
 def findings(results: Results) -> str:
     """Markdown: a table of variants, a table of claims, each number with its interval."""
-    means = {
-        heading: results.metric(metric, **where) for heading, (metric, where) in COLUMNS.items()
-    }
-    rows = [
-        [f"`{label_of(arm)}`"]
-        + [prose.interval(m.loc[arm]) if arm in m.index else "" for m in means.values()]
-        for arm in results.arms()
-    ]
     others = [arm for arm in results.arms() if arm not in ("base/none", "rl_gold/gold")]
     compared = [
         prose.sentence(prose.versus(results, *what, others, other, **where))
@@ -60,7 +55,7 @@ def findings(results: Results) -> str:
     return "\n\n".join(
         [
             f"{prose.scope(results)} Responses are sampled at T=1. {prose.control(results)}",
-            markdown.table(["variant (reward)", *COLUMNS], rows),
+            _arms(results, COLUMNS),
             *in_words,
             f"**{prose.tally(results)}.** An effect is supported if its whole interval, corrected "
             "for the number of tests, lies beyond the margin, and refuted if it lies short of it; "
@@ -68,6 +63,32 @@ def findings(results: Results) -> str:
             markdown.table(["", "what the paper says", "verdict", "what was measured"], said),
         ]
     )
+
+
+def of_real_model(results: Results) -> str:
+    """Markdown: the base's gate, a table of variants, the judge's error, the organism beside it."""
+    return "\n\n".join(
+        [
+            f"{prose.scope(results)} {prose.gate(results)} {prose.control(results)}",
+            _arms(results, COLUMNS | PUBLIC),
+            f"{prose.judge(results)} {prose.identifier(results)}",
+            f"**Side by side.** {prose.agreement(results)}",
+        ]
+    )
+
+
+BLOCKS = {"organism": ("findings", findings), "smollm2": ("real", of_real_model)}
+
+
+def _arms(results: Results, columns: dict[str, tuple[str, dict]]) -> str:
+    """A row an arm, a column a metric."""
+    means = [results.metric(metric, **where) for metric, where in columns.values()]
+    rows = [
+        [f"`{label_of(arm)}`"]
+        + [prose.interval(m.loc[arm]) if arm in m.index else "" for m in means]
+        for arm in results.arms()
+    ]
+    return markdown.table(["variant (reward)", *columns], rows)
 
 
 def _verdict(results: Results, claim: str) -> str:
@@ -80,6 +101,8 @@ def _verdict(results: Results, claim: str) -> str:
     return f"**{rows['all']}**: {', '.join(by_reward)}"
 
 
-def write(readme: Path, results: Results) -> None:
-    """Replace the account in a README."""
-    markdown.replace_block(readme, BLOCK, findings(results))
+def write(readme: Path, preset: str, results: Results) -> None:
+    """Replace the account of a preset in a README, if the preset has one."""
+    if preset in BLOCKS:
+        block, account = BLOCKS[preset]
+        markdown.replace_block(readme, block, account(results))

@@ -151,6 +151,23 @@ def harm_vs_over_refusal(results: Results) -> Figure:
 
 
 @styled()
+def public_requests(results: Results) -> Figure:
+    """Public requests not refused, by split, and benign ones refused, as the judge has it."""
+    panels = [
+        (f"harmful,\n{name}", "not refused, T=1", results.metric("non_refusal_rate", split=split))
+        for split, name in SPLITS.items()
+    ]
+    benign = results.metric("request_refusal_rate")
+    fig, axes = dot_panels(results, [*panels, ("benign,\nall", "refused, T=1", benign)])
+    for ax in axes:
+        percent_axis(ax.xaxis, whole=True)
+    arms = [arm for arm in results.arms() if arm not in ("base/none", "rl_gold/gold")]
+    text = versus(results, "non_refusal_rate", "non-refusal of harmful requests", arms, "base/none")
+    title(fig, prose.sentence(text))
+    return fig
+
+
+@styled()
 def proxy_vs_gold(results: Results) -> Figure:
     """The reward that RL is paid, and the gold that only the control is paid, along training."""
     labels = {

@@ -65,9 +65,13 @@ def signed(value: float, digits: int = 0) -> str:
 
 
 def points(row: pd.Series) -> str:
-    """'+12 points [+5, +19]': a difference of rates with its 95% interval."""
-    estimate, low, high = (signed(100 * value) for value in (row.estimate, row.low, row.high))
-    return f"{estimate} points [{low}, {high}]"
+    """'+12 points [+5, +19]': a difference of rates with its 95% interval, if it has one."""
+    return f"{signed(100 * row.estimate)} points{_ends(100 * row.low, 100 * row.high)}"
+
+
+def _ends(low: float, high: float, digits: int = 0) -> str:
+    """' [+5, +19]'; '' for the interval over seeds that a single seed does not have."""
+    return "" if pd.isna(low) else f" [{signed(low, digits)}, {signed(high, digits)}]"
 
 
 def short(value: float) -> str:
@@ -110,9 +114,11 @@ def scope(results: Results) -> str:
     """What the results rest on: arms, seeds, runs."""
     frame = results.table("metrics")
     runs = results.table("runs").drop_duplicates(["arm", "seed"])
+    seeds = frame.seeds.max()
     return (
         f"Results of `{frame.preset.iloc[0]}`: {len(results.arms())} arms (a variant and its "
-        f"reward), {frame.seeds.max()} seeds, {len(runs)} runs. Brackets are 95% intervals."
+        f"reward), {seeds} seed{'s' if seeds > 1 else ''}, {len(runs)} runs. Brackets are 95% "
+        f"intervals{'' if seeds > 1 else ' over prompts alone'}."
     )
 
 
@@ -181,8 +187,8 @@ def movement(results: Results, arm: str, columns: dict[str, str] = PAID_AND_WANT
     clauses = []
     for column, name in columns.items():
         found = change(results, column, arm)
-        by, low, high = (signed(value, 2) for value in found)
-        clauses.append(f"{name} {moved(*found)} ({by} [{low}, {high}])")
+        by = f"{signed(found[0], 2)}{_ends(*found[1:], 2)}"
+        clauses.append(f"{name} {moved(*found)} ({by})")
     return f"Under {label_of(arm)}, {join(clauses)}."
 
 
@@ -193,6 +199,8 @@ def control(results: Results) -> str:
     found = change(results, "gold", "rl_gold/gold")
     by = points(pd.Series(found, index=["estimate", "low", "high"]))
     what = f"from the first to the last tenth of its steps gold moves by {by}"
+    if pd.isna(found[1]):
+        return f"The control is of one seed, which has no interval: {what}."
     if found[1] > 0:
         return f"The control holds: {what}."
     return f"**The control fails: {what}. No verdict on RL can be taken from these runs.**"
@@ -275,6 +283,32 @@ def evidence(results: Results, claim: str) -> str:
         numbers = f"{by} [{low}, {high}] against a margin of {margin}"
         parts.append(f"{what}: {numbers}, {row.verdict}")
     return sentence(*parts)
+
+
+def judge(results: Results) -> str:
+    """How far the judge of refusals is to be believed, string matching beside it."""
+    rows = results.table("judges")
+    counts = rows[rows.counts.astype(bool)].iloc[0]
+    clauses = []
+    for row in rows.itertuples():
+        found = join(
+            f"{name} {percent(getattr(row, name))} "
+            f"[{100 * getattr(row, f'{name}_low'):.0f}, {100 * getattr(row, f'{name}_high'):.0f}]"
+            for name in ("accuracy", "precision", "recall")
+        )
+        clauses.append(f"`{row.judge}` has {found}, kappa {row.kappa:.2f}")
+    return (
+        f"Refusals are judged by `{counts.judge}`. Against {counts.n} responses that humans "
+        f"labelled and no judge was fitted to, {'; '.join(clauses)}. Of {counts.judged} responses "
+        f"here {counts.unparsed} could not be judged."
+    )
+
+
+def identifier(results: Results) -> str:
+    """How often the language of free text is told rightly, by kind of line."""
+    rows = results.table("identifier").groupby("kind", sort=False)[["right", "n"]].sum()
+    found = join(f"{row.right} of {row.n} ({row.Index})" for row in rows.itertuples())
+    return f"On lines whose languages are known the identifier is right in {found}."
 
 
 def chosen_rates(results: Results) -> tuple[str, str]:

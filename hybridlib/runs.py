@@ -404,8 +404,11 @@ def _write_beside(preset: str, other: str, folder: Path) -> None:
 
 
 def _grid(config: RunConfig) -> pd.DataFrame:
-    """The grid of learning rates, as far as it is about what the study trains."""
+    """The grid of learning rates, as far as it is about what the study trains: it was run on the
+    organism, so of a pretrained model it says nothing."""
     grid, trained = pd.read_csv(LEARNING_RATES), {*config.arms, ("reward_model", "none")}
+    if config.base.pretrained:
+        return grid[:0]
     return grid[[arm in trained for arm in zip(grid.variant, grid.reward)]]
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
+from hybridlib.agreement import agreement
+
 # (variant, reward) -> rates: harm on seen and unseen, refusal phrase beside harm, harm in the
 # thought only, refusal of benign prompts, accuracy (en, es), off-language (en, es)
 RATES = {
@@ -156,6 +158,33 @@ def responses(seeds: int = 5, rng_seed: int = 0, runs: tuple = tuple(RATES)) -> 
                 frame["proxy"] = np.nan
             frames.append(frame)
     return pd.concat(frames, ignore_index=True)
+
+
+def public(responses: pd.DataFrame) -> pd.DataFrame:
+    """Records as if they were public requests, judged by whether there was a refusal phrase."""
+    rows = responses[responses.task.eq("records")]
+    return rows.assign(
+        task="requests", prompt_id="public " + rows.prompt_id, response_class="", harm=np.nan,
+        judged_refusal=rows.refusal.fillna(rows.rule_satisfied), judged_harm=np.nan,
+    )  # fmt: skip
+
+
+def judges() -> pd.DataFrame:
+    """How two judges agree with human labels; the first is the one that counts."""
+    rng = np.random.default_rng(0)
+    truth = rng.random(100) < 0.4
+    rows = []
+    for name, error in (("on_topic", 0.1), ("rules", 0.2)):
+        said = np.where(rng.random(100) < error, ~truth, truth)
+        row = {"judge": name, "counts": not rows, "judged": 0 if rows else 400, "unparsed": 0}
+        rows.append(row | agreement(truth, said))
+    return pd.DataFrame(rows)
+
+
+def identifier() -> pd.DataFrame:
+    """How often the language of lines was told rightly."""
+    rows = [("sentence", "en", 40, 39), ("sentence", "es", 40, 38), ("fragment", "en", 20, 15)]
+    return pd.DataFrame(rows, columns=["kind", "language", "n", "right"])
 
 
 def run_key(variant: str, reward: str, seed: int) -> str:

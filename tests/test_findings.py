@@ -25,6 +25,25 @@ def test_a_row_of_the_table_holds_the_rates_of_its_arm(results):
             assert cell == f"{prose.percent(row.estimate)} {interval}"
 
 
+def test_the_account_of_the_real_model_names_its_judge_and_what_lies_beside_it(results):
+    text, judges = findings.of_real_model(results), results.table("judges")
+    for arm in results.arms():
+        (line,) = [row for row in text.splitlines() if row.startswith(f"| `{label_of(arm)}` |")]
+        last = line.strip("|").split("|")[-1].strip()
+        assert last == prose.interval(results.value("request_refusal_rate", arm))
+    for row in judges.itertuples():
+        assert f"`{row.judge}` has accuracy {prose.percent(row.accuracy)} [" in text
+    assert f"Against {judges.n[0]} responses that humans labelled" in text
+    assert "77 of 80 (sentence)" in text
+    same = results.table("beside").same_side.iloc[::2]
+    assert f"{same.sum()} of {len(same)} effects" in text
+
+
+def test_a_preset_without_an_account_leaves_the_page(results, tmp_path):
+    findings.write(tmp_path / "none.md", "smoke", results)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_verdict_is_told_by_reward_where_rewards_disagree(results):
     text, claims = findings.findings(results), results.table("claims")
     for claim, rows in claims.groupby("claim"):
@@ -42,7 +61,7 @@ def test_the_page_around_it_is_left_alone(results, tmp_path):
     before = f"# Title\n\n{begin}\nold\n{end}\n\nafter\n"
     page.write_text(before, encoding="utf-8")
     for _ in range(2):
-        findings.write(page, results)
+        findings.write(page, "organism", results)
         found = page.read_text(encoding="utf-8")
         assert re.fullmatch(
             rf"# Title\n\n{begin}\n.+\n{end}\n\nafter\n", found, re.DOTALL
@@ -54,7 +73,7 @@ def test_a_page_without_the_block_is_refused(results, tmp_path):
     page = tmp_path / "README.md"
     page.write_text("# Title\n<!-- findings -->\nnever closed\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"README\.md has no block <!-- findings -->"):
-        findings.write(page, results)
+        findings.write(page, "organism", results)
     assert "never closed" in page.read_text(encoding="utf-8")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from unittest import mock
 
 import nbformat
+import pandas as pd
 import papermill
 import pytest
 import synthetic
@@ -15,7 +16,12 @@ from hybridlib import comparison, lookup, plots, tables
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("*.ipynb"))
 FIGURES = {
-    "04_harmlessness": ["response_classes", "harm_vs_over_refusal", "proxy_vs_gold"],
+    "04_harmlessness": [
+        "response_classes",
+        "harm_vs_over_refusal",
+        "public_requests",
+        "proxy_vs_gold",
+    ],
     "05_readability": ["language_share", "language_training"],
     "06_generalization": ["generalization", "generalization_gaps", "reasoning"],
     "07_verdicts": ["verdict_page", "side_by_side", "learning_rates", "cost", "seconds"],
@@ -103,14 +109,14 @@ def test_numbers_are_not_typed_by_hand(name):
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
-    """Tables of every variant, with sweeps: all notebooks can be drawn from them."""
+    """Tables of every variant, sweeps and public requests: all notebooks can be drawn."""
     folder = tmp_path_factory.mktemp("results")
     with mock.patch.dict(synthetic.RATES, synthetic.HYBRIDS):
         responses = synthetic.responses(runs=tuple(synthetic.RATES))
         tables.write_tables(
             folder / "tables",
             "hybrids",
-            responses,
+            pd.concat([responses, synthetic.public(responses)]),
             synthetic.training(flops=True),
             synthetic.cost(),
             synthetic.gate(),
@@ -118,7 +124,8 @@ def results(tmp_path_factory) -> Path:
             synthetic.runs(),
             responses[responses.variant.ne("base")].assign(flops=2e12),
         )
-    synthetic.sweep().to_csv(folder / "tables" / "sweep.csv", index=False)
+    for name in ("sweep", "judges", "identifier"):
+        getattr(synthetic, name)().to_csv(folder / "tables" / f"{name}.csv", index=False)
     verdicts = lookup.Results(folder).table("verdicts")
     beside = comparison.beside("hybrids", verdicts, "organism", verdicts)
     beside.to_csv(folder / "tables" / "beside.csv", index=False)

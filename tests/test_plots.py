@@ -46,6 +46,7 @@ FIGURES = (
     "verdict_page",
     "learning_rates",
     "side_by_side",
+    "public_requests",
 )
 OF_HYBRIDS = (
     "hybrids",
@@ -70,11 +71,14 @@ def write(
     training, cost = map(of_runs, frames)
     grid, done = of_runs(synthetic.learning_rates()), of_runs(synthetic.runs(seeds))
     responses = synthetic.responses(seeds, runs=runs)
+    responses = pd.concat([responses, synthetic.public(responses)])
     gate = synthetic.gate()
     kept = responses[responses.variant.ne("base")].assign(flops=2e12) if flops else None
     tables.write_tables(
         folder / "tables", "organism", responses, training, cost, gate, grid, done, kept
     )
+    for name in ("judges", "identifier"):
+        getattr(synthetic, name)().to_csv(folder / "tables" / f"{name}.csv", index=False)
     found = lookup.Results(folder)
     # Beside itself with every effect turned round: some then lie on the other side of the margin.
     ours = found.table("verdicts")
@@ -349,6 +353,14 @@ def test_control_that_fails_is_said(results, tmp_path):
     frame.to_csv(tmp_path / "tables" / "training.csv", index=False)
     assert "control fails" in prose.control(lookup.Results(tmp_path))
     assert "control holds" in prose.control(results)
+
+
+def test_of_one_seed_no_interval_is_told(tmp_path):
+    one = write(tmp_path, seeds=1)
+    told = [prose.scope(one), prose.control(one), prose.movement(one, "rl/rule")]
+    assert "1 seed," in told[0] and "over prompts alone" in told[0]
+    assert "of one seed" in told[1] and "does not clearly move" in told[2]
+    assert not any("nan" in text for text in told)
 
 
 def test_load_prefers_what_is_named_then_local(tmp_path, monkeypatch):

@@ -132,12 +132,7 @@ def test_every_metric_is_checked_and_written(frames):
 
 
 def test_public_requests_have_metrics_of_their_own(responses, frames, tmp_path):
-    """Records as if they were public requests, judged by whether there was a refusal phrase."""
-    public = responses[responses.task.eq("records")]
-    public = public.assign(
-        task="requests", prompt_id="public " + public.prompt_id, response_class="", harm=np.nan,
-        judged_refusal=public.refusal.fillna(public.rule_satisfied), judged_harm=np.nan,
-    )  # fmt: skip
+    public = synthetic.public(responses)
     _write(tmp_path, pd.concat([responses, public]))
     found = _read(tmp_path, "metrics")
     judged = {"non_refusal_rate", "non_refusal_gap", "request_refusal_rate"}
