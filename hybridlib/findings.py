@@ -3,7 +3,7 @@ number of it is typed."""
 
 from pathlib import Path
 
-from hybridlib import hypotheses, markdown, prose
+from hybridlib import assets, hypotheses, markdown, prose
 from hybridlib.lookup import Results, claims, select
 from hybridlib.style import label_of
 
@@ -66,18 +66,30 @@ def findings(results: Results) -> str:
 
 
 def of_real_model(results: Results) -> str:
-    """Markdown: the base's gate, a table of variants, the judge's error, the organism beside it."""
+    """Markdown: the base's gate, a table of variants, the judge's error, the organism beside it,
+    and the licences of all assets."""
     return "\n\n".join(
         [
             f"{prose.scope(results)} {prose.gate(results)} {prose.control(results)}",
             _arms(results, COLUMNS | PUBLIC),
             f"{prose.judge(results)} {prose.identifier(results)}",
             f"**Side by side.** {prose.agreement(results)}",
+            "Downloaded when a preset asks for them, each pinned, and never committed:",
+            _assets(),
         ]
     )
 
 
 BLOCKS = {"organism": ("findings", findings), "smollm2": ("real", of_real_model)}
+
+
+def _assets() -> str:
+    """A row an asset: where it comes from, and its licence."""
+    rows = [
+        [f"`{found['name']}`", found["source"], found["version"][:12], found["licence"]]
+        for found in assets.provenance(assets.ASSETS)
+    ]
+    return markdown.table(["asset", "out of", "version", "licence"], rows)
 
 
 def _arms(results: Results, columns: dict[str, tuple[str, dict]]) -> str:
