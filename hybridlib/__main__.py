@@ -75,8 +75,8 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def publish(options: argparse.Namespace) -> int:
-    """Replace the committed results by the local ones, and the README's account of them."""
-    from hybridlib import advice, findings
+    """Replace the committed results by the local ones, the README's account and the gallery."""
+    from hybridlib import advice, findings, gallery
     from hybridlib.lookup import Results
     from hybridlib.publish import publish
     from hybridlib.store import PROJECT
@@ -85,6 +85,7 @@ def publish(options: argparse.Namespace) -> int:
     findings.write(readme, options.preset, Results(published))
     if options.preset in advice.PRESETS:
         advice.write(readme, advice.published())
+    gallery.write(PROJECT / "results", DEFAULT)
     return 0
 
 

@@ -39,6 +39,7 @@ from hybridlib.style import (
     BENIGN_CLASSES,
     HARMFUL_CLASSES,
     VERDICT_STYLES,
+    finding,
     label_of,
     marker_of,
     save,
@@ -59,7 +60,7 @@ def show(draw: Callable[[Results], Figure], results: Results, alt: str) -> None:
     fig = draw(results)
     _, png = save(fig, results.folder / "figures", draw.__name__)
     data = base64.b64encode(png.read_bytes()).decode()
-    text = html.escape(" ".join(f"{alt} {fig.get_suptitle()}".split()))
+    text = html.escape(" ".join(f"{alt} {finding(fig)}".split()))
     source = f"data:image/png;base64,{data}"
     display(HTML(f'<img alt="{text}" style="max-width:100%" src="{source}">'))
 

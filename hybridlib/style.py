@@ -135,6 +135,11 @@ def title(fig: Figure, text: str) -> None:
     fig.suptitle("\n".join(textwrap.wrap(text, width)), x=0.01, ha="left", fontweight="bold")
 
 
+def finding(fig: Figure) -> str:
+    """The title on one line, as it was before it was wrapped (which parts words at hyphens)."""
+    return fig.get_suptitle().replace("-\n", "-").replace("\n", " ")
+
+
 def save(fig: Figure, folder: Path, name: str) -> list[Path]:
     """Write NAME.svg and NAME.png into `folder`; the same figure gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)

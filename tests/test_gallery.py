@@ -1,0 +1,47 @@
+"""The gallery: every figure with its finding, an image and a notebook that are there."""
+
+import re
+
+import pytest
+
+from hybridlib import gallery
+from hybridlib.__main__ import DEFAULT
+from hybridlib.lookup import Results
+from hybridlib.plots import verdict_page
+from hybridlib.store import PROJECT
+
+RESULTS = PROJECT / "results"
+
+
+@pytest.fixture(scope="module")
+def page() -> str:
+    return gallery.gallery(RESULTS, DEFAULT)
+
+
+def test_the_committed_gallery_is_that_of_the_committed_tables(page):
+    assert (RESULTS / "README.md").read_text(encoding="utf-8") == page
+
+
+def test_every_committed_figure_is_shown_and_every_link_leads_somewhere(page):
+    shown = re.findall(r"!\[.{20,}\]\((\S+\.png)\)", page)
+    there = [path.relative_to(RESULTS).as_posix() for path in RESULTS.glob("*/figures/*.png")]
+    assert sorted(shown) == sorted(path for path in there if not path.startswith("local/"))
+    linked = re.findall(r"\[\w+\]\(([^#)]\S*)\)", page)
+    assert len(linked) == len(shown)
+    assert all((RESULTS / path).is_file() for path in linked)
+
+
+def test_the_default_preset_comes_first_and_its_verdicts_first_of_all(page):
+    assert page.index(f"## {DEFAULT}") < min(
+        page.index(f"## {path.parent.name}\n")
+        for path in RESULTS.glob("[!l]*/manifest.json")
+        if path.parent.name != DEFAULT
+    )
+    finding = verdict_page(Results(RESULTS / DEFAULT)).get_suptitle()
+    assert re.search(r"\*\*(.+)\*\*", page)[1] == " ".join(finding.split())
+
+
+def test_a_figure_leads_to_the_notebook_that_shows_it():
+    found = gallery.notebooks(RESULTS / DEFAULT)
+    assert found["verdict_page"] == "07_verdicts"
+    assert found["response_classes"] == "04_harmlessness"
