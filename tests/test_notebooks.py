@@ -11,6 +11,7 @@ import pandas as pd
 import papermill
 import pytest
 import synthetic
+from test_plots import write as write_results
 
 from hybridlib import comparison, lookup, plots, tables
 
@@ -184,3 +185,17 @@ def test_each_figure_is_followed_by_numbers(name):
         if found:
             assert "say(" in following.source
             assert callable(getattr(plots, found[1]))
+
+
+def test_verdicts_of_one_seed_beside_another_study_can_be_told(tmp_path):
+    write_results(tmp_path, seeds=1)
+    executed = papermill.execute_notebook(
+        str(next(path for path in NOTEBOOKS if path.stem == "07_verdicts")),
+        str(tmp_path / "executed.ipynb"),
+        parameters={"results": str(tmp_path)},
+        progress_bar=False,
+    )
+    outputs = [out for cell in executed.cells for out in cell.get("outputs", [])]
+    told = " ".join(out.data.get("text/markdown", "") for out in outputs)
+    assert "With 1 seed one of them is descriptive" in told and "of one seed" in told
+    assert not re.search(r"\bnan\b", told)
