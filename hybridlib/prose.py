@@ -290,12 +290,12 @@ def judge(results: Results) -> str:
     rows = results.table("judges")
     counts = rows[rows.counts.astype(bool)].iloc[0]
     clauses = []
-    for row in rows.itertuples():
-        found = join(
-            f"{name} {percent(getattr(row, name))} "
-            f"[{100 * getattr(row, f'{name}_low'):.0f}, {100 * getattr(row, f'{name}_high'):.0f}]"
+    for _, row in rows.iterrows():
+        measured = {
+            name: row[[name, f"{name}_low", f"{name}_high"]].set_axis(["estimate", "low", "high"])
             for name in ("accuracy", "precision", "recall")
-        )
+        }
+        found = join(f"{name} {interval(values)}" for name, values in measured.items())
         clauses.append(f"`{row.judge}` has {found}, kappa {row.kappa:.2f}")
     return (
         f"Refusals are judged by `{counts.judge}`. Against {counts.n} responses that humans "
