@@ -95,12 +95,13 @@ def _decode(model, decoder, ids, uniforms_RT, group, temperature, pad, eos) -> l
     lengths = torch.tensor([len(i) for i in ids], device=device)
     mask_PL = torch.arange(longest, device=device) >= longest - lengths[:, None]
     prefilled = DynamicCache(config=model.config)
-    out = model(
+    hidden_PLD = model.get_decoder()(
         input_ids=input_PL, attention_mask=mask_PL.long(), past_key_values=prefilled,
-        position_ids=(mask_PL.cumsum(1) - 1).clamp(min=0), use_cache=True, logits_to_keep=1,
-    )  # fmt: skip
+        position_ids=(mask_PL.cumsum(1) - 1).clamp(min=0), use_cache=True,
+    ).last_hidden_state  # fmt: skip
     decoder.begin(prefilled, group, tokens, ~mask_PL)
-    logits_RV = out.logits[:, -1].repeat_interleave(group, 0)
+    # The model's own head would take a copy of its frozen weights for each prompt (torch 2.13).
+    logits_RV = decoder.head(hidden_PLD[:, -1]).repeat_interleave(group, 0)
     position_R = lengths.repeat_interleave(group)
     uniforms_RT, rows = uniforms_RT.to(device), torch.arange(len(ids) * group, device=device)
     drawn_RT = torch.full((len(rows), tokens), eos, device=device)

@@ -8,6 +8,7 @@ import torch
 from peft import get_peft_model
 from scipy import stats
 from test_models import save_random, tiny
+from torch.profiler import ProfilerActivity, profile
 from transformers import (
     AutoModelForCausalLM,
     DynamicCache,
@@ -309,3 +310,18 @@ def test_a_policy_without_adapters_is_used_as_it_is(folder: Path):
     copy = InferenceCopy(model)
     assert copy.model is model and copy.refresh() is model
     assert all(p.requires_grad for p in model.parameters())
+
+
+def most_memory(run) -> int:
+    """Bytes of the largest allocation."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+        run()
+    return max(event.self_cpu_memory_usage for event in found.events())
+
+
+def test_frozen_weights_are_not_copied_for_each_prompt(folder, prompts):
+    """transformers' own call does it to the LM head of a frozen model in bfloat16 (torch 2.13)."""
+    tokenizer, many = models.load_tokenizer(folder), prompts * 40
+    frozen = models.load_base(folder).bfloat16().requires_grad_(False)
+    copies = frozen.get_output_embeddings().weight.nbytes * len(many)
+    assert most_memory(lambda: sample(frozen, tokenizer, many, 2, generator=seeded())) < copies / 2
