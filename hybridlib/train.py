@@ -296,7 +296,8 @@ def demonstration_nll(config: RunConfig, model, tokenizer, seed: int, narrow: bo
     """L_SFT on demonstrations to validation prompts."""
     model.eval()
     rows = demonstrations(config, seed, narrow, "validation")
-    return models.text_loss(model, encoded(tokenizer, rows)).item()
+    logps, _ = score_completions(model, *zip(*encoded(tokenizer, rows)))
+    return -torch.cat(logps).mean().item()
 
 
 @dataclass
