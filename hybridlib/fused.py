@@ -1,39 +1,95 @@
-"""What a policy computes, in fewer steps: LoRA layers, and attention in bfloat16.
+"""What a policy computes, in fewer steps and with less kept for the backward pass.
 
 A LoRA layer is y = W x + b + s B A x (arXiv 2106.09685). peft's computes both terms apart and adds
 them, in the precision of the adapter. Here the second is added in place, in the precision of the
-layer, and the scale s goes into B.
+layer, and the scale s goes into B. In bfloat16 on a CPU, where memory is short, attention, norms
+and gated layers are written anew as well.
 """
 
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from peft.tuners.lora import Linear
+from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.activations import ACT2FN
 from transformers.masking_utils import eager_mask
 
+SILU = type(ACT2FN["silu"])
+
 # N: tokens, I: inputs, O: outputs, R: rank
+
+
+def _lora(x, weight_OI, bias_O, a_RI, b_OR, scale) -> tuple[torch.Tensor, tuple]:
+    """y, and what its gradient needs besides x."""
+    x_NI = x.reshape(-1, x.shape[-1])
+    a_RI, b_OR = a_RI.to(x.dtype), b_OR.to(x.dtype) * scale
+    down_NR = x_NI @ a_RI.T
+    y_NO = F.linear(x_NI, weight_OI, bias_O).addmm_(down_NR, b_OR.T)
+    return y_NO.view(*x.shape[:-1], -1), (weight_OI, a_RI, b_OR, down_NR)
+
+
+def _lora_gradients(grad, x, weight_OI, a_RI, b_OR, down_NR, scale) -> tuple:
+    """Gradients in x, A and B."""
+    grad_NO = grad.reshape(-1, grad.shape[-1])
+    grad_NR = grad_NO @ b_OR
+    grad_NI = (grad_NO @ weight_OI).addmm_(grad_NR, a_RI)
+    grad_a = grad_NR.T @ x.reshape(-1, x.shape[-1])
+    return grad_NI.view(x.shape), grad_a, scale * (grad_NO.T @ down_NR)
 
 
 class _Fused(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight_OI, bias_O, a_RI, b_OR, scale):
-        x_NI = x.reshape(-1, x.shape[-1])
-        a_RI, b_OR = a_RI.to(x.dtype), b_OR.to(x.dtype) * scale
-        down_NR = x_NI @ a_RI.T
-        y_NO = F.linear(x_NI, weight_OI, bias_O).addmm_(down_NR, b_OR.T)
-        ctx.save_for_backward(x_NI, weight_OI, a_RI, b_OR, down_NR)
-        ctx.scale, ctx.shape = scale, x.shape
-        return y_NO.view(*x.shape[:-1], -1)
+        y, kept = _lora(x, weight_OI, bias_O, a_RI, b_OR, scale)
+        ctx.save_for_backward(x, *kept)
+        ctx.scale = scale
+        return y
 
     @staticmethod
     def backward(ctx, grad):
-        x_NI, weight_OI, a_RI, b_OR, down_NR = ctx.saved_tensors
-        grad_NO = grad.reshape(-1, grad.shape[-1])
-        grad_NR = grad_NO @ b_OR
-        grad_NI = (grad_NO @ weight_OI).addmm_(grad_NR, a_RI)
-        grad_a, grad_b = grad_NR.T @ x_NI, ctx.scale * (grad_NO.T @ down_NR)
-        return grad_NI.view(ctx.shape), None, None, grad_a, grad_b, None
+        grad_x, grad_a, grad_b = _lora_gradients(grad, *ctx.saved_tensors, ctx.scale)
+        return grad_x, None, None, grad_a, grad_b, None
+
+
+class _Gated(torch.autograd.Function):
+    """A LoRA layer of silu(gate) * up, which is computed again instead of being kept."""
+
+    @staticmethod
+    def forward(ctx, gate, up, weight_OI, bias_O, a_RI, b_OR, scale):
+        y, kept = _lora(F.silu(gate).mul_(up), weight_OI, bias_O, a_RI, b_OR, scale)
+        ctx.save_for_backward(gate, up, *kept)
+        ctx.scale = scale
+        return y
+
+    @staticmethod
+    def backward(ctx, grad):
+        gate, up, *kept = ctx.saved_tensors
+        silu = F.silu(gate)
+        slope, grad_a, grad_b = _lora_gradients(grad, silu * up, *kept, ctx.scale)
+        grad_gate = torch.ops.aten.silu_backward(slope * up, gate)
+        return grad_gate, slope.mul_(silu), None, None, grad_a, grad_b, None
+
+
+class _Norm(torch.autograd.Function):
+    """x w / sqrt(mean x^2 + epsilon) in float32, of which x alone is kept, as precise as it came.
+
+    The gradient is s (g - x' mean(g x')) with s = 1 / sqrt(...), x' = s x and g that of x'.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, epsilon):
+        wide = x.float()
+        scale = wide.square().mean(-1, keepdim=True).add_(epsilon).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        return weight * (wide * scale).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, scale = ctx.saved_tensors
+        wide, slope = x.float() * scale, (grad * weight).float()
+        along = (slope * wide).mean(-1, keepdim=True)
+        return slope.sub_(wide.mul_(along)).mul_(scale).to(x.dtype), None, None
 
 
 class FusedLinear(Linear):
@@ -42,17 +98,43 @@ class FusedLinear(Linear):
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         if self.disable_adapters or self.merged:
             return super().forward(x, *args, **kwargs)
+        return _Fused.apply(x, *self.terms())
+
+    def terms(self) -> tuple:
+        """W, b, A, B and s."""
         (name,) = self.active_adapters
         base, a, b = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
-        return _Fused.apply(x, base.weight, base.bias, a, b, self.scaling[name])
+        return base.weight, base.bias, a, b, self.scaling[name]
+
+
+class FusedMLP(nn.Module):
+    """The gated layers of Llama and Qwen: down(silu(gate(x)) * up(x))."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up, down = self.gate_proj(x), self.up_proj(x), self.down_proj
+        if isinstance(down, FusedLinear) and not (down.disable_adapters or down.merged):
+            return _Gated.apply(gate, up, *down.terms())
+        return down(F.silu(gate) * up)
+
+
+class FusedNorm(nn.Module):
+    """RMSNorm with a frozen weight (arXiv 1910.07467)."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _Norm.apply(x, self.weight, self.variance_epsilon)
 
 
 def fuse(policy: PeftModel) -> PeftModel:
     """Let a policy compute in fewer steps. What it computes stays the same, rounding apart."""
+    sparing = policy.dtype == torch.bfloat16 and policy.device.type == "cpu"
     for module in policy.modules():
         if type(module) is Linear:
             module.__class__ = FusedLinear
-    if policy.dtype == torch.bfloat16 and policy.device.type == "cpu":
+        elif sparing and isinstance(getattr(module, "act_fn", None), SILU):
+            module.__class__ = FusedMLP
+        elif sparing and hasattr(module, "variance_epsilon"):
+            module.__class__ = FusedNorm
+    if sparing:
         policy.get_base_model().set_attn_implementation("grouped")
     return policy
 

@@ -11,9 +11,19 @@ from hypothesis import strategies as st
 from peft import get_peft_model
 from peft.tuners.lora import Linear
 from test_models import save_random, tiny
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from hybridlib import models, scoring
-from hybridlib.fused import FusedLinear, _Fused, fuse, grouped_attention
+from hybridlib.fused import (
+    FusedLinear,
+    FusedMLP,
+    FusedNorm,
+    _Fused,
+    _Gated,
+    _Norm,
+    fuse,
+    grouped_attention,
+)
 from hybridlib.scoring import _FrozenHead, score_completions
 
 WORDS = 40
@@ -155,7 +165,7 @@ def test_attention_by_key_heads_is_torchs_own(key_heads):
 
 
 def test_a_policy_in_bfloat16_scores_as_one_in_float32(folder: Path):
-    """Through the attention of its own that it has on a CPU."""
+    """Through the attention, norms and gated layers of its own that it has on a CPU."""
     prompts, completions = [[5, 6, 7]] * 3 + [[8, 9]], [[4, 5, 6], [7], [9, 9, 8, 7], [5, 5]]
     scores = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -164,7 +174,38 @@ def test_a_policy_in_bfloat16_scores_as_one_in_float32(folder: Path):
         logps, _ = score_completions(policy, prompts, completions)
         scores[dtype] = torch.cat(logps).float()
     assert policy.config._attn_implementation == "grouped"
+    for kind, expected in ((FusedMLP, 2), (FusedNorm, 5)):  # of two layers and their end
+        assert sum(isinstance(module, kind) for module in policy.modules()) == expected
     torch.testing.assert_close(*scores.values(), rtol=0.05, atol=0.1)
+
+
+# --- norms and gated layers ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_norm_is_that_of_transformers(dtype):
+    torch.manual_seed(0)
+    norm = LlamaRMSNorm(16, 1e-5).to(dtype).requires_grad_(False)
+    norm.weight.copy_(torch.randn(16))
+    x = (3 * torch.randn(4, 5, 16)).to(dtype).requires_grad_()
+    ours, theirs = _Norm.apply(x, norm.weight, norm.variance_epsilon), norm(x)
+    assert torch.equal(ours, theirs)
+    grads = [torch.autograd.grad(y.sin().sum(), x)[0] for y in (ours, theirs)]
+    torch.testing.assert_close(*grads)
+
+
+def test_a_gated_layer_is_silu_times_up_and_its_gradient_the_finite_difference():
+    torch.manual_seed(0)
+    gate, up = (torch.randn(2, 3, 5, dtype=torch.double, requires_grad=True) for _ in range(2))
+    a, b = (torch.randn(*size, dtype=torch.double, requires_grad=True) for size in ((2, 5), (4, 2)))
+    weight, bias = torch.randn(4, 5, dtype=torch.double), torch.randn(4, dtype=torch.double)
+
+    def run(gate, up, a, b):
+        return _Gated.apply(gate, up, weight, bias, a, b, 1.5)
+
+    expected = F.linear(gate * gate.sigmoid() * up, weight + 1.5 * b @ a, bias)
+    torch.testing.assert_close(run(gate, up, a, b), expected)
+    assert torch.autograd.gradcheck(run, (gate, up, a, b))
 
 
 # --- LoRA ------------------------------------------------------------------------------------
