@@ -24,7 +24,8 @@ PRESETS = PROJECT / "notebooks" / "presets"
 LEARNING_RATES = Path(__file__).with_name("learning_rates.csv")
 
 #: Raised by hand when the results of a stage change although its parameters do not.
-STAGE_VERSIONS = {"base": 5, "labels": 4, "reward_model": 4, "train": 4, "evaluate": 4}
+STAGE_VERSIONS = {"base": 5, "labels": 4, "reward_model": 4, "train": 4}
+STAGE_VERSIONS |= {"evaluate": 4, "prefill": 1}
 
 
 class ParameterError(OneLineError, ValueError):

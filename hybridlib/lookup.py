@@ -134,6 +134,12 @@ def holm(results: Results, metric: str, reward: str, a: str, b: str) -> pd.Serie
     return _either_way(rows, a, b)
 
 
+def prefilled(results: Results, start: str) -> pd.DataFrame:
+    """Harm over all splits behind one beginning of a response (prefill.csv), by arm."""
+    rows = select(results.table("prefill"), start=start, split="all").set_index("arm")
+    return rows.loc[sorted(rows.index, key=order_of)]
+
+
 def sweep_ranges(results: Results) -> pd.DataFrame:
     """Least and most harm (low, high) by parameter swept, over its values and both rewards."""
     rows = select(results.table("sweep"), metric="harm_rate")

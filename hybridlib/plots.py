@@ -34,7 +34,7 @@ from hybridlib.panels import (
     training_curves,
     whiskers,
 )
-from hybridlib.prose import CLAIMS, join, percent, signed, versus
+from hybridlib.prose import CLAIMS, EFFECT, join, percent, signed, versus
 from hybridlib.style import (
     BENIGN_CLASSES,
     HARMFUL_CLASSES,
@@ -47,8 +47,14 @@ from hybridlib.style import (
     title,
 )
 
+BEGUN = {  # as in prefill.py
+    "nothing": "nothing begun",
+    "true_thought": "true thought",
+    "true_answer": "true thought,\nanswer begun",
+    "false_thought": "false thought",
+    "false_answer": "false thought,\nanswer begun",
+}
 LANGUAGES = {"en": "English", "es": "Spanish"}
-EFFECT = ["claim", "metric", "contrast", "reward"]  # what names a row of verdicts.csv
 PRESET_LOOKS = (
     {"color": "#0072b2", "marker": "o", "linestyle": ""},
     {"color": "#d55e00", "marker": "s", "linestyle": "", "markerfacecolor": "white"},
@@ -148,6 +154,22 @@ def harm_vs_over_refusal(results: Results) -> Figure:
         f"at {percent(over.estimate[arm])} over-refusal"
         for words, arm in named.items() if arm in harm.index
     )))
+    return fig
+
+
+@styled()
+def prefill_depth(results: Results) -> Figure:
+    """Harm that a policy adds to a response which was begun for it, shallow beginnings first."""
+    found = {start: lookup.prefilled(results, start) for start in BEGUN}
+    panels = [(name, "", found[start]) for start, name in BEGUN.items()]
+    label = "harm in what the policy added, T=1 (lower is safer); dashed: the base's own"
+    fig, axes = dot_panels(results, panels, label)
+    for ax in axes:
+        percent_axis(ax.xaxis, whole=True)
+    first, last = found["nothing"].estimate, found["false_answer"].estimate
+    arms = [arm for arm in MAIN if arm in first.index]
+    steps = join(f"{label_of(a)} {percent(first[a])} to {percent(last[a])}" for a in arms)
+    title(fig, f"Harm, from nothing begun to a false thought with the answer begun: {steps}.")
     return fig
 
 
@@ -345,6 +367,51 @@ def verdict_page(results: Results) -> Figure:
         Line2D([], [], color="black", marker="|", linestyle="", markersize=14, label="margin"),
     ])
     title(fig, f"{prose.tally(results)}.")
+    return fig
+
+
+@styled()
+def sensitivity(results: Results) -> Figure:
+    """Each effect with each parameter of the base changed: a row a test, a column a parameter."""
+    table = results.table("sensitivity")
+    tests = table.drop_duplicates(EFFECT)
+    axes_of = list(dict.fromkeys(table.parameter))
+    values = {name: list(dict.fromkeys(table[table.parameter.eq(name)].value)) for name in axes_of}
+    fig = Figure(figsize=(16, 2 + 1.25 * len(tests)))
+    grid = fig.subplots(
+        len(tests), len(axes_of), sharex="col", sharey="row", squeeze=False,
+        width_ratios=[len(values[name]) for name in axes_of],
+    )  # fmt: skip
+    for line, test in zip(grid, tests.itertuples(), strict=True):
+        rows = lookup.select(table, **{name: getattr(test, name) for name in EFFECT})
+        for ax, name in zip(line, axes_of, strict=True):
+            for row in rows[rows.parameter.eq(name)].itertuples():
+                x = values[name].index(row.value)
+                if row.verdict not in VERDICT_STYLES:  # nothing could be trained there
+                    ax.axvspan(x - 0.4, x + 0.4, color="0.9", hatch="//", linewidth=0)
+                    continue
+                colour, marker = VERDICT_STYLES[row.verdict]
+                ax.errorbar(x, row.estimate, yerr=whiskers(row), color=colour, marker=marker)
+                ax.plot([x - 0.4, x + 0.4], [row.margin] * 2, color="black", linewidth=1.5)
+            ax.set_xlim(-0.6, len(values[name]) - 0.4)
+            ax.set_xticks(range(len(values[name])), values[name])
+            ax.yaxis.set_major_locator(MaxNLocator(3))
+        paid = f" ({test.reward})" if test.reward in ("rule", "model") else ""
+        line[0].set_ylabel(
+            f"{test.claim} {test.metric.replace('_', ' ')}\n{test.contrast}{paid}",
+            rotation=0, ha="right", va="center", fontsize=11,
+        )  # fmt: skip
+    for ax, name in zip(grid[-1], axes_of, strict=True):
+        ax.set_xlabel(name.replace("_", " "), fontsize=11)
+    keys = [
+        Line2D([], [], color=colour, marker=marker, linestyle="", label=word)
+        for word, (colour, marker) in VERDICT_STYLES.items() if word in set(table.verdict)
+    ]
+    keys.append(Line2D([], [], color="black", label="margin"))
+    if not set(table.verdict) <= set(VERDICT_STYLES):
+        keys.append(Patch(color="0.9", hatch="//", label="base fails its gate"))
+    fig.legend(handles=keys, loc="outside lower center", ncol=len(keys))
+    title(fig, prose.sensitivity(results))
     return fig
 
 

@@ -17,6 +17,7 @@ from hybridlib.lookup import (
     change,
     claims,
     direction,
+    prefilled,
     rewards,
     select,
     sweep_ranges,
@@ -41,6 +42,7 @@ PAID_BY = {
     "model": "paid by the reward model",
     "gold": "paid by the oracle (control)",
 }
+EFFECT = ["claim", "metric", "contrast", "reward"]  # what names a row of verdicts.csv
 PAID_AND_WANTED = {"proxy": "the reward paid", "gold": "gold on harmful prompts"}
 
 
@@ -125,6 +127,12 @@ def scope(results: Results) -> str:
 def rates(results: Results, metric: str, arms: Iterable[str] = MAIN, **where: str) -> str:
     """'base 88% [86, 90], rl (rule) 26% [22, 30] and sft 2% [1, 4]'."""
     rows = results.metric(metric, **where)
+    return join(f"{label_of(arm)} {interval(rows.loc[arm])}" for arm in arms if arm in rows.index)
+
+
+def begun(results: Results, start: str, arms: Iterable[str] = MAIN) -> str:
+    """As `rates`: harm that a policy adds to a beginning of a response (prefill.csv)."""
+    rows = prefilled(results, start)
     return join(f"{label_of(arm)} {interval(rows.loc[arm])}" for arm in arms if arm in rows.index)
 
 
@@ -254,6 +262,29 @@ def tally(results: Results) -> str:
     groups = {word: verdicts.index[verdicts.eq(word)] for word in VERDICTS}
     found = {word: f"{len(names)} {word} ({', '.join(names)})" for word, names in groups.items()}
     return f"{len(verdicts)} claims: {join(found[word] for word in VERDICTS if len(groups[word]))}"
+
+
+def sensitivity(results: Results) -> str:
+    """'Of 15 effects 9 keep their verdict over all points at which there is a base; ...'."""
+    table = results.table("sensitivity")
+    found = table[table.verdict.isin(VERDICTS)]
+    apart = found.groupby(EFFECT, sort=False).verdict.nunique()
+    moved = join(dict.fromkeys(apart.index[apart > 1].get_level_values("claim")))
+    points = len(table.drop_duplicates(["parameter", "value"]))
+    there = len(found.drop_duplicates(["parameter", "value"]))
+    return sentence(
+        f"of {len(apart)} effects {int((apart == 1).sum())} have one verdict at all of the {there} "
+        f"points with a competent base (of {points})",
+        f"it changes in {moved}" if moved else "",
+    )
+
+
+def reach(results: Results) -> pd.DataFrame:
+    """Where each effect has which verdict: a row an effect, a column a verdict, points by name."""
+    table = results.table("sensitivity")
+    at = table.parameter.str.replace("_", " ") + " " + table.value.astype(str)
+    rows = table.assign(at=at).groupby([*EFFECT, "verdict"], sort=False)["at"].agg(", ".join)
+    return rows.unstack("verdict", fill_value="").reset_index()
 
 
 def agreement(results: Results) -> str:

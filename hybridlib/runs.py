@@ -1,7 +1,8 @@
 """The stages of a study as folders of the run store: what each is made from, and how.
 
-base -> labels -> reward_model -> train -> evaluate -> tables. A stage's key hashes its parameters
-and the keys of what it starts from, so a changed parameter redoes only what depends on it.
+base -> labels -> reward_model -> train -> evaluate and prefill -> tables. A stage's key hashes its
+parameters and the keys of what it starts from, so a changed parameter redoes only what depends on
+it.
 """
 
 import json
@@ -50,10 +51,11 @@ def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) 
     if stage == "reward_model":
         rate = config.learning_rate("reward_model")
         return {"labels": of("labels"), "seed": seed, "learning_rate": rate, **chosen(SFT)}
-    if stage == "evaluate":
+    if stage in ("evaluate", "prefill"):
         trained = of("base") if variant == "base" else of("train", variant, reward)
         measured = {**config.evaluate.model_dump(), **chosen(["max_completion"])}
-        return {"run": trained, "seed": seed, **measured, **_asked_besides(config)}
+        besides = _asked_besides(config) if stage == "evaluate" else {}
+        return {"run": trained, "seed": seed, **measured, **besides}
     kind, formulation = VARIANTS[variant], FORMULATIONS[VARIANTS[variant].hybrid]
     found = {
         "base": of("base"),
@@ -245,9 +247,7 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
             frame = stage.add_proxy(frame, prompts, config, pay)
             if config.public.requests:
                 frame = stage.add_judged(frame, config.public.judges)
-            for column, value in {"seed": seed, "reward": reward, "variant": variant}.items():
-                frame.insert(0, column, value)
-            frame.insert(0, "run", stage_key(config, "evaluate", variant, reward, seed))
+            frame = _named(frame, config, "evaluate", variant, reward, seed)
             frame.to_parquet(folder / name, index=False)
 
         if variant == "base":
@@ -261,6 +261,34 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
         stage.curves(config, run, asked, tokenizer).to_csv(folder / "training.csv", index=False)
 
     return _get(config, "evaluate", make, variant, reward, seed)
+
+
+def prefill(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
+    """responses.parquet of harmful prompts whose response was begun."""
+
+    def make(folder: Path) -> None:
+        from hybridlib import generate, models, questions, tasks
+        from hybridlib import prefill as stage
+
+        policy, measured = base(config) / "model", config.evaluate
+        adapter = None if variant == "base" else train(config, variant, reward, seed) / "model"
+        model = generate.InferenceCopy(models.load_policy(policy, adapter)).model
+        asked = tasks.evaluation_prompts(measured.evaluation_seed, measured.per_cell)
+        prompts = questions.as_asked(config, asked)
+        frame = stage.respond(model, models.load_tokenizer(policy), prompts, config, seed)
+        frame = _named(frame, config, "prefill", variant, reward, seed)
+        frame.to_parquet(folder / "responses.parquet", index=False)
+
+    return _get(config, "prefill", make, variant, reward, seed)
+
+
+def _named(
+    frame: pd.DataFrame, config: RunConfig, stage: str, variant: str, reward: str, seed: int
+) -> pd.DataFrame:
+    """Responses with columns that name their run, in front."""
+    run = stage_key(config, stage, variant, reward, seed)
+    named = frame.assign(run=run, variant=variant, reward=reward, seed=seed)
+    return named[["run", "variant", "reward", "seed", *frame]]
 
 
 def units(config: RunConfig) -> list[tuple[str, str, int]]:
@@ -361,6 +389,7 @@ def write_tables(config: RunConfig, folder: Path) -> None:
         _grid(config),
         pd.DataFrame(listed, columns=["run", "variant", "reward", "seed", "stage"]),
         _responses(found.values(), "at_budget.parquet").assign(flops=config.train.flops_budget),
+        _responses([prefill(config, *unit) for unit in found], "responses.parquet"),
     )
     if config.public.requests or config.public.problems:
         _write_errors_of_measuring(config, responses, folder)

@@ -76,6 +76,24 @@ def contrasts(cube: Cube, preset: str, claims: hypotheses.Hypotheses) -> pd.Data
     return _sorted(rows, ["preset", "metric", "a", "b", "task", "split", "language", "decoding"])
 
 
+def prefill(begun: pd.DataFrame, preset: str) -> pd.DataFrame:
+    """prefill.csv: harm that the policy adds to each beginning of a response, by split."""
+    rows = []
+    for order, (start, responses) in enumerate(begun.groupby("start", sort=False)):
+        cube = Cube(responses)
+        arms = list(range(len(cube.arms)))
+        for split in ("all", "seen", "unseen"):
+            where = Subset("all", split, "all")
+            contrast, count = cube.contrast("harm_rate", WHOLE, "sample", where, arms)
+            what = {"order": order, "start": start, "split": split, "metric": "harm_rate"}
+            rows += _rows(contrast, count, what, [
+                {"preset": preset, "variant": variant, "reward": reward}
+                for variant, reward in cube.arms
+            ])
+    keys = ["preset", "variant", "reward", "order", "start", "split", "metric"]
+    return _sorted(rows, keys).drop(columns="order")
+
+
 def verdicts(
     cube: Cube, cost: pd.DataFrame, claims: hypotheses.Hypotheses, control: bool
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -127,10 +145,12 @@ def write_tables(
     learning_rates: pd.DataFrame,
     runs: pd.DataFrame,
     at_budget: pd.DataFrame | None = None,
+    begun: pd.DataFrame | None = None,
 ) -> None:
     """Writes all tables of a results folder to `folder`.
 
     `at_budget` : responses of the policies as they were when they had cost their column `flops`.
+    `begun` : responses that were begun for the policy (prefill.py).
     """
     cube, claims = Cube(responses), hypotheses.load()
     verdict_rows, exploratory, decided = verdicts(cube, cost, claims, control_holds(training))
@@ -153,6 +173,8 @@ def write_tables(
     if at_budget is not None and len(at_budget):
         found = comparison.weighed(Cube(at_budget))
         tables["at_budget"] = _tidy(found).assign(flops=at_budget.flops.iloc[0])
+    if begun is not None and len(begun):
+        tables["prefill"] = prefill(begun, preset)
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in tables.items():
         write(frame, folder / f"{name}.csv")

@@ -12,6 +12,8 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from hybridlib.agreement import agreement
+from hybridlib.plots import BEGUN
+from hybridlib.stats import VERDICTS
 
 # (variant, reward) -> rates: harm on seen and unseen, refusal phrase beside harm, harm in the
 # thought only, refusal of benign prompts, accuracy (en, es), off-language (en, es)
@@ -301,3 +303,28 @@ def sweep(seeds: int = 5, rng_seed: int = 0) -> pd.DataFrame:
             at = variant, reward, parameter, value, value == values[1], metric
             rows.append((*at, estimate, 0.7 * estimate, 1.3 * estimate, seeds))
     return pd.DataFrame(rows, columns=sweeps.COLUMNS)
+
+
+def begun(seeds: int = 5, runs: tuple = tuple(RATES)) -> pd.DataFrame:
+    """Harmful responses as if they had been begun, more and more of them harmful."""
+    rows = responses(seeds, 1, runs)
+    rows = rows[rows.kind.eq("harmful") & rows.decoding.eq("sample")]
+    rng, frames = np.random.default_rng(2), []
+    for n, start in enumerate(BEGUN):
+        harm = np.maximum(rows.harm, rng.random(len(rows)) < 0.2 * n)
+        frames.append(rows.assign(start=start, begun="some words", harm=harm))
+    return pd.concat(frames, ignore_index=True)
+
+
+def sensitivity(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """The effects of verdicts.csv at two values of two parameters; one point has no base."""
+    words, frames = list(VERDICTS[:3]), []
+    for n, (parameter, value) in enumerate(product(("hidden_size", "base_seed"), (0, 1))):
+        moved = verdicts.assign(parameter=parameter, value=str(value), default=value == 1, why="")
+        moved["estimate"] += 0.02 * n
+        moved["verdict"] = [words[i % min(n + 1, 3)] for i in range(len(moved))]
+        if n == 2:
+            numbers = ["estimate", "low", "high"]
+            moved = moved.assign(verdict="no base", **dict.fromkeys(numbers, np.nan))
+        frames.append(moved)
+    return pd.concat(frames)

@@ -24,7 +24,8 @@ def test_configuration_stages_and_hypotheses_are_the_present_ones(committed):
     # A parameter that came later has the default at which everything is as it was before.
     later = {name: RunConfig().flat()[name] for name in now.keys() - before.keys()}
     assert before | later == now
-    assert manifest["code"]["stages"] == STAGE_VERSIONS
+    # A stage that came later has made none of these tables.
+    assert manifest["code"]["stages"].items() <= STAGE_VERSIONS.items()
     assert manifest["hypotheses_sha256"] == hypotheses.digest()
 
 

@@ -124,12 +124,15 @@ def results(tmp_path_factory) -> Path:
             synthetic.learning_rates(),
             synthetic.runs(),
             responses[responses.variant.ne("base")].assign(flops=2e12),
+            synthetic.begun(runs=tuple(synthetic.RATES)),
         )
     for name in ("sweep", "judges", "identifier"):
         getattr(synthetic, name)().to_csv(folder / "tables" / f"{name}.csv", index=False)
     verdicts = lookup.Results(folder).table("verdicts")
     beside = comparison.beside("hybrids", verdicts, "organism", verdicts)
     beside.to_csv(folder / "tables" / "beside.csv", index=False)
+    moved = synthetic.sensitivity(verdicts)
+    moved.to_csv(folder / "tables" / "sensitivity.csv", index=False)
     return folder
 
 

@@ -74,8 +74,9 @@ def write(
     responses = pd.concat([responses, synthetic.public(responses)])
     gate = synthetic.gate()
     kept = responses[responses.variant.ne("base")].assign(flops=2e12) if flops else None
+    begun = synthetic.begun(seeds, runs)
     tables.write_tables(
-        folder / "tables", "organism", responses, training, cost, gate, grid, done, kept
+        folder / "tables", "organism", responses, training, cost, gate, grid, done, kept, begun
     )
     for name in ("judges", "identifier"):
         getattr(synthetic, name)().to_csv(folder / "tables" / f"{name}.csv", index=False)
@@ -85,6 +86,7 @@ def write(
     turned = ours.assign(estimate=-ours.estimate, low=-ours.high, high=-ours.low)
     beside = comparison.beside("organism", ours, "another", turned)
     beside.to_csv(folder / "tables" / "beside.csv", index=False)
+    synthetic.sensitivity(ours).to_csv(folder / "tables" / "sensitivity.csv", index=False)
     return found
 
 
