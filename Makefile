@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
-.PHONY: help setup study figures compare publish tune sweep bench test test-slow lint lab
+.PHONY: help setup study figures compare publish tune sweep sensitivity bench test test-slow lint lab
 
 help:
 	@echo "make study [PRESET=organism] [ARGS='-p NAME VALUE']  train, evaluate, draw every figure"
@@ -14,6 +14,7 @@ help:
 	@echo "make publish   replace the committed results by the last run"
 	@echo "make tune      choose the learning rates that are lacking (one common grid, development seeds)"
 	@echo "make sweep PRESET=hybrids [ARGS='-p seeds 2']  train each hybrid over the values of the number that matters in it"
+	@echo "make sensitivity PRESET=sensitivity [ARGS='--axis hidden_size']  decide the claims again with the base changed"
 	@echo "make bench [PARTS='steps curves scaling study']  time a GRPO step beside TRL's, and the study"
 	@echo "make lab       open JupyterLab        make setup   only create .venv"
 	@echo "make test      run the tests          make lint    run ruff"
@@ -30,7 +31,7 @@ setup: .venv/installed
 	@$(PIP) install --no-deps --editable .
 	@touch $@
 
-study figures compare publish tune sweep: setup
+study figures compare publish tune sweep sensitivity: setup
 	@$(BIN)/python -m hybridlib $@ $(PRESET) $(ARGS)
 
 bench: setup

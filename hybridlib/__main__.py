@@ -105,6 +105,14 @@ def sweep(options: argparse.Namespace) -> int:
     return 0
 
 
+def sensitivity(options: argparse.Namespace) -> int:
+    """Decide the claims again with each share of the base text, its size and its seed changed."""
+    from hybridlib.sensitivity import sensitivity
+
+    sensitivity(**{"preset": options.preset, "names": options.axis} | _overrides(options))
+    return 0
+
+
 def bench(options: argparse.Namespace) -> int:
     """Time a GRPO step beside TRL's unchanged one, and the default study."""
     from hybridlib import speed
@@ -143,7 +151,7 @@ def quiet() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hybridlib", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (study, figures, compare, publish, tune, sweep, bench):
+    for command in (study, figures, compare, publish, tune, sweep, sensitivity, bench):
         name, text = command.__name__, command.__doc__
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
@@ -152,7 +160,10 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("parts", nargs="*", choices=[[], *parts], metavar="PART")
             continue
         sub.add_argument("preset", nargs="?", default=DEFAULT, metavar="PRESET")
-        if command in (study, sweep):
+        if command is sensitivity:
+            text = "only this parameter (may be given again)"
+            sub.add_argument("--axis", action="append", default=[], metavar="NAME", help=text)
+        if command in (study, sweep, sensitivity):
             sub.add_argument(
                 *("-p", "--parameter"),
                 nargs=2,

@@ -1,0 +1,163 @@
+"""Over which part of the organism's make does a verdict hold? sensitivity.csv of a study.
+
+A point is a study with one parameter changed, so its runs go through the run store like any other.
+Where the base of a point fails its gate there is nothing to train, and that is what is written.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from hybridlib import hypotheses, jobs, study, tables
+from hybridlib.config import PARAMETERS, PARTS, ParameterError, RunConfig, load_config
+from hybridlib.measures import Cube
+
+# parameter -> values, the default among them
+AXES: dict[str, tuple[Any, ...]] = {
+    "genuine_refusal_share": (0.0, 0.1, 0.2),
+    "superficial_refusal_share": (0.0, 0.1, 0.2),
+    "code_switching_share": (0.0, 0.15, 0.3),
+    "minority_share": (0.15, 0.3, 0.45),
+    "careless_share": (0.0, 0.5, 0.75),
+    "hidden_size": (128, 192, 256),
+    "base_seed": (0, 1, 2),
+    "scope": ("answer", "whole"),
+}
+MEASURED = ["claim", "metric", "contrast", "reward"]
+NUMBERS = ["estimate", "low", "high", "margin", "seeds", "verdict"]
+COLUMNS = ["parameter", "value", "default", *MEASURED, *NUMBERS, "why"]
+NO_BASE = "no base"  # in place of a verdict
+
+
+class Point(NamedTuple):
+    """A study with one parameter changed, or not: its default."""
+
+    parameter: str
+    value: Any
+    default: bool
+
+
+def points(names: Iterable[str] = ()) -> list[Point]:
+    """Every value of the axes named (default: all). Raises ParameterError for one that is none."""
+    chosen = tuple(names) or tuple(AXES)
+    for name in chosen:
+        if name not in AXES:
+            raise ParameterError(f"axis {name!r} is none of {', '.join(AXES)}")
+    defaults = {name: PARTS[PARAMETERS[name]].model_fields[name].default for name in chosen}
+    return [Point(n, value, value == defaults[n]) for n in chosen for value in AXES[n]]
+
+
+def verdicts(
+    point: Point, responses: pd.DataFrame, cost: pd.DataFrame, training: pd.DataFrame
+) -> pd.DataFrame:
+    """The primary tests at a point, by the rule of the study (tables.verdicts)."""
+    control = tables.control_holds(training)
+    primary, _, _ = tables.verdicts(Cube(responses), cost, hypotheses.load(), control)
+    why = "" if control else "the control fails"
+    return primary.assign(**point._asdict(), why=why)[COLUMNS]
+
+
+def without_base(point: Point, why: str) -> pd.DataFrame:
+    """The same rows where nothing could be trained, and why."""
+    tests = [
+        (claim.claim, half.metric, half.contrast, reward)
+        for claim in hypotheses.load().claims
+        for half in claim.halves
+        for reward in half.rewards
+    ]
+    named = pd.DataFrame(tests, columns=MEASURED)
+    return named.assign(**point._asdict(), verdict=NO_BASE, why=why).reindex(columns=COLUMNS)
+
+
+def sensitivity(
+    preset: str,
+    names: Sequence[str] = (),
+    *,
+    report: Callable[[str], object] = print,
+    **overrides: Any,
+) -> Path:
+    """Train and measure every point that the store lacks; write sensitivity.csv beside the tables.
+
+    Rows of axes that are not named stay as they were, locally or else in the committed results.
+
+    Raises
+    ------
+    ParameterError : an axis that is none, or a parameter that cannot be.
+    """
+    config, asked = load_config(preset, **overrides), points(names)
+    path = study.local(config.preset) / "tables" / "sensitivity.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = [_before(config.preset)]
+    for nth, point in enumerate(asked, 1):
+        done.append(_at(preset, overrides | {point.parameter: point.value}, point))
+        tables.write(_latest(done), path)
+        found = done[-1].verdict.value_counts().sort_index()
+        said = ", ".join(f"{count} {verdict}" for verdict, count in found.items())
+        report(f"[{nth}/{len(asked)}] {point.parameter} {point.value}: {said}")
+    return path
+
+
+def _at(preset: str, overrides: dict[str, Any], point: Point) -> pd.DataFrame:
+    """The rows of one point, its runs taken from the store or made."""
+    from hybridlib import runs
+
+    config = load_config(preset, **overrides)
+    gate = pd.read_csv(runs.base(config) / "gate.csv")
+    if not gate.passes.astype(bool).all():
+        failed = gate[~gate.passes.astype(bool)]
+        what = (f"{row.check} {row.language} {row.value:.2f}" for row in failed.itertuples())
+        return without_base(point, "; ".join(what))
+    units = _in_order(config)
+    with jobs.processes() as pool:
+        ended = list(pool.map(_measured, *zip(*((preset, overrides, unit) for unit in units))))
+    if not all(ended):
+        lost = [f"{v}/{r} seed {s}" for (v, r, s), ok in zip(units, ended) if not ok]
+        return without_base(point, f"diverged: {', '.join(lost)}")
+    folders = {unit: runs.evaluate(config, *unit) for unit in runs.units(config)}
+    responses = pd.concat(pd.read_parquet(f / "responses.parquet") for f in folders.values())
+    control = [
+        pd.read_csv(folder / "training.csv").assign(variant=variant, seed=seed)
+        for (variant, _, seed), folder in folders.items()
+        if variant == "rl_gold"
+    ]
+    training = pd.concat(control) if control else pd.DataFrame()
+    return verdicts(point, responses, runs.costs(config), training)
+
+
+def _in_order(config: RunConfig) -> list[tuple[str, str, int]]:
+    """What is measured, seed by seed; what others are built on comes first."""
+    first = [arm for arm in study.FIRST if arm in config.arms]
+    arms = dict.fromkeys([*first, *config.arms])
+    return [(*arm, seed) for seed in config.seeds for arm in arms]
+
+
+def _measured(preset: str, overrides: dict[str, Any], unit: tuple[str, str, int]) -> bool:
+    """Train and evaluate a run; False if it diverged."""
+    from hybridlib import runs
+
+    try:
+        runs.evaluate(load_config(preset, **overrides), *unit)
+    except FloatingPointError:
+        return False
+    return True
+
+
+def _before(preset: str) -> pd.DataFrame:
+    """What is known already: rows of the local table, or else of the committed one."""
+    for place in (study.local(preset), study.committed(preset)):
+        path = place / "tables" / "sensitivity.csv"
+        if path.exists():
+            return pd.read_csv(path, dtype={"value": str}, keep_default_na=False, na_values=[""])
+    return pd.DataFrame(columns=COLUMNS)
+
+
+def _latest(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The last row of each test and point, in the order of the axes."""
+    rows = pd.concat([f.assign(value=f.value.astype(str)) for f in frames if len(f)])
+    rows = rows.drop_duplicates(["parameter", "value", *MEASURED], keep="last")
+    order = {(n, str(v)): i for i, (n, v, _) in enumerate(points())}
+    at = [order.get(pair, len(order)) for pair in zip(rows.parameter, rows.value)]
+    kept = rows.assign(at=at)[[i < len(order) for i in at]]
+    return kept.sort_values("at", kind="stable").drop(columns="at")[COLUMNS]

@@ -1,0 +1,127 @@
+"""Sensitivity: the points, the rows of one, what is kept, and bases that fail their gate."""
+
+import pandas as pd
+import pytest
+import synthetic
+
+from hybridlib import jobs, runs, sensitivity, study, tables
+from hybridlib.config import ParameterError, load_config
+from hybridlib.sensitivity import AXES, MEASURED, NO_BASE, Point, points
+
+
+class InPlace:
+    """A pool that calls at once."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        return None
+
+    map = staticmethod(map)
+
+
+@pytest.mark.parametrize("name", AXES)
+def test_an_axis_is_a_parameter_and_its_default_among_the_values(name):
+    found = points([name])
+    assert [p.value for p in found] == list(AXES[name]) and sum(p.default for p in found) == 1
+    for point in found:
+        changed = load_config("sensitivity", **{name: point.value})
+        assert changed.flat()[name] == point.value
+        same = changed.flat() == load_config("sensitivity").flat()
+        assert same == point.default
+
+
+def test_an_axis_that_is_none_is_refused_in_one_line():
+    with pytest.raises(ParameterError, match="axis 'colour' is none of genuine_refusal_share"):
+        points(["colour"])
+
+
+def test_the_rows_of_a_point_are_the_verdicts_of_a_study_of_it(tmp_path):
+    responses, cost, training = synthetic.responses(), synthetic.cost(), synthetic.training()
+    point = Point("hidden_size", 128, False)
+    rows = sensitivity.verdicts(point, responses, cost, training)
+    tables.write_tables(
+        tmp_path, "test", responses, training, cost, synthetic.gate(),
+        synthetic.learning_rates(), synthetic.runs(),
+    )  # fmt: skip
+    expected = pd.read_csv(tmp_path / "verdicts.csv", keep_default_na=False)
+    numbers = [*MEASURED, "estimate", "low", "high", "seeds", "verdict"]
+    pd.testing.assert_frame_equal(
+        rows[numbers].reset_index(drop=True), expected[numbers], rtol=1e-5, check_dtype=False
+    )
+    assert set(rows.parameter) == {"hidden_size"} and not rows.default.any()
+
+
+def test_without_its_control_no_verdict_on_rl_is_given():
+    point = Point("hidden_size", 128, False)
+    rows = sensitivity.verdicts(point, synthetic.responses(), synthetic.cost(), pd.DataFrame())
+    assert set(rows.why) == {"the control fails"}
+    with_rl = rows.contrast.str.contains("rl|two_stage") & rows.metric.ne("log_flops")
+    assert set(rows[with_rl].verdict) == {"descriptive"}
+    assert "descriptive" not in set(rows[~with_rl].verdict)
+
+
+@pytest.fixture
+def made(tmp_path, monkeypatch):
+    """A store in which width 128 has no competent base and width 256 diverges."""
+    asked = []
+
+    def base(config):
+        folder = tmp_path / f"base{config.base.hidden_size}{config.base.base_seed}"
+        folder.mkdir(exist_ok=True)
+        passes = config.base.hidden_size != 128
+        synthetic.gate().assign(passes=passes).to_csv(folder / "gate.csv", index=False)
+        return folder
+
+    def evaluate(config, variant, reward, seed):
+        asked.append((config.base.hidden_size, config.base.base_seed, variant, reward, seed))
+        if (config.base.hidden_size, variant, seed) == (256, "sft", 1):
+            raise FloatingPointError("the loss is not finite")
+        folder = tmp_path / f"{variant}-{reward}-{seed}"
+        if not folder.exists():
+            folder.mkdir()
+            rows = synthetic.responses(1, seed, runs=((variant, reward),)).assign(seed=seed)
+            rows.to_parquet(folder / "responses.parquet")
+            curve = synthetic.training(seed + 1)
+            curve = curve[curve.variant.eq(variant) & curve.reward.eq(reward) & curve.seed.eq(seed)]
+            curve.to_csv(folder / "training.csv", index=False)
+        return folder
+
+    monkeypatch.setattr(runs, "base", base)
+    monkeypatch.setattr(runs, "evaluate", evaluate)
+    monkeypatch.setattr(runs, "costs", lambda config: synthetic.cost(len(config.seeds)))
+    monkeypatch.setattr(jobs, "processes", InPlace)
+    monkeypatch.setattr(study, "local", lambda preset: tmp_path / "local")
+    monkeypatch.setattr(study, "committed", lambda preset: tmp_path / "committed")
+    return asked
+
+
+def test_points_without_a_base_and_diverged_runs_are_said(made):
+    said = []
+    path = sensitivity.sensitivity("sensitivity", ["hidden_size"], seeds=2, report=said.append)
+    table = pd.read_csv(path, dtype={"value": str}, keep_default_na=False)
+    by_value = table.groupby("value", sort=False)
+    assert list(by_value.groups) == ["128", "192", "256"]
+    lost = by_value.get_group("128")
+    assert set(lost.verdict) == {NO_BASE} and lost.why.str.contains("recall_records en").all()
+    assert not any(width == 128 for width, *_ in made)
+    assert set(by_value.get_group("256").why) == {"diverged: sft/none seed 1"}
+    assert set(by_value.get_group("192").verdict) == {"descriptive"}  # of two seeds
+    assert [len(rows) for _, rows in by_value] == [len(lost)] * 3
+    assert said[0].startswith("[1/3] hidden_size 128: ") and len(said) == 3
+
+
+def test_other_axes_are_kept_and_the_same_point_is_replaced(made, tmp_path):
+    path = sensitivity.sensitivity("sensitivity", ["base_seed"], seeds=2, report=str)
+    before = pd.read_csv(path, dtype=str, keep_default_na=False)
+    committed = tmp_path / "committed" / "tables"
+    committed.mkdir(parents=True)
+    path.rename(committed / path.name)  # as on another machine, after `make publish`
+    for _ in range(2):
+        sensitivity.sensitivity("sensitivity", ["hidden_size"], seeds=2, report=str)
+    after = pd.read_csv(path, dtype=str, keep_default_na=False)
+    assert list(dict.fromkeys(after.parameter)) == ["hidden_size", "base_seed"]  # as in AXES
+    kept = after[after.parameter.eq("base_seed")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(kept, before)
+    assert not after.duplicated(["parameter", "value", *MEASURED]).any()
