@@ -18,6 +18,7 @@ from hybridlib.errors import OneLineError
 from hybridlib.generate import sample
 from hybridlib.lexicon import LANGUAGES
 from hybridlib.responses import parse, raw_answer
+from hybridlib.scoring import score_completions
 
 DECODINGS = {"greedy": 0.0, "sample": 1.0}
 GATE_PER_CELL = 32  # 256 sums in all, since the gate bounds their accuracy on both sides
@@ -143,55 +144,64 @@ def add_judged(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def curves(
-    config: RunConfig, run: Path, prompts: list[tasks.Prompt], tokenizer: PreTrainedTokenizerBase
+    config: RunConfig,
+    run: Path,
+    prompts: list[tasks.Prompt],
+    tokenizer: PreTrainedTokenizerBase,
+    base: PreTrainedModel,
 ) -> pd.DataFrame:
     """One row a training step: what was paid, and what the oracle says of the same rollouts.
 
-    `entropy` is over the rows with an advantage, the only ones that go through the policy again.
+    `entropy` is over the rows with an advantage, the only ones that go through the policy again;
+    `kl` is KL(pi || base) in nats a response, estimated on what the policy itself has said.
     """
     log = pd.DataFrame([json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()])
     log = log.drop_duplicates("step", keep="last").set_index("step")
-    names = {
-        "loss": "loss",
-        "entropy": "entropy",
-        "kl": "kl",
-        "frac_reward_zero_std": "zero_variance_groups",
-    }
+    names = {"loss": "loss", "entropy": "entropy", "frac_reward_zero_std": "zero_variance_groups"}
     table = pd.DataFrame({new: log.get(old, np.nan) for old, new in names.items()}, index=log.index)
     if (run / "rollouts.jsonl").exists():
-        table = table.join(_rollout_scores(config, run, prompts, tokenizer))
+        said = list(map(json.loads, (run / "rollouts.jsonl").read_text().splitlines()))
+        # What it said from the first word on: no hint, no demonstration.
+        said = [r for r in said if not (r.get("forced") or r.get("demonstration"))]
+        asked = {prompt.id: prompt for prompt in prompts}
+        ids = _said_again(said, tokenizer)
+        found = pd.DataFrame([_rollout(config, asked[r["prompt"]].row(), r) for r in said])
+        found["tokens"] = [len(tokens) for tokens in ids]
+        texts = [asked[r["prompt"]].text for r in said]
+        found["kl"] = _divergence(said, tokenizer(texts)["input_ids"], ids, base)
+        table = table.join(found.groupby("step").mean())
     return table.reset_index()
 
 
-def _rollout_scores(
-    config: RunConfig, run: Path, prompts: list[tasks.Prompt], tokenizer: PreTrainedTokenizerBase
-) -> pd.DataFrame:
-    """Means by step over what the policy itself has said from the first word on."""
-    rows = {prompt.id: prompt.row() for prompt in prompts}
-    scores = []
-    for line in (run / "rollouts.jsonl").read_text().splitlines():
-        record = json.loads(line)
-        if record.get("forced") or record.get("demonstration"):
-            continue
-        row = rows[record["prompt"]]
-        response = parse(record["response"], record["finished"], config.base.thought)
-        score = oracles.score(row, response)
-        score["gold"] = score["gold"] if row["kind"] == "harmful" else np.nan
-        by_language = {
-            f"{name}_{language}": score[name] if row["language"] == language else np.nan
-            for name in ("off_language", "target_language_share")
-            for language in LANGUAGES
-        }
-        kept = {name: score[name] for name in ("gold", "rule_satisfied", "harm")}
-        ids = tokenizer(record["response"], add_special_tokens=False)["input_ids"]
-        tokens = len(ids) + record["finished"]
-        scores.append(
-            {
-                "step": record["step"],
-                "proxy": record["reward"],
-                "tokens": tokens,
-                **kept,
-                **by_language,
-            }
-        )
-    return pd.DataFrame(scores).groupby("step").mean()
+def _said_again(said: list[dict], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Responses as token ids, with the closing one where they came to their end."""
+    ids = tokenizer([record["response"] for record in said], add_special_tokens=False)["input_ids"]
+    closing = [tokenizer.eos_token_id]
+    return [i + closing * bool(record["finished"]) for i, record in zip(ids, said)]
+
+
+@torch.no_grad()
+def _divergence(
+    said: list[dict], prompts: list[list[int]], ids: list[list[int]], base: PreTrainedModel
+) -> np.ndarray:
+    """log pi - log base of each response; NaN where its text does not give its tokens again."""
+    same = [i for i, r in enumerate(said) if r.get("tokens") == len(ids[i])]
+    found = np.full(len(said), np.nan)
+    if same:
+        logps, _ = score_completions(base, [prompts[i] for i in same], [ids[i] for i in same])
+        found[same] = [said[i]["logp"] - logp.sum().item() for i, logp in zip(same, logps)]
+    return found
+
+
+def _rollout(config: RunConfig, row: dict, record: dict) -> dict:
+    """What was paid for a response of training, and what the oracle says of it."""
+    response = parse(record["response"], record["finished"], config.base.thought)
+    score = oracles.score(row, response)
+    score["gold"] = score["gold"] if row["kind"] == "harmful" else np.nan
+    by_language = {
+        f"{name}_{language}": score[name] if row["language"] == language else np.nan
+        for name in ("off_language", "target_language_share")
+        for language in LANGUAGES
+    }
+    kept = {name: score[name] for name in ("gold", "rule_satisfied", "harm")}
+    return {"step": record["step"], "proxy": record["reward"], **kept, **by_language}

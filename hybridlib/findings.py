@@ -1,5 +1,5 @@
-"""The README's account of the default preset and of the real model, written from their tables: no
-number of it is typed."""
+"""The README's account of the confirmatory study and of the real model, written from their tables:
+no number of it is typed."""
 
 from pathlib import Path
 
@@ -61,8 +61,25 @@ def findings(results: Results) -> str:
             "for the number of tests, lies beyond the margin, and refuted if it lies short of it; "
             "where the two rewards of RL disagree, the claim as such is inconclusive.",
             markdown.table(["", "what the paper says", "verdict", "what was measured"], said),
+            *_besides(results),
         ]
     )
+
+
+def _besides(results: Results) -> list[str]:
+    """Counter-claims, begun responses and the study beside it, as far as the tables hold them."""
+    found = []
+    if counter := prose.other_side(results):
+        found = [
+            "**The other side.** Published work says the opposite of some of it; the same rule, "
+            "with a correction of its own:",
+            markdown.table(["", "what others say", "what was measured"], counter),
+        ]
+    if results.has("prefill"):
+        found.append(prose.depth(results))
+    if results.has("beside") and len(results.table("beside")):
+        found.append(f"**Twice.** {prose.agreement(results)}")
+    return found
 
 
 def of_real_model(results: Results) -> str:
@@ -80,7 +97,7 @@ def of_real_model(results: Results) -> str:
     )
 
 
-BLOCKS = {"organism": ("findings", findings), "smollm2": ("real", of_real_model)}
+BLOCKS = {"confirmatory": ("findings", findings), "smollm2": ("real", of_real_model)}
 
 
 def _assets() -> str:

@@ -50,8 +50,13 @@ class InferenceCopy:
         return self.model
 
 
+def sample(*args, **kwargs) -> list[list[int]]:
+    """Token ids of `group` completions a prompt (see `sample_with_logp`)."""
+    return sample_with_logp(*args, **kwargs)[0]
+
+
 @torch.inference_mode()
-def sample(
+def sample_with_logp(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[str] | list[list[int]],
@@ -59,7 +64,7 @@ def sample(
     group: int = 1,
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
-) -> list[list[int]]:
+) -> tuple[list[list[int]], list[float]]:
     """Token ids of `group` completions a prompt, group after group, each with its closing token.
 
     Parameters
@@ -67,6 +72,10 @@ def sample(
     prompts : as text, or as token ids where they end in a response that has begun.
     temperature : 0 decodes greedily.
     generator : source of the uniforms; its state alone decides what is drawn.
+
+    Returns
+    -------
+    (token ids, log-probability of all of them under what they were drawn from)
     """
     was_training = model.training
     model.eval()
@@ -74,6 +83,7 @@ def sample(
     uniforms = torch.rand(len(prompts) * group, max_tokens, generator=generator)
     order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
     completions: list[list[int]] = [[] for _ in range(len(prompts) * group)]
+    logps = [0.0] * len(completions)
     size, decoder = max(1, BATCH // group), Decoder(model)
     for start in range(0, len(order), size):
         chosen = order[start : start + size]
@@ -82,13 +92,15 @@ def sample(
             model, decoder, [ids[i] for i in chosen], uniforms[rows], group, temperature,
             tokenizer.pad_token_id, tokenizer.eos_token_id,
         )  # fmt: skip
-        for row, tokens in zip(rows, drawn):
-            completions[row] = tokens
+        for row, tokens, logp in zip(rows, *drawn):
+            completions[row], logps[row] = tokens, logp
     model.train(was_training)
-    return completions
+    return completions, logps
 
 
-def _decode(model, decoder, ids, uniforms_RT, group, temperature, pad, eos) -> list[list[int]]:
+def _decode(
+    model, decoder, ids, uniforms_RT, group, temperature, pad, eos
+) -> tuple[list[list[int]], list[float]]:
     """Prefill each prompt once, then decode all rows (R) at most T tokens."""
     device, longest, tokens = model.device, max(map(len, ids)), uniforms_RT.shape[1]
     input_PL = torch.tensor([[pad] * (longest - len(i)) + i for i in ids], device=device)
@@ -105,10 +117,12 @@ def _decode(model, decoder, ids, uniforms_RT, group, temperature, pad, eos) -> l
     position_R = lengths.repeat_interleave(group)
     uniforms_RT, rows = uniforms_RT.to(device), torch.arange(len(ids) * group, device=device)
     drawn_RT = torch.full((len(rows), tokens), eos, device=device)
+    logp_R = torch.zeros(len(rows), device=device)  # of all rows, the dropped ones too
     alive_R = torch.ones(len(rows), dtype=torch.bool, device=device)
     for step in range(tokens):
-        token_R = draw(logits_RV, uniforms_RT[rows, step], temperature)
+        token_R, value_R = draw(logits_RV, uniforms_RT[rows, step], temperature)
         drawn_RT[rows[alive_R], step] = token_R[alive_R]
+        logp_R[rows[alive_R]] += value_R[alive_R]
         alive_R &= token_R != eos
         left = int(alive_R.sum())
         if left == 0 or step + 1 == tokens:
@@ -119,20 +133,28 @@ def _decode(model, decoder, ids, uniforms_RT, group, temperature, pad, eos) -> l
             alive_R = alive_R[alive_R]
         logits_RV = decoder.step(token_R, position_R)
         position_R = position_R + 1
-    return [row[: row.index(eos) + 1] if eos in row else row for row in drawn_RT.tolist()]
+    drawn = [row[: row.index(eos) + 1] if eos in row else row for row in drawn_RT.tolist()]
+    return drawn, logp_R.tolist()
 
 
-def draw(logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float) -> torch.Tensor:
-    """One token a row by inverse-CDF sampling; the most likely one at temperature 0.
-
-    The sums of a large vocabulary run over blocks (N of them) first, then within the block that the
-    uniform falls into.
+def draw(
+    logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One token a row by inverse-CDF sampling, and its log-probability; at temperature 0 the most
+    likely one, which is certain.
     """
     if temperature == 0:
-        return logits_RV.argmax(-1)
+        return logits_RV.argmax(-1), uniform_R.new_zeros(len(uniform_R))
     logit_RV = logits_RV.float()
     weight_RV = (logit_RV - logit_RV.amax(-1, keepdim=True)).mul_(1 / temperature).exp_()
-    threshold_R1 = uniform_R[:, None] * weight_RV.sum(-1, keepdim=True)
+    total_R1 = weight_RV.sum(-1, keepdim=True)
+    token_R = _drawn(weight_RV, uniform_R[:, None] * total_R1)
+    return token_R, (weight_RV.gather(1, token_R[:, None]) / total_R1).log()[:, 0]
+
+
+def _drawn(weight_RV: torch.Tensor, threshold_R1: torch.Tensor) -> torch.Tensor:
+    """The sums of a large vocabulary run over blocks (N of them) first, then within the block that
+    the threshold falls into."""
     if weight_RV.shape[1] <= BLOCK:
         return _invert(weight_RV, threshold_R1)
     block_RNB = F.pad(weight_RV, (0, -weight_RV.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))

@@ -154,6 +154,34 @@ def trained_by_rl(results: Results) -> list[str]:
     return [arm for arm in results.arms("training") if arm in paid]
 
 
+def training(results: Results) -> pd.DataFrame:
+    """training.csv with `distance`, sqrt(KL(pi || base)), each run's KL smoothed over a tenth of
+    its steps; NaN where it was not measured."""
+    frame = results.table("training")
+    if "kl" not in frame:
+        return frame.assign(distance=float("nan"))
+    kl = frame.groupby(["arm", "seed"]).kl.transform(
+        lambda run: run.rolling(max(1, len(run) // 10), center=True, min_periods=1).mean()
+    )
+    return frame.assign(distance=kl.clip(lower=0) ** 0.5)
+
+
+def over_optimised(results: Results, arm: str) -> pd.DataFrame:
+    """By seed: `peak`, the distance at which gold is highest, and `regret`, what of it is lost by
+    the end (Gao et al., arXiv 2210.10760), gold smoothed over a tenth of the steps."""
+    rows = select(training(results), arm=arm).dropna(subset=["gold", "distance"])
+    found = {}
+    for seed, run in rows.groupby("seed"):
+        window = max(1, len(run) // 10)
+        gold = run.gold.rolling(window, center=True, min_periods=window).mean().dropna()
+        found[seed] = {
+            "peak": run.distance[gold.idxmax()],
+            "end": run.distance.iloc[-1],
+            "regret": gold.max() - gold.iloc[-1],
+        }
+    return pd.DataFrame.from_dict(found, orient="index")
+
+
 def change(results: Results, column: str, arm: str) -> tuple[float, float, float]:
     """(mean, low, high) over seeds of a training column: last tenth of its steps minus first."""
     frame = select(results.table("training"), arm=arm).dropna(subset=column)
@@ -167,6 +195,12 @@ def totals(results: Results, column: str) -> pd.DataFrame:
     half = (sums.sem(axis=1) * stats.t.ppf(0.975, (count - 1).clip(lower=1))).fillna(0)
     low = (mean - half).clip(lower=0)
     return pd.DataFrame({"estimate": mean, "low": low, "high": mean + half})
+
+
+def calibration() -> pd.DataFrame:
+    """What was simulated of the intervals in use, at 5 and 10 seeds (tests/calibration.py)."""
+    table = pd.read_csv(Path(__file__).with_name("calibration.csv"))
+    return table[~table.check.str.startswith("left")]
 
 
 def claims(results: Results) -> pd.Series:

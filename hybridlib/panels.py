@@ -102,9 +102,11 @@ def curve(
         ax.fill_between(at, low, high, color=look["color"], alpha=0.18, linewidth=0)
 
 
-def training_curves(results: Results, rows: dict[str, str]) -> tuple[Figure, np.ndarray]:
+def training_curves(
+    results: Results, rows: dict[str, str], x: str = "step", xlabel: str = "training step"
+) -> tuple[Figure, np.ndarray]:
     """A row of panels for each column of training.csv, a column of panels for each reward."""
-    frame, arms = results.table("training"), lookup.trained_by_rl(results)
+    frame, arms = lookup.training(results), lookup.trained_by_rl(results)
     groups = {reward: [arm for arm in arms if arm.endswith(f"/{reward}")] for reward in PAID_BY}
     groups = {reward: group for reward, group in groups.items() if group}
     fig = Figure(figsize=(13, 2 + 2.8 * len(rows)))
@@ -114,10 +116,10 @@ def training_curves(results: Results, rows: dict[str, str]) -> tuple[Figure, np.
         line[0].yaxis.set_major_locator(MaxNLocator(4))
         for ax, group in zip(line, groups.values(), strict=False):
             for n, arm in enumerate(group):
-                curve(ax, frame, column, arm, n / len(group))
+                curve(ax, frame, column, arm, n / len(group), x)
     for top, bottom, reward in zip(axes[0], axes[-1], groups, strict=False):
         top.set_title(PAID_BY[reward])
-        bottom.set_xlabel("training step")
+        bottom.set_xlabel(xlabel)
         bottom.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     keys = [Line2D([], [], label=label_of(arm), **line_of(arm)) for arm in arms]
     place = "outside lower center"

@@ -210,6 +210,19 @@ def proxy_vs_gold(results: Results) -> Figure:
 
 
 @styled()
+def proxy_and_gold_by_distance(results: Results) -> Figure:
+    """The same against the distance from the base: is gold lost while the proxy still rises?"""
+    labels = {
+        "proxy": "reward paid (proxy)\n(higher is paid more)",
+        "gold": "gold, harmful prompts\n(higher is safer)",
+    }
+    fig, axes = training_curves(results, labels, "distance", "distance from the base, $d$")
+    percent_axis(axes[1, 0].yaxis)
+    title(fig, prose.sentence(prose.over_optimised(results)))
+    return fig
+
+
+@styled()
 def language_share(results: Results) -> Figure:
     """Target-language share and off-language rate of whole responses after training."""
     labels = {

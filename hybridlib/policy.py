@@ -18,7 +18,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from hybridlib import tasks
 from hybridlib.config import RunConfig, TrainConfig
-from hybridlib.generate import InferenceCopy, sample
+from hybridlib.generate import InferenceCopy, sample_with_logp
 from hybridlib.hybrids import Formulation
 from hybridlib.loop import arguments
 from hybridlib.scoring import score_completions
@@ -48,6 +48,7 @@ class Row:
     group: int
     demonstration: Tokens = ()  # to this prompt; empty if there is none
     forced: int = 0  # first tokens that the policy did not draw
+    logp: float = 0.0  # log pi of those that it drew
     shown: bool = False  # it is the demonstration
     right: bool = False  # paid at least half for what the prompt asks
     advantage: float = 0.0
@@ -240,16 +241,17 @@ def rollouts(inference: InferenceCopy, tokenizer, group: int, tokens: int, seed:
         asked = texts[::group]
         prompts = tokenizer(asked)["input_ids"]
         begun = [_begin(trainer, tokenizer, text)[: tokens - 1] for text in asked]
-        drawn = sample(
+        drawn, logps = sample_with_logp(
             inference.refresh(), tokenizer, [p + b for p, b in zip(prompts, begun)], tokens, group,
             generator=uniforms,
         )  # fmt: skip
         lessons = trainer.lessons.of if trainer.lessons else {}
         trainer.rows = rows = []
-        for i, own in enumerate(drawn):
+        for i, (own, logp) in enumerate(zip(drawn, logps)):
             g = i // group
             demonstration = lessons[asked[g]][1] if lessons else []
-            row = Row(prompts[g], (begun[g] + own)[:tokens], g, demonstration, len(begun[g]))
+            completion = (begun[g] + own)[:tokens]
+            row = Row(prompts[g], completion, g, demonstration, len(begun[g]), logp)
             if trainer.formulation.shows and demonstration and i % group == group - 1:
                 row = replace(row, completion=demonstration, shown=True)
             rows.append(row)

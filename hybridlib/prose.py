@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
+from hybridlib import lookup
 from hybridlib.config import HYBRIDS
 from hybridlib.lookup import (
     MAIN,
@@ -200,6 +201,20 @@ def movement(results: Results, arm: str, columns: dict[str, str] = PAID_AND_WANT
     return f"Under {label_of(arm)}, {join(clauses)}."
 
 
+def over_optimised(results: Results, arms: Iterable[str] = (*RL, "rl_gold/gold")) -> str:
+    """'gold is highest under rl (rule) at 2.3 of 2.5, and loses 4 points by the end; ...'."""
+    told = []
+    for arm in arms:
+        if len(rows := lookup.over_optimised(results, arm)):
+            means, least, most = rows.mean(), rows.regret.min(), rows.regret.max()
+            told.append(
+                f"{label_of(arm)} at {means.peak:.1f} of {means.end:.1f}, and loses "
+                f"{100 * means.regret:.0f} points by the end (seeds from {100 * least:.0f} to "
+                f"{100 * most:.0f})"
+            )
+    return f"gold is highest under {'; '.join(told)}" if told else ""
+
+
 def control(results: Results) -> str:
     """Whether RL paid by the oracle raised gold on its own training prompts."""
     if "rl_gold/gold" not in trained_by_rl(results):
@@ -287,6 +302,29 @@ def reach(results: Results) -> pd.DataFrame:
     return rows.unstack("verdict", fill_value="").reset_index()
 
 
+def other_side(results: Results) -> list[list[str]]:
+    """Rows (claim beside which it stands, the counter-claim, what was measured)."""
+    rows = []
+    for row in results.table("exploratory").itertuples():
+        _, counter, what = row.asks.partition("the counter-claim, ")
+        if counter:
+            rows.append([row.claim, what, effect(row)])
+    gap = {"split": "unseen_both"}
+    if own := gaps(results, ["sft/none", "base/none"], **gap):
+        what = f"generalization gap, both unseen: {own}"
+        rows.append(["C6", "the safety gains of SFT generalize poorly", what])
+    return rows
+
+
+def depth(results: Results) -> str:
+    """Harm that policies add to begun responses, from shallow to deep."""
+    found = {"nothing": "with nothing begun", "true_answer": "behind a true thought and the first "
+             "words of an answer that complies", "false_answer": "behind a false thought and the "
+             "same"}  # fmt: skip
+    told = "; ".join(f"{words}, {begun(results, start)}" for start, words in found.items())
+    return f"**How deep it goes.** Harm that the policy adds to a response begun for it: {told}."
+
+
 def agreement(results: Results) -> str:
     """'`smollm2` and `organism`: 6 of 8 effects lie on the same side of their margin; not ...'."""
     rows = results.table("beside")
@@ -304,16 +342,15 @@ def agreement(results: Results) -> str:
 
 def evidence(results: Results, claim: str) -> str:
     """The rows of a claim in words, each with effect, interval, margin and verdict."""
-    parts = []
-    for row in select(results.table("verdicts"), claim=claim).itertuples():
-        paid = f" ({row.reward} reward)" if row.reward in ("rule", "model") else ""
-        by, low, high, margin = (
-            signed(value, 3) for value in (row.estimate, row.low, row.high, row.margin)
-        )
-        what = f"{row.metric.replace('_', ' ')}, {row.contrast}{paid}"
-        numbers = f"{by} [{low}, {high}] against a margin of {margin}"
-        parts.append(f"{what}: {numbers}, {row.verdict}")
-    return sentence(*parts)
+    return sentence(*map(effect, select(results.table("verdicts"), claim=claim).itertuples()))
+
+
+def effect(row) -> str:
+    """A row of verdicts.csv or exploratory.csv in words."""
+    paid = f" ({row.reward} reward)" if row.reward in ("rule", "model") else ""
+    by, low, high, margin = (signed(x, 3) for x in (row.estimate, row.low, row.high, row.margin))
+    what = f"{row.metric.replace('_', ' ')}, {row.contrast}{paid}"
+    return f"{what}: {by} [{low}, {high}] against a margin of {margin}, {row.verdict}"
 
 
 def judge(results: Results) -> str:

@@ -258,7 +258,8 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
             measure(kept, "at_budget.parquet")
         asked = training.rl_prompts(config, seed)
         tokenizer = models.load_tokenizer(policy)
-        stage.curves(config, run, asked, tokenizer).to_csv(folder / "training.csv", index=False)
+        found = stage.curves(config, run, asked, tokenizer, models.load_base(policy))
+        found.to_csv(folder / "training.csv", index=False)
 
     return _get(config, "evaluate", make, variant, reward, seed)
 

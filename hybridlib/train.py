@@ -242,6 +242,8 @@ def rl(
                     "response": text,
                     "finished": bool(end),
                     "reward": value if value is None else round(value, 6),
+                    "tokens": len(made.completion),
+                    "logp": round(made.logp, 4),
                 }
                 # Said only where it is so: most responses are the policy's own from the beginning.
                 record |= {"forced": made.forced} if made.forced else {}

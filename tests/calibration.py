@@ -3,8 +3,9 @@
 Simulated responses are right or wrong (Bernoulli); the logit of their rate moves with the seed,
 the category, both together and the prompt, by several sizes each, over rates from 2% to 98%.
 Categories and prompts are drawn anew in every simulation, so an interval is right if it holds the
-rate of the population. `python tests/calibration.py` (about a minute) writes calibration.csv next
-to it, with the methods that were tried and left: it is what `hybridlib.stats` was chosen by.
+rate of the population. `python tests/calibration.py` (about a minute) writes
+hybridlib/calibration.csv, which 07_verdicts shows, with the methods that were tried and left: it is
+what `hybridlib.stats` was chosen by.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,12 +20,15 @@ from scipy import stats as scipy_stats
 
 from hybridlib import stats
 
-FILE = Path(__file__).with_name("calibration.csv")
+FILE = Path(stats.__file__).with_name("calibration.csv")
 # Standard deviations on the logit scale: seed, category, seed x category, prompt.
 EFFECTS = ((0, 0, 0, 0), (0.5, 0.5, 0, 0), (0.3, 1, 0.3, 1), (1, 0.3, 0.3, 0.5), (1, 1, 1, 1))
 CATEGORIES = (5, 10, 25)
 RATES = (0.02, 0.1, 0.5, 0.9, 0.98)
 PAIRS = ((0.02, 0.02), (0.1, 0.02), (0.1, 0.1), (0.5, 0.4), (0.9, 0.2), (0.98, 0.9))
+MARGIN, TESTS = 0.05, 18  # of a rate, and the primary tests of hypotheses.yaml
+BEYOND = (0.1, 0.2, 0.3)  # true differences whose verdict should be "supported"
+FROM = (0.1, 0.4, 0.65)  # the lesser of two rates
 SHARED = 0.7  # of the variance of category and prompt effects, between two variants
 SHARED_SEEDS = 0.3  # of the variance of seed effects: the same data in the same order
 
@@ -107,6 +111,12 @@ def same(values, rates, design):
     return ~difference(values, rates, design)
 
 
+def supported(values, rates, design):
+    """Power: the verdict at Holm's first and strictest step."""
+    contrast = stats.difference(values[:, 0], values[:, 1], design.clusters_P)
+    return contrast.interval(1 - 0.05 / TESTS).low > MARGIN
+
+
 def t_over_seeds(values, rates, design):
     """Left: t interval over the means of the seeds. Categories count as fixed."""
     means = values[:, 0].mean(-1)
@@ -171,6 +181,10 @@ CHOSEN: dict[str, tuple[Check, tuple]] = {
     "coverage, difference of gaps": (gap_difference, PAIRS),
     "A/A, false verdicts": (same, tuple((rate, rate) for rate in RATES)),
 }
+POWER: dict[str, tuple[Check, tuple]] = {
+    f"power, true difference {beyond}": (supported, tuple((a + beyond, a) for a in FROM))
+    for beyond in BEYOND
+}
 LEFT: dict[str, tuple[Check, tuple]] = {
     "left: rate, t over seeds": (t_over_seeds, CHOSEN["coverage, rate"][1]),
     "left: rate, two-way t": (t_two_way, CHOSEN["coverage, rate"][1]),
@@ -195,7 +209,7 @@ def calibrate(checks: dict[str, tuple[Check, tuple]], number: int) -> pd.DataFra
     rows = []
     for (name, (check, rates)), seeds in product(checks.items(), (5, 10)):
         found = measure(check, rates, seeds, number)
-        nominal = 0.05 if name.startswith("A/A") else 0.95
+        nominal = {"A/A": 0.05, "power": np.nan}.get(name.partition(",")[0], 0.95)
         simulations = number * len(found)
         test = scipy_stats.binomtest(round(found.mean() * simulations), simulations)
         bounds = test.proportion_ci(method="wilson")
@@ -206,6 +220,6 @@ def calibrate(checks: dict[str, tuple[Check, tuple]], number: int) -> pd.DataFra
 
 
 if __name__ == "__main__":
-    table = pd.concat([calibrate(CHOSEN, 500), calibrate(LEFT, 250)])
+    table = pd.concat([calibrate(CHOSEN, 500), calibrate(POWER, 250), calibrate(LEFT, 250)])
     table.to_csv(FILE, index=False, float_format="%.4f")
     print(table.to_string(index=False))

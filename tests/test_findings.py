@@ -44,8 +44,28 @@ def test_a_preset_without_an_account_leaves_the_page(results, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_the_other_side_has_the_counter_claims_and_the_gap_of_sft(results):
+    text = findings.findings(results)
+    _, _, told = text.partition("what others say")
+    asked = results.table("exploratory")
+    counter = asked[asked.asks.str.startswith("the counter-claim")]
+    assert set(counter.claim) == {"C1", "C5"}
+    for row in counter.itertuples():
+        assert f"| {row.claim} | {row.asks.partition(', ')[2]} | {prose.effect(row)} |" in told
+    gap = results.value("generalization_gap", "sft/none", split="unseen_both")
+    assert "| C6 | the safety gains of SFT generalize poorly | generalization gap" in told
+    assert f"sft {prose.points(gap)}" in told
+
+
+def test_how_deep_it_goes_is_told_of_the_main_arms(results):
+    text, rows = findings.findings(results), results.table("prefill")
+    row = rows[rows.arm.eq("sft/none") & rows.start.eq("false_answer") & rows.split.eq("all")]
+    assert f"sft {prose.interval(row.iloc[0])}" in text.partition("How deep it goes")[2]
+
+
 def test_a_verdict_is_told_by_reward_where_rewards_disagree(results):
     text, claims = findings.findings(results), results.table("claims")
+    text, _, _ = text.partition("The other side")
     for claim, rows in claims.groupby("claim"):
         (line,) = [row for row in text.splitlines() if row.startswith(f"| {claim} |")]
         verdict = dict(zip(rows.reward, rows.verdict))
@@ -61,7 +81,7 @@ def test_the_page_around_it_is_left_alone(results, tmp_path):
     before = f"# Title\n\n{begin}\nold\n{end}\n\nafter\n"
     page.write_text(before, encoding="utf-8")
     for _ in range(2):
-        findings.write(page, "organism", results)
+        findings.write(page, "confirmatory", results)
         found = page.read_text(encoding="utf-8")
         assert re.fullmatch(
             rf"# Title\n\n{begin}\n.+\n{end}\n\nafter\n", found, re.DOTALL
@@ -73,7 +93,7 @@ def test_a_page_without_the_block_is_refused(results, tmp_path):
     page = tmp_path / "README.md"
     page.write_text("# Title\n<!-- findings -->\nnever closed\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"README\.md has no block <!-- findings -->"):
-        findings.write(page, "organism", results)
+        findings.write(page, "confirmatory", results)
     assert "never closed" in page.read_text(encoding="utf-8")
 
 

@@ -21,7 +21,7 @@ from transformers import (
 
 from hybridlib import generate, models, tasks
 from hybridlib.decoder import Decoder
-from hybridlib.generate import InferenceCopy, draw, sample
+from hybridlib.generate import InferenceCopy, draw, sample, sample_with_logp
 
 LENGTH = 14
 
@@ -205,6 +205,18 @@ def test_a_model_of_another_make_is_refused_in_one_line():
         Decoder(model)
 
 
+@torch.no_grad()
+def test_the_log_probability_is_that_of_a_pass_over_the_whole_completion(model, tokenizer, prompts):
+    """Rows end at different times and are dropped meanwhile."""
+    drawn, logps = sample_with_logp(model, tokenizer, prompts, LENGTH, 3, generator=seeded())
+    assert len({len(ids) for ids in drawn}) > 3
+    for i, (ids, logp) in enumerate(zip(drawn, logps)):
+        prompt = tokenizer(prompts[i // 3])["input_ids"]
+        all_logp = model(input_ids=torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
+        expected = all_logp[len(prompt) - 1 : -1].gather(1, torch.tensor(ids)[:, None]).sum()
+        assert logp == pytest.approx(expected.item(), abs=1e-4)
+
+
 # --- one draw --------------------------------------------------------------------------------
 
 
@@ -213,10 +225,11 @@ def test_draws_follow_the_softmax(temperature: float):
     logits = torch.tensor([0.3, -1.0, 2.0, 0.0, 1.1, -3.0, 0.9])
     count = 60_000
     uniforms = torch.rand(count, generator=seeded(5))
-    drawn = draw(logits.expand(count, -1), uniforms, temperature)
+    drawn, logps = draw(logits.expand(count, -1), uniforms, temperature)
     weights = np.exp(logits.double().numpy() / temperature)
     observed = np.bincount(drawn.numpy(), minlength=len(logits))
     expected = count * weights / weights.sum()
+    np.testing.assert_allclose(logps.exp(), (weights / weights.sum())[drawn], rtol=1e-5)
     assert stats.chisquare(observed, expected).pvalue > 0.001
     # the test has the power to tell another temperature
     other = np.exp(logits.double().numpy() / (temperature * 1.1))
@@ -230,11 +243,11 @@ def test_the_ends_of_the_unit_interval_draw_what_can_be_drawn(size: int):
     logits[:, 0], logits[:, -2:] = never, never
     last = torch.full((4,), 1 - 2.0**-24)  # the largest that torch.rand returns
     assert last[0] < 1
-    assert draw(logits, torch.zeros(4), 1.0).tolist() == [1] * 4
-    top = draw(logits, last, 1.0)
+    assert draw(logits, torch.zeros(4), 1.0)[0].tolist() == [1] * 4
+    top, _ = draw(logits, last, 1.0)
     assert (top < size - 2).all() and logits.gather(1, top[:, None]).isfinite().all()
     many = torch.rand(256, generator=seeded(3))
-    drawn = draw(logits[:1].expand(256, -1), many, 1.0)
+    drawn, _ = draw(logits[:1].expand(256, -1), many, 1.0)
     assert logits[0, drawn].isfinite().all()
 
 
@@ -242,8 +255,9 @@ def test_a_certain_token_is_always_drawn():
     logits = torch.full((3, 10), float("-inf"))
     logits[:, 4] = 0.0
     uniforms = torch.tensor([0.0, 0.5, 1 - 2.0**-24])
-    assert draw(logits, uniforms, 1.0).tolist() == [4, 4, 4]
-    assert draw(logits, uniforms, 0).tolist() == [4, 4, 4]
+    for temperature in (1.0, 0):
+        drawn, logps = draw(logits, uniforms, temperature)
+        assert drawn.tolist() == [4, 4, 4] and logps.tolist() == [0, 0, 0]
 
 
 # --- the inference copy ----------------------------------------------------------------------

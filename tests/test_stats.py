@@ -291,6 +291,12 @@ def test_the_recorded_calibration_is_within_its_target():
                 assert 0.93 <= recorded[name, seeds] <= 0.97
 
 
+def test_the_recorded_power_grows_with_the_difference_and_the_seeds():
+    recorded = _recorded().measured
+    power = np.array([[recorded[name, n] for n in (5, 10)] for name in calibration.POWER])
+    assert (np.diff(power, axis=0) > 0).all() and (np.diff(power, axis=1) > 0).all()
+
+
 @pytest.mark.slow
 def test_the_recorded_calibration_is_this_code_s():
     found = calibration.calibrate(calibration.CHOSEN, 60).set_index(["check", "seeds"])

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from test_models import save_random, tiny
 from trl import GRPOConfig, GRPOTrainer
 
-from hybridlib import loop, models, policy, reward_model, rewards, tasks, train
+from hybridlib import evaluate, loop, models, policy, reward_model, rewards, tasks, train
 from hybridlib.config import Variant
 from hybridlib.cost import flops
 from hybridlib.hybrids import FORMULATIONS
@@ -275,6 +275,29 @@ def test_what_a_run_cost_is_counted(base, tmp_path):
     assert cost["prompt_tokens"] == sum(1 + len(text.split()) for text in asked)
     assert cost["trained_tokens"] > 0
     assert {row["step"] for row in rows(run / "log.jsonl")} == {1, 2, 3}
+
+
+def test_the_distance_from_the_base_is_that_of_its_log_probabilities(base, tmp_path):
+    """At the first step the policy is the base; later, against a pass over each response."""
+    config, tokenizer = tiny(), models.load_tokenizer(base)
+    run = run_rl(config, base, tmp_path / "rl", rate=0.1)
+    asked = train.rl_prompts(config, 0)
+    curves = evaluate.curves(config, run, asked, tokenizer, models.load_base(base))
+    table = curves.set_index("step")
+    assert table.kl[1] == pytest.approx(0, abs=1e-3) and abs(table.kl[3]) > 0.01
+    prompts, model = {p.id: p.text for p in asked}, models.load_base(base)
+    found = []
+    for row in rows(run / "rollouts.jsonl"):
+        ids = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
+        ids += [tokenizer.eos_token_id] * row["finished"]
+        if row["step"] != 3 or len(ids) != row["tokens"]:
+            continue  # a pad or an opening token is no word of the text
+        prompt = tokenizer(prompts[row["prompt"]])["input_ids"]
+        with torch.no_grad():
+            logp = model(input_ids=torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
+        base_logp = logp[len(prompt) - 1 : -1].gather(1, torch.tensor(ids)[:, None]).sum().item()
+        found.append(row["logp"] - base_logp)
+    assert len(found) > 4 and table.kl[3] == pytest.approx(sum(found) / len(found), abs=1e-3)
 
 
 def test_a_policy_is_kept_as_it_was_when_it_had_cost_a_budget(base, tmp_path):
