@@ -5,13 +5,14 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
-.PHONY: help setup study figures compare publish tune sweep sensitivity bench test test-slow lint lab
+.PHONY: help setup study figures compare publish report tune sweep sensitivity bench test test-slow lint lab
 
 help:
 	@echo "make study [PRESET=organism] [ARGS='-p NAME VALUE']  train, evaluate, draw every figure"
 	@echo "make figures   redraw the figures from committed tables, without training"
 	@echo "make compare   hold the last run against the committed results"
 	@echo "make publish   replace the committed results by the last run"
+	@echo "make report    write the account and every figure of a preset into one HTML file"
 	@echo "make tune      choose the learning rates that are lacking (one common grid, development seeds)"
 	@echo "make sweep PRESET=hybrids [ARGS='-p seeds 2']  train each hybrid over the values of the number that matters in it"
 	@echo "make sensitivity PRESET=sensitivity [ARGS='--axis hidden_size']  decide the claims again with the base changed"
@@ -31,7 +32,7 @@ setup: .venv/installed
 	@$(PIP) install --no-deps --editable .
 	@touch $@
 
-study figures compare publish tune sweep sensitivity: setup
+study figures compare publish report tune sweep sensitivity: setup
 	@$(BIN)/python -m hybridlib $@ $(PRESET) $(ARGS)
 
 bench: setup

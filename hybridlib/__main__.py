@@ -12,6 +12,7 @@ import yaml
 from hybridlib.errors import OneLineError
 
 DEFAULT = "organism"
+HEADLINE = "confirmatory"  # the preset whose verdicts a reader finds first
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,7 +86,18 @@ def publish(options: argparse.Namespace) -> int:
     findings.write(readme, options.preset, Results(published))
     if options.preset in advice.PRESETS:
         advice.write(readme, advice.published())
-    gallery.write(PROJECT / "results", DEFAULT)
+    gallery.write(PROJECT / "results", HEADLINE)
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Write the account and every figure of a preset into one HTML file."""
+    from hybridlib import report as page
+    from hybridlib.lookup import load
+    from hybridlib.store import PROJECT
+
+    place = PROJECT / "results" / "local" / "reports" / f"{options.preset}.html"
+    print(os.path.relpath(page.write(load(options.preset), place)))
     return 0
 
 
@@ -151,7 +163,7 @@ def quiet() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hybridlib", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (study, figures, compare, publish, tune, sweep, sensitivity, bench):
+    for command in (study, figures, compare, publish, report, tune, sweep, sensitivity, bench):
         name, text = command.__name__, command.__doc__
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from hybridlib import plots, prose
 from hybridlib.lookup import Results
@@ -45,17 +46,30 @@ def notebooks(folder: Path) -> dict[str, str]:
     return found
 
 
-def _figures(folder: Path) -> list[str]:
+class Figure(NamedTuple):
+    """A drawn figure, what it found, and the executed notebook that explains it."""
+
+    name: str
+    finding: str
+    notebook: str
+
+
+def figures(folder: Path) -> list[Figure]:
+    """The figures of a results folder, the verdicts first, then as the notebooks go."""
     results, of = Results(folder), notebooks(folder)
     names = [path.stem for path in (folder / "figures").glob("*.png")]
+    names.sort(key=lambda name: (name != FIRST, of[name], name))
+    return [Figure(name, finding(getattr(plots, name)(results)), of[name]) for name in names]
+
+
+def _figures(folder: Path) -> list[str]:
     parts = []
-    for name in sorted(names, key=lambda name: (name != FIRST, of[name], name)):
-        found = finding(getattr(plots, name)(results))
-        place = f"{folder.name}/notebooks/{of[name]}.ipynb"
+    for name, found, notebook in figures(folder):
+        place = f"{folder.name}/notebooks/{notebook}.ipynb"
         parts += [
             f"**{found}**",
             f"![{found}]({folder.name}/figures/{name}.png)",
-            f"`{name}`, explained in [{of[name]}]({place}); drawn again, with the others, by "
+            f"`{name}`, explained in [{notebook}]({place}); drawn again, with the others, by "
             f"`make figures PRESET={folder.name}`.",
         ]
     return parts

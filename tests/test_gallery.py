@@ -5,7 +5,7 @@ import re
 import pytest
 
 from hybridlib import gallery
-from hybridlib.__main__ import DEFAULT
+from hybridlib.__main__ import HEADLINE
 from hybridlib.lookup import Results
 from hybridlib.plots import verdict_page
 from hybridlib.store import PROJECT
@@ -15,7 +15,7 @@ RESULTS = PROJECT / "results"
 
 @pytest.fixture(scope="module")
 def page() -> str:
-    return gallery.gallery(RESULTS, DEFAULT)
+    return gallery.gallery(RESULTS, HEADLINE)
 
 
 def test_the_committed_gallery_is_that_of_the_committed_tables(page):
@@ -31,17 +31,17 @@ def test_every_committed_figure_is_shown_and_every_link_leads_somewhere(page):
     assert all((RESULTS / path).is_file() for path in linked)
 
 
-def test_the_default_preset_comes_first_and_its_verdicts_first_of_all(page):
-    assert page.index(f"## {DEFAULT}") < min(
+def test_the_headline_preset_comes_first_and_its_verdicts_first_of_all(page):
+    assert page.index(f"## {HEADLINE}") < min(
         page.index(f"## {path.parent.name}\n")
         for path in RESULTS.glob("[!l]*/manifest.json")
-        if path.parent.name != DEFAULT
+        if path.parent.name != HEADLINE
     )
-    finding = verdict_page(Results(RESULTS / DEFAULT)).get_suptitle()
+    finding = verdict_page(Results(RESULTS / HEADLINE)).get_suptitle()
     assert re.search(r"\*\*(.+)\*\*", page)[1] == " ".join(finding.split())
 
 
 def test_a_figure_leads_to_the_notebook_that_shows_it():
-    found = gallery.notebooks(RESULTS / DEFAULT)
+    found = gallery.notebooks(RESULTS / HEADLINE)
     assert found["verdict_page"] == "07_verdicts"
     assert found["response_classes"] == "04_harmlessness"
