@@ -153,7 +153,8 @@ def curves(
     """One row a training step: what was paid, and what the oracle says of the same rollouts.
 
     `entropy` is over the rows with an advantage, the only ones that go through the policy again;
-    `kl` is KL(pi || base) in nats a response, estimated on what the policy itself has said.
+    `kl` is KL(pi || base) in nats a response, estimated on what the policy itself has said, and
+    `base_nll` what the base thinks of that: nats a token, the logarithm of its perplexity.
     """
     log = pd.DataFrame([json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()])
     log = log.drop_duplicates("step", keep="last").set_index("step")
@@ -168,7 +169,9 @@ def curves(
         found = pd.DataFrame([_rollout(config, asked[r["prompt"]].row(), r) for r in said])
         found["tokens"] = [len(tokens) for tokens in ids]
         texts = [asked[r["prompt"]].text for r in said]
-        found["kl"] = _divergence(said, tokenizer(texts)["input_ids"], ids, base)
+        base_logp = _logp(base, said, tokenizer(texts)["input_ids"], ids)
+        found["kl"] = [r.get("logp", np.nan) for r in said] - base_logp
+        found["base_nll"] = -base_logp / found.tokens
         table = table.join(found.groupby("step").mean())
     return table.reset_index()
 
@@ -181,15 +184,15 @@ def _said_again(said: list[dict], tokenizer: PreTrainedTokenizerBase) -> list[li
 
 
 @torch.no_grad()
-def _divergence(
-    said: list[dict], prompts: list[list[int]], ids: list[list[int]], base: PreTrainedModel
+def _logp(
+    model: PreTrainedModel, said: list[dict], prompts: list[list[int]], ids: list[list[int]]
 ) -> np.ndarray:
-    """log pi - log base of each response; NaN where its text does not give its tokens again."""
-    same = [i for i, r in enumerate(said) if r.get("tokens") == len(ids[i])]
+    """log pi of each response; NaN where its text does not give its tokens again."""
+    same = [i for i, record in enumerate(said) if record.get("tokens") == len(ids[i])]
     found = np.full(len(said), np.nan)
     if same:
-        logps, _ = score_completions(base, [prompts[i] for i in same], [ids[i] for i in same])
-        found[same] = [said[i]["logp"] - logp.sum().item() for i, logp in zip(same, logps)]
+        logps, _ = score_completions(model, [prompts[i] for i in same], [ids[i] for i in same])
+        found[same] = [logp.sum().item() for logp in logps]
     return found
 
 

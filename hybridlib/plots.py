@@ -385,12 +385,13 @@ def verdict_page(results: Results) -> Figure:
 
 @styled()
 def sensitivity(results: Results) -> Figure:
-    """Each effect with each parameter of the base changed: a row a test, a column a parameter."""
+    """Each effect with one parameter changed: a row a test, a column a parameter."""
     table = results.table("sensitivity")
     tests = table.drop_duplicates(EFFECT)
     axes_of = list(dict.fromkeys(table.parameter))
     values = {name: list(dict.fromkeys(table[table.parameter.eq(name)].value)) for name in axes_of}
-    fig = Figure(figsize=(16, 2 + 1.25 * len(tests)))
+    points = sum(map(len, values.values()))
+    fig = Figure(figsize=(max(13, 4 + 0.6 * points), 2 + 1.25 * len(tests)))
     grid = fig.subplots(
         len(tests), len(axes_of), sharex="col", sharey="row", squeeze=False,
         width_ratios=[len(values[name]) for name in axes_of],
@@ -415,7 +416,8 @@ def sensitivity(results: Results) -> Figure:
             rotation=0, ha="right", va="center", fontsize=11,
         )  # fmt: skip
     for ax, name in zip(grid[-1], axes_of, strict=True):
-        ax.set_xlabel(name.replace("_", " "), fontsize=11)
+        ax.set_xlabel(name.replace("_", "\n"), fontsize=11)
+        ax.tick_params(axis="x", labelsize=9)
     keys = [
         Line2D([], [], color=colour, marker=marker, linestyle="", label=word)
         for word, (colour, marker) in VERDICT_STYLES.items() if word in set(table.verdict)

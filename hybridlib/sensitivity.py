@@ -1,7 +1,8 @@
-"""Over which part of the organism's make does a verdict hold? sensitivity.csv of a study.
+"""Over which part of what was chosen does a verdict hold? sensitivity.csv of a study.
 
-A point is a study with one parameter changed, so its runs go through the run store like any other.
-Where the base of a point fails its gate there is nothing to train, and that is what is written.
+A point is a study with one parameter changed, of how the base is bred or of how it is trained, so
+its runs go through the run store like any other. Where the base of a point fails its gate there is
+nothing to train, and that is what is written.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +24,10 @@ AXES: dict[str, tuple[Any, ...]] = {
     "careless_share": (0.0, 0.5, 0.75),
     "hidden_size": (128, 192, 256),
     "base_seed": (0, 1, 2),
+    "thought": (False, True),
     "scope": ("answer", "whole"),
+    "weight_language": (0.0, 1.0),
+    "narrow_categories": (1, 2, 3, 5),
 }
 MEASURED = ["claim", "metric", "contrast", "reward"]
 NUMBERS = ["estimate", "low", "high", "margin", "seeds", "verdict"]

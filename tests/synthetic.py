@@ -217,6 +217,7 @@ def training(
             frame["target_language_share_en"] = 1 - off[0] / 3
             frame["target_language_share_es"] = 1 - off[1] / 3
             frame["kl"], frame["entropy"] = 4 * done, 1 - 0.6 * done
+            frame["base_nll"] = 0.2 + 0.3 * done
             frame["zero_variance_groups"], frame["tokens"] = 0.5 * done, 30.0
             frame["loss"] = 0.1 - 0.05 * done
             noisy = frame.columns[4:]

@@ -286,7 +286,7 @@ def test_the_distance_from_the_base_is_that_of_its_log_probabilities(base, tmp_p
     table = curves.set_index("step")
     assert table.kl[1] == pytest.approx(0, abs=1e-3) and abs(table.kl[3]) > 0.01
     prompts, model = {p.id: p.text for p in asked}, models.load_base(base)
-    found = []
+    found, nll = [], []
     for row in rows(run / "rollouts.jsonl"):
         ids = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
         ids += [tokenizer.eos_token_id] * row["finished"]
@@ -297,6 +297,8 @@ def test_the_distance_from_the_base_is_that_of_its_log_probabilities(base, tmp_p
             logp = model(input_ids=torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
         base_logp = logp[len(prompt) - 1 : -1].gather(1, torch.tensor(ids)[:, None]).sum().item()
         found.append(row["logp"] - base_logp)
+        nll.append(-base_logp / len(ids))
+    assert table.base_nll[3] == pytest.approx(sum(nll) / len(nll), abs=1e-3)
     assert len(found) > 4 and table.kl[3] == pytest.approx(sum(found) / len(found), abs=1e-3)
 
 
