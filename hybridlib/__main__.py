@@ -32,16 +32,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def study(options: argparse.Namespace) -> int:
-    """Execute 00_study, whose output is shown as it comes."""
+    """Execute 00_study, whose output is shown as it comes; with `dry_run`, only tell its plan."""
     from papermill import PapermillExecutionError
 
     from hybridlib.config import load_config
+    from hybridlib.jobs import default_workers
     from hybridlib.notebook import error_in, execute
-    from hybridlib.study import NOTEBOOKS, local
+    from hybridlib.study import NOTEBOOKS, local, outline, plan
 
     overrides = _overrides(options)
-    preset = overrides.pop("preset", options.preset)
+    preset, dry_run = overrides.pop("preset", options.preset), overrides.pop("dry_run", False)
     config = load_config(preset, **overrides)
+    if dry_run:
+        print(outline(plan(config), config.study.workers or default_workers()))
+        return 0
     output = local(config.preset) / "notebooks" / "00_study.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     try:

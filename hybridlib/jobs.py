@@ -228,7 +228,7 @@ class _Progress:
             self._tell(f"{outcome.job.name}   FAILED: {outcome.error}")
         elif outcome.status == "finished":
             if outcome.job.notebook and not outcome.job.alone:
-                self.seconds.setdefault(_kind(outcome.job), []).append(outcome.seconds)
+                self.seconds.setdefault(kind_of(outcome.job), []).append(outcome.seconds)
             self._tell(f"{outcome.job.name}   {duration(outcome.seconds)}{self._time_left()}")
 
     def beat(self, running: Sequence["_Work"]) -> None:
@@ -249,11 +249,12 @@ class _Progress:
             return ""
         anything = fmean([s for kind in self.seconds.values() for s in kind])
         each = {kind: fmean(seconds) for kind, seconds in self.seconds.items()}
-        left = sum(each.get(_kind(job), anything) for job in self.left.values())
+        left = sum(each.get(kind_of(job), anything) for job in self.left.values())
         return f"   about {duration(left / self.workers)} left"
 
 
-def _kind(job: Job) -> str:
+def kind_of(job: Job) -> str:
+    """Return what a job does, in a word: base, train, evaluate, tables, figures."""
     return job.name.split()[0]
 
 

@@ -147,6 +147,14 @@ def read_stamp(executed: Path) -> str:
         return ""
 
 
+def seconds_of(executed: Path) -> float | None:
+    """Return how long an execution took, as papermill noted it; None if there was none."""
+    if not read_stamp(executed):
+        return None
+    metadata = json.loads(executed.read_text(encoding="utf-8"))["metadata"]
+    return metadata.get("papermill", {}).get("duration")
+
+
 def write_stamp(executed: Path, value: str) -> None:
     """Mark an executed notebook, atomically."""
     node = json.loads(executed.read_text(encoding="utf-8"))

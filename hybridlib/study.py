@@ -8,11 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import yaml
 
-from hybridlib import markdown
+from hybridlib import jobs as jobs_
+from hybridlib import markdown, notebook
 from hybridlib.config import arm_name, before, chain, compares_hybrids
 from hybridlib.jobs import Job
 from hybridlib.store import PROJECT
@@ -127,6 +129,27 @@ def summary(jobs: Sequence[Job]) -> str:
     """Return how many jobs of each kind there are: 12 jobs: 1 base, 4 train, ..."""
     kinds = Counter(job.name.split()[0] for job in jobs)
     return f"{len(jobs)} jobs: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+
+def outline(jobs: Sequence[Job], workers: int) -> str:
+    """Return a line a kind of job: how many there are, lie in the store, and are to run; and how
+    long that may take, where notebooks of that kind have been executed here before."""
+    lines, left, unknown = [], 0.0, False
+    for kind in dict.fromkeys(map(jobs_.kind_of, jobs)):
+        those = [job for job in jobs if jobs_.kind_of(job) == kind]
+        todo = [job for job in those if not job.unchanged()]
+        past = [s for job in those if job.output and (s := notebook.seconds_of(job.output))]
+        line = f"{kind}: {len(those) - len(todo)} of {len(those)} done, {len(todo)} to run"
+        if todo and past:
+            at_once = 1 if todo[0].alone else min(workers, len(todo))
+            seconds = fmean(past) * len(todo) / at_once
+            left += seconds
+            line += f", about {jobs_.duration(seconds)}"
+        elif todo and todo[0].notebook:
+            unknown = True
+        lines.append(line)
+    rest = ", and what was never run here" if unknown else ""
+    return "\n".join([*lines, f"in all: about {jobs_.duration(left)}{rest}"])
 
 
 def _file(source: str, **at: object) -> str:

@@ -28,7 +28,7 @@ class Config:
     preset: str = "organism"
     arms: tuple[tuple[str, str], ...] = ARMS
     seeds: tuple[int, ...] = (0, 1)
-    study: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(beside=""))
+    study: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(beside="", workers=0))
 
     def flat(self) -> dict[str, object]:
         return {"preset": self.preset, "seeds": len(self.seeds)}

@@ -38,6 +38,13 @@ def test_a_driver_that_fails_is_one_line_and_a_place_to_look(project: Project, c
     assert len(lines) == 2
 
 
+def test_a_dry_run_tells_the_plan_and_executes_nothing(project: Project, capfd):
+    assert main(["study", "-p", "dry_run", "True"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert lines[1] == "train: 0 of 10 done, 10 to run" and lines[-1].startswith("in all: ")
+    assert not list(project.root.rglob("results/**/*.ipynb"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -38,7 +38,8 @@ def finished(project: Project) -> Project:
     execute(local / "notebooks" / "00_study.ipynb", project.root)
     for variant in ("base", "sft"):
         for seed in project.config.seeds:
-            project.done |= {(stage, variant, "none", seed) for stage in ("train", "evaluate")}
+            stages = ("train", "evaluate", "prefill")
+            project.done |= {(stage, variant, "none", seed) for stage in stages}
     project.done.add(("base", "base", "none", 0))
     for folder in ("tables", "figures"):
         (local / folder).mkdir()

@@ -109,7 +109,8 @@ def test_what_is_in_the_store_is_not_started_again(project: Project, monkeypatch
 
     assert set(statuses().values()) == {"finished"}
     base, train = ("base", "base", "none", 0), ("train", "sft", "none", 0)
-    project.done |= {base, train, ("evaluate", "base", "none", 0), ("evaluate", "sft", "none", 0)}
+    measured = [(s, v, "none", 0) for s in ("evaluate", "prefill") for v in ("base", "sft")]
+    project.done |= {base, train, *measured}
     again = statuses()
     assert {name for name, status in again.items() if status == "finished"} == {
         "tables",
@@ -156,9 +157,30 @@ def test_summary_counts_kinds(project: Project):
     assert text == "22 jobs: 1 base, 10 train, 6 evaluate, 1 tables, 4 figures"
 
 
+def test_an_outline_tells_what_is_done_and_how_long_the_rest_took_here_before(project):
+    plan = study.plan(project.config)
+    told = study.outline(plan, 2).splitlines()
+    assert told[0] == "base: 0 of 1 done, 1 to run"
+    assert told[-1] == "in all: about 0 s, and what was never run here"
+    for n, job in enumerate(job for job in plan if job.name.startswith("train ")):
+        if n < 4:  # executed before in 30 s each; what the first two show is still so
+            node = nbformat.v4.new_notebook(metadata={"papermill": {"duration": 30.0}})
+            job.output.parent.mkdir(parents=True, exist_ok=True)
+            nbformat.write(node, job.output)
+            nb.write_stamp(job.output, job.stamp() if n < 2 else "of other parameters")
+            variant, reward = job.parameters["variant"], job.parameters["reward"]
+            project.done.add(("train", variant, reward, job.parameters["seed"]))
+    told = study.outline(study.plan(project.config), 2).splitlines()
+    assert told[1] == "train: 2 of 10 done, 8 to run, about 2 min"
+    assert told[-1] == "in all: about 2 min, and what was never run here"
+
+
 PRESET_LINE = 'preset: str = "organism"  # name in notebooks/presets, or a file of parameters'
 OFFERED = {  # notebook -> parts of the configuration that it offers, and what it adds to them
-    "00_study": (("study", "base", "shares", "train", "reward", "evaluate", "public"), []),
+    "00_study": (
+        ("study", "base", "shares", "train", "reward", "evaluate", "public"),
+        ["dry_run"],
+    ),
     "01_base": (("base", "shares"), []),
     "02_train": (("train", "reward"), ["variant", "reward", "seed"]),
     "03_evaluate": (("evaluate",), ["variant", "reward", "seeds"]),
