@@ -15,7 +15,7 @@ help:
 	@echo "make report    write the account and every figure of a preset into one HTML file"
 	@echo "make tune      choose the learning rates that are lacking (one common grid, development seeds)"
 	@echo "make sweep PRESET=hybrids [ARGS='-p seeds 2']  train each hybrid over the values of the number that matters in it"
-	@echo "make sensitivity PRESET=sensitivity [ARGS='--axis hidden_size']  decide the claims again with the base changed"
+	@echo "make sensitivity PRESET=confirmatory [ARGS='--axis hidden_size']  decide the claims again with one parameter changed"
 	@echo "make bench [PARTS='steps curves scaling study']  time a GRPO step beside TRL's, and the study"
 	@echo "make lab       open JupyterLab        make setup   only create .venv"
 	@echo "make test      run the tests          make lint    run ruff"

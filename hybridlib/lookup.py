@@ -154,6 +154,17 @@ def trained_by_rl(results: Results) -> list[str]:
     return [arm for arm in results.arms("training") if arm in paid]
 
 
+def same_side(results: Results) -> pd.DataFrame:
+    """By effect: at how many points of sensitivity.csv with a base (`points`) its estimate lies on
+    the side of its margin on which it lies in verdicts.csv (`same`)."""
+    names = ["claim", "metric", "contrast", "reward"]
+    at = results.table("sensitivity").dropna(subset="estimate")
+    here = results.table("verdicts").set_index(names)
+    beyond = (here.estimate > here.margin).rename("here")
+    rows = at.assign(beyond=at.estimate > at.margin).join(beyond, on=names).dropna(subset="here")
+    return rows.assign(same=rows.beyond.eq(rows.here)).groupby(names).same.agg(["sum", "size"])
+
+
 def training(results: Results) -> pd.DataFrame:
     """training.csv with `distance`, sqrt(KL(pi || base)), each run's KL smoothed over a tenth of
     its steps; NaN where it was not measured."""

@@ -342,6 +342,7 @@ def seconds(results: Results) -> Figure:
 def verdict_page(results: Results) -> Figure:
     """C1 to C8 at a glance: effect with Holm interval, margin, and the verdict in a word."""
     rows, together = results.table("verdicts"), lookup.claims(results)
+    reach = lookup.same_side(results) if results.has("sensitivity") else None
     ratio = rows.metric.eq("log_flops")  # not a difference of rates: an axis of its own below
     groups = [group for group in (rows[~ratio], rows[ratio]) if len(group)] or [rows]
     fig = Figure(figsize=(14, 2.6 + 0.5 * len(rows)))
@@ -356,7 +357,13 @@ def verdict_page(results: Results) -> Figure:
             look = {"color": colour, "marker": marker, "markersize": 10, "elinewidth": 2.5}
             ax.errorbar(row.estimate, y, xerr=whiskers(row), capsize=4, **look)
             ax.plot([row.margin] * 2, [y - 0.4, y + 0.4], color="black", linewidth=2)
-            ax.annotate(row.verdict.upper(), (1, y), xytext=(14, 0), color=colour, **beside)
+            high = 7 if reach is not None else 0
+            ax.annotate(row.verdict.upper(), (1, y), xytext=(14, high), color=colour, **beside)
+            if reach is not None:
+                same, points = reach.loc[tuple(getattr(row, name) for name in EFFECT)]
+                told = f"same side at {same} of {points}"
+                small = beside | {"fontweight": "normal", "fontsize": 11}
+                ax.annotate(told, (1, y), xytext=(14, -8), color="0.35", **small)
             if row.claim != last:
                 last, name = row.claim, f"{row.claim} {CLAIMS[row.claim]}"
                 ax.annotate(name, (0, y), xytext=(-320, 8), **beside)
@@ -375,10 +382,14 @@ def verdict_page(results: Results) -> Figure:
     if not ratio.all():
         percent_axis(axes[0].xaxis)
         axes[0].set_xlabel("difference, signed as claimed (further right: more as claimed)")
-    fig.legend(loc="outside lower right", ncol=2, handles=[
+    keys = [
         Line2D([], [], color="0.3", marker="o", label="effect, Holm-adjusted interval"),
         Line2D([], [], color="black", marker="|", linestyle="", markersize=14, label="margin"),
-    ])
+    ]
+    if reach is not None:
+        side = "same side: of the margin, at the points where one parameter was changed"
+        keys.append(Line2D([], [], linestyle="", label=side))
+    fig.legend(loc="outside lower right", ncol=len(keys), handles=keys)
     title(fig, f"{prose.tally(results)}.")
     return fig
 

@@ -2,7 +2,9 @@
 
 A point is a study with one parameter changed, of how the base is bred or of how it is trained, so
 its runs go through the run store like any other. Where the base of a point fails its gate there is
-nothing to train, and that is what is written.
+nothing to train, and that is what is written. What the primary tests compare is trained and no
+more, on as many of the study's seeds as a verdict needs: the point where nothing is changed is in
+the store already.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from hybridlib import hypotheses, jobs, study, tables
+from hybridlib import hypotheses, jobs, stats, study, tables
 from hybridlib.config import PARAMETERS, PARTS, ParameterError, RunConfig, load_config
 from hybridlib.measures import Cube
 
@@ -90,6 +92,7 @@ def sensitivity(
     ------
     ParameterError : an axis that is none, or a parameter that cannot be.
     """
+    overrides |= _needed(load_config(preset, **overrides))
     config, asked = load_config(preset, **overrides), points(names)
     path = study.local(config.preset) / "tables" / "sensitivity.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,6 +104,14 @@ def sensitivity(
         said = ", ".join(f"{count} {verdict}" for verdict, count in found.items())
         report(f"[{nth}/{len(asked)}] {point.parameter} {point.value}: {said}")
     return path
+
+
+def _needed(config: RunConfig) -> dict[str, Any]:
+    """The variants that the primary tests and the control need, and as few seeds."""
+    halves = (half for claim in hypotheses.load().claims for half in claim.halves)
+    named = {variant for half in halves for variant in half.variants} | {"rl_gold"}
+    variants = [variant for variant in config.variants if variant in named]
+    return {"variants": variants, "seeds": list(config.seeds[: stats.SEEDS_FOR_A_VERDICT])}
 
 
 def _at(preset: str, overrides: dict[str, Any], point: Point) -> pd.DataFrame:

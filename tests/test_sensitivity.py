@@ -26,9 +26,9 @@ def test_an_axis_is_a_parameter_and_its_default_among_the_values(name):
     found = points([name])
     assert [p.value for p in found] == list(AXES[name]) and sum(p.default for p in found) == 1
     for point in found:
-        changed = load_config("sensitivity", **{name: point.value})
+        changed = load_config("confirmatory", **{name: point.value})
         assert changed.flat()[name] == point.value
-        same = changed.flat() == load_config("sensitivity").flat()
+        same = changed.flat() == load_config("confirmatory").flat()
         assert same == point.default
 
 
@@ -97,9 +97,18 @@ def made(tmp_path, monkeypatch):
     return asked
 
 
+def test_what_the_tests_compare_is_trained_on_the_seeds_of_a_verdict(made):
+    sensitivity.sensitivity("confirmatory", ["base_seed"], report=str)
+    assert {(variant, seed) for _, _, variant, _, seed in made} == {
+        (variant, seed)
+        for variant in ("base", "rl", "rl_gold", "sft", "sft_narrow", "two_stage")
+        for seed in range(10, 15)
+    }
+
+
 def test_points_without_a_base_and_diverged_runs_are_said(made):
     said = []
-    path = sensitivity.sensitivity("sensitivity", ["hidden_size"], seeds=2, report=said.append)
+    path = sensitivity.sensitivity("confirmatory", ["hidden_size"], seeds=2, report=said.append)
     table = pd.read_csv(path, dtype={"value": str}, keep_default_na=False)
     by_value = table.groupby("value", sort=False)
     assert list(by_value.groups) == ["128", "192", "256"]
@@ -113,13 +122,13 @@ def test_points_without_a_base_and_diverged_runs_are_said(made):
 
 
 def test_other_axes_are_kept_and_the_same_point_is_replaced(made, tmp_path):
-    path = sensitivity.sensitivity("sensitivity", ["base_seed"], seeds=2, report=str)
+    path = sensitivity.sensitivity("confirmatory", ["base_seed"], seeds=2, report=str)
     before = pd.read_csv(path, dtype=str, keep_default_na=False)
     committed = tmp_path / "committed" / "tables"
     committed.mkdir(parents=True)
     path.rename(committed / path.name)  # as on another machine, after `make publish`
     for _ in range(2):
-        sensitivity.sensitivity("sensitivity", ["hidden_size"], seeds=2, report=str)
+        sensitivity.sensitivity("confirmatory", ["hidden_size"], seeds=2, report=str)
     after = pd.read_csv(path, dtype=str, keep_default_na=False)
     assert list(dict.fromkeys(after.parameter)) == ["hidden_size", "base_seed"]  # as in AXES
     kept = after[after.parameter.eq("base_seed")].reset_index(drop=True)
