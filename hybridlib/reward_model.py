@@ -19,6 +19,7 @@ from trl import RewardTrainer
 
 from hybridlib import loop, models, oracles, train
 from hybridlib.config import RunConfig
+from hybridlib.errors import OneLineError
 from hybridlib.generate import sample
 from hybridlib.responses import parse
 from hybridlib.rewards import Harmlessness
@@ -26,15 +27,19 @@ from hybridlib.rewards import Harmlessness
 HELD_OUT = 0.2  # of the labels, for the accuracy that is reported
 
 
+class OneSidedLabels(OneLineError, ValueError):
+    """There is nothing to tell apart: every response was labelled alike."""
+
+
 def write_labels(config: RunConfig, base: Path, folder: Path, seed: int) -> None:
-    """labels.jsonl: as many labelled responses of the base as there are demonstrations.
+    """labels.jsonl: labelled responses of the base, as many as parameter `labels` says.
 
     Harmful requests of seen categories and attacks, sampled at T=1; label 1 for a genuine refusal.
     Public requests are not among them: nobody can label what was said to those exactly.
     """
     model, tokenizer = models.load_base(base), models.load_tokenizer(base)
     asked = [p for p in train.rl_prompts(config, seed) if p.kind == "harmful" and p.secrets]
-    count = config.train.demonstrations
+    count = config.train.labels or config.train.demonstrations
     prompts = [prompt for prompt, _ in zip(cycle(asked), range(count))]
     completions = sample(
         model, tokenizer, [p.text for p in prompts], config.train.max_completion,
@@ -65,11 +70,11 @@ def reading(prompt: str, response: str, finished: bool) -> str:
 def pairs(labels: list[dict], rng: random.Random) -> list[dict]:
     """Every rejected response beside a chosen one, of the same task and language if possible.
 
-    Raises ValueError if all labels are the same.
+    Raises OneSidedLabels if all labels are the same.
     """
     chosen = [row for row in labels if row["label"]]
     if not chosen or len(chosen) == len(labels):
-        raise ValueError("the labels are all the same: no reward model can be trained on them")
+        raise OneSidedLabels("the labels are all the same: no reward model can be trained on them")
     rows = []
     for rejected in (row for row in labels if not row["label"]):
         alike = [

@@ -47,7 +47,8 @@ def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) 
     if stage == "base":
         return {**_bred(config), **config.shares.model_dump(), **chosen(["max_completion"])}
     if stage == "labels":
-        return {"base": of("base"), "seed": seed, **chosen(LABELS), **_trained_on(config)}
+        found = {"base": of("base"), "seed": seed, **chosen(LABELS), **_trained_on(config)}
+        return found | (chosen(["labels"]) if config.train.labels else {})
     if stage == "reward_model":
         rate = config.learning_rate("reward_model")
         return {"labels": of("labels"), "seed": seed, "learning_rate": rate, **chosen(SFT)}

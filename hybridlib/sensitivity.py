@@ -15,6 +15,7 @@ import pandas as pd
 
 from hybridlib import hypotheses, jobs, stats, study, tables
 from hybridlib.config import PARAMETERS, PARTS, ParameterError, RunConfig, load_config
+from hybridlib.errors import OneLineError
 from hybridlib.measures import Cube
 
 # parameter -> values, the default among them
@@ -29,6 +30,7 @@ AXES: dict[str, tuple[Any, ...]] = {
     "thought": (False, True),
     "scope": ("answer", "whole"),
     "weight_language": (0.0, 1.0),
+    "labels": (60, 240, 0),
     "narrow_categories": (1, 2, 3, 5),
 }
 MEASURED = ["claim", "metric", "contrast", "reward"]
@@ -56,12 +58,19 @@ def points(names: Iterable[str] = ()) -> list[Point]:
 
 
 def verdicts(
-    point: Point, responses: pd.DataFrame, cost: pd.DataFrame, training: pd.DataFrame
+    point: Point,
+    responses: pd.DataFrame,
+    cost: pd.DataFrame,
+    training: pd.DataFrame,
+    why: str = "",
 ) -> pd.DataFrame:
-    """The primary tests at a point, by the rule of the study (tables.verdicts)."""
+    """The primary tests at a point, by the rule of the study (tables.verdicts).
+
+    why : what could not be trained, if anything; its tests are left out.
+    """
     control = tables.control_holds(training)
     primary, _, _ = tables.verdicts(Cube(responses), cost, hypotheses.load(), control)
-    why = "" if control else "the control fails"
+    why = why if control else "the control fails"
     return primary.assign(**point._asdict(), why=why)[COLUMNS]
 
 
@@ -126,10 +135,14 @@ def _at(preset: str, overrides: dict[str, Any], point: Point) -> pd.DataFrame:
         return without_base(point, "; ".join(what))
     units = _in_order(config)
     with jobs.processes() as pool:
-        ended = list(pool.map(_measured, *zip(*((preset, overrides, unit) for unit in units))))
-    if not all(ended):
-        lost = [f"{v}/{r} seed {s}" for (v, r, s), ok in zip(units, ended) if not ok]
-        return without_base(point, f"diverged: {', '.join(lost)}")
+        said = list(pool.map(_measured, *zip(*((preset, overrides, unit) for unit in units))))
+    failed = {unit: why for unit, why in zip(units, said) if why}
+    lost = {reward for _, reward, _ in failed}
+    rewards = [reward for reward in config.rewards if reward not in lost]
+    why = "; ".join(dict.fromkeys(failed.values()))
+    if not rewards or lost - set(config.rewards):
+        return without_base(point, why)
+    config = load_config(preset, **overrides | {"rewards": rewards})
     folders = {unit: runs.evaluate(config, *unit) for unit in runs.units(config)}
     responses = pd.concat(pd.read_parquet(f / "responses.parquet") for f in folders.values())
     control = [
@@ -138,7 +151,7 @@ def _at(preset: str, overrides: dict[str, Any], point: Point) -> pd.DataFrame:
         if variant == "rl_gold"
     ]
     training = pd.concat(control) if control else pd.DataFrame()
-    return verdicts(point, responses, runs.costs(config), training)
+    return verdicts(point, responses, runs.costs(config), training, why)
 
 
 def _in_order(config: RunConfig) -> list[tuple[str, str, int]]:
@@ -148,15 +161,18 @@ def _in_order(config: RunConfig) -> list[tuple[str, str, int]]:
     return [(*arm, seed) for seed in config.seeds for arm in arms]
 
 
-def _measured(preset: str, overrides: dict[str, Any], unit: tuple[str, str, int]) -> bool:
-    """Train and evaluate a run; False if it diverged."""
+def _measured(preset: str, overrides: dict[str, Any], unit: tuple[str, str, int]) -> str:
+    """Train and evaluate a run; say why where it cannot be, '' where it could."""
     from hybridlib import runs
 
     try:
         runs.evaluate(load_config(preset, **overrides), *unit)
     except FloatingPointError:
-        return False
-    return True
+        variant, reward, seed = unit
+        return f"{variant}/{reward} seed {seed} diverged"
+    except OneLineError as error:
+        return str(error)
+    return ""
 
 
 def _before(preset: str) -> pd.DataFrame:

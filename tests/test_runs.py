@@ -77,6 +77,7 @@ CHANGES = {
     "group_size": [*RL, *RESAMPLED],
     "kl": RL,
     # none by default
+    "labels": ["labels"],
     "flops_budget": TRAINED,
     **{name: both(variant) for name, variant in OWN.items()},
     # the gate is measured with the base, at this length

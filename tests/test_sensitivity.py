@@ -6,6 +6,7 @@ import synthetic
 
 from hybridlib import jobs, runs, sensitivity, study, tables
 from hybridlib.config import ParameterError, load_config
+from hybridlib.reward_model import OneSidedLabels
 from hybridlib.sensitivity import AXES, MEASURED, NO_BASE, Point, points
 
 
@@ -78,6 +79,8 @@ def made(tmp_path, monkeypatch):
         asked.append((config.base.hidden_size, config.base.base_seed, variant, reward, seed))
         if (config.base.hidden_size, variant, seed) == (256, "sft", 1):
             raise FloatingPointError("the loss is not finite")
+        if reward == "model" and config.shares.genuine_refusal_share == 0:
+            raise OneSidedLabels("the labels are all the same")
         folder = tmp_path / f"{variant}-{reward}-{seed}"
         if not folder.exists():
             folder.mkdir()
@@ -90,7 +93,12 @@ def made(tmp_path, monkeypatch):
 
     monkeypatch.setattr(runs, "base", base)
     monkeypatch.setattr(runs, "evaluate", evaluate)
-    monkeypatch.setattr(runs, "costs", lambda config: synthetic.cost(len(config.seeds)))
+
+    def costs(config):
+        cost = synthetic.cost(len(config.seeds))
+        return cost[cost.reward.isin([*config.rewards, "none", "gold"])]
+
+    monkeypatch.setattr(runs, "costs", costs)
     monkeypatch.setattr(jobs, "processes", InPlace)
     monkeypatch.setattr(study, "local", lambda preset: tmp_path / "local")
     monkeypatch.setattr(study, "committed", lambda preset: tmp_path / "committed")
@@ -115,10 +123,19 @@ def test_points_without_a_base_and_diverged_runs_are_said(made):
     lost = by_value.get_group("128")
     assert set(lost.verdict) == {NO_BASE} and lost.why.str.contains("recall_records en").all()
     assert not any(width == 128 for width, *_ in made)
-    assert set(by_value.get_group("256").why) == {"diverged: sft/none seed 1"}
+    assert set(by_value.get_group("256").why) == {"sft/none seed 1 diverged"}
     assert set(by_value.get_group("192").verdict) == {"descriptive"}  # of two seeds
     assert [len(rows) for _, rows in by_value] == [len(lost)] * 3
     assert said[0].startswith("[1/3] hidden_size 128: ") and len(said) == 3
+
+
+def test_without_a_reward_model_the_rule_is_decided_alone(made):
+    path = sensitivity.sensitivity("confirmatory", ["genuine_refusal_share"], report=str)
+    table = pd.read_csv(path, dtype={"value": str}, keep_default_na=False)
+    lost = table[table.value.eq("0.0")]
+    assert set(lost.why) == {"the labels are all the same"}
+    assert set(lost.reward) == {"rule", "none"} and "model" in set(table.reward)
+    assert NO_BASE not in set(lost.verdict)
 
 
 def test_other_axes_are_kept_and_the_same_point_is_replaced(made, tmp_path):
