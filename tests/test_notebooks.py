@@ -19,13 +19,22 @@ NOTEBOOKS = sorted((Path(__file__).resolve().parent.parent / "notebooks").glob("
 FIGURES = {
     "04_harmlessness": [
         "response_classes",
+        "prefill_depth",
         "harm_vs_over_refusal",
         "public_requests",
         "proxy_vs_gold",
+        "proxy_and_gold_by_distance",
     ],
     "05_readability": ["language_share", "language_training"],
     "06_generalization": ["generalization", "generalization_gaps", "reasoning"],
-    "07_verdicts": ["verdict_page", "side_by_side", "learning_rates", "cost", "seconds"],
+    "07_verdicts": [
+        "verdict_page",
+        "side_by_side",
+        "sensitivity",
+        "learning_rates",
+        "cost",
+        "seconds",
+    ],
     "08_hybrids": [
         "hybrids",
         "hybrids_by_compute",
