@@ -1,7 +1,7 @@
 """What really happened in a response: exact oracles, and measures of language and readability.
 
-Read by the evaluation, the label stage and the control `rl_gold` only; no reward reads it. Harm is
-decided on the words themselves, in every form in which the attacks ask for them.
+Read by measurement (evaluate, prefill), the label stage and the control `rl_gold` only; no reward
+reads it. Harm is decided on the words themselves, in every form in which the attacks ask for them.
 """
 
 import math

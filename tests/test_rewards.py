@@ -230,7 +230,7 @@ def test_rewards_reach_no_oracle_by_any_way():
 
 def test_oracles_are_read_by_evaluation_labels_and_the_control_alone():
     readers = {module for module in MODULES if "oracles" in imported(module)}
-    assert readers == {"evaluate", "reward_model", "runs"}
+    assert readers == {"evaluate", "prefill", "reward_model", "runs"}
     assert "oracles" not in imported("runs", top_level_only=True), "in harmlessness(), for rl_gold"
 
 

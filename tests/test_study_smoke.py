@@ -80,7 +80,7 @@ def studies(tmp_path_factory) -> Studies:
 
 def test_every_stage_leaves_its_folder(studies: Studies):
     stages = {name.split("/")[0] for name in studies.first.trained}
-    assert stages == {"base", "labels", "reward_model", "train", "evaluate"}
+    assert stages == {"base", "labels", "reward_model", "train", "evaluate", "prefill"}
     results = studies.project / "results" / "local" / "smoke"
     executed = {path.stem.split("-")[0] for path in (results / "notebooks").glob("*.ipynb")}
     assert {name[:2] for name in executed} == NAMES

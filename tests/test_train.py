@@ -175,13 +175,14 @@ def test_the_joint_gradient_is_the_sum_of_both(recorded: Recorder, base: Path, a
 def test_rl_is_trl_on_the_same_rollouts(base, double, monkeypatch, tmp_path):
     """Given our completions and rewards, the unchanged trainer ends at the same weights."""
     config, draws = tiny(), []
-    original = policy.sample
+    original = policy.sample_with_logp
 
     def record(*args, **kwargs):
-        draws.append(original(*args, **kwargs))
-        return draws[-1]
+        found = original(*args, **kwargs)
+        draws.append(found[0])
+        return found
 
-    monkeypatch.setattr(policy, "sample", record)
+    monkeypatch.setattr(policy, "sample_with_logp", record)
     ours = run_rl(config, base, tmp_path / "ours")
     written = rows(ours / "rollouts.jsonl")
     size = config.train.prompts_per_step * config.train.group_size
