@@ -80,13 +80,14 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def publish(options: argparse.Namespace) -> int:
-    """Replace the committed results by the local ones, the README's account and the gallery."""
-    from hybridlib import advice, findings, gallery
+    """Replace the committed results by the local ones, the README's account, cards and gallery."""
+    from hybridlib import advice, cards, findings, gallery
     from hybridlib.lookup import Results
     from hybridlib.publish import publish
     from hybridlib.store import PROJECT
 
     published, readme = publish(options.preset), PROJECT / "README.md"
+    cards.write(Results(published))
     findings.write(readme, options.preset, Results(published))
     if options.preset in advice.PRESETS:
         advice.write(readme, advice.published())
