@@ -1,4 +1,4 @@
-"""Model cards: each committed adapter with how it was made, what it does, and what it is not for."""
+"""Model cards: how each committed adapter was made, what it does, and what it is not for."""
 
 
 from hybridlib import equations, markdown, prose
@@ -7,10 +7,10 @@ from hybridlib.lookup import Results
 from hybridlib.prose import PAID_BY
 
 SMALL = (
-    "An adapter of an organism: a model of some two million parameters, bred from generated text of "
-    "invented words to show what training does to harmlessness. It is for looking at, in "
-    "`notebooks/explore.ipynb` for example, and for nothing else: it knows no natural language, and "
-    "what it does says little about the size of any effect in a large model."
+    "An adapter of an organism: a model of some two million parameters, bred from generated text "
+    "of invented words to show what training does to harmlessness. It is for looking at, in "
+    "`notebooks/explore.ipynb` for example, and for nothing else: it knows no natural language, "
+    "and what it does says little about the size of any effect in a large model."
 )
 
 

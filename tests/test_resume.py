@@ -112,6 +112,11 @@ def killed(request, tmp_path_factory) -> tuple[Path, Path, str]:
     return whole, resumed, said
 
 
+def base_of(run: Path):
+    """The base in the store of a run."""
+    return models.load_base(next((run.parents[1] / "base").glob("*/model")))
+
+
 def test_a_killed_training_goes_on_from_its_checkpoint_and_says_so(killed):
     whole, resumed, said = killed
     assert f"goes on from its checkpoint at step {EVERY}" in said
@@ -151,7 +156,7 @@ def test_the_curves_of_a_resumed_run_are_those_of_a_whole_one(killed):
     config = tiny(steps=STEPS, **RATES)
     prompts = train.rl_prompts(config, 0)
     a, b = (
-        evaluate.curves(config, folder, prompts, models.organism_tokenizer())
+        evaluate.curves(config, folder, prompts, models.organism_tokenizer(), base_of(folder))
         for folder in (whole, resumed)
     )
     assert list(a.step) == list(range(1, STEPS + 1))
@@ -170,9 +175,8 @@ def test_a_kill_within_a_line_of_the_logs_does_no_harm(tmp_path: Path):
         (partial / name).write_text(kept + lines[behind[-1]][:20])
     folder, _ = finish(store, "rl", "rule")
     config = tiny(steps=STEPS, **RATES)
-    table = evaluate.curves(
-        config, folder, train.rl_prompts(config, 0), models.organism_tokenizer()
-    )
+    prompts, tokenizer = train.rl_prompts(config, 0), models.organism_tokenizer()
+    table = evaluate.curves(config, folder, prompts, tokenizer, base_of(folder))
     assert list(table.step) == list(range(1, STEPS + 1))
     assert table.tokens.notna().all()
 
