@@ -91,7 +91,7 @@ def select(frame: pd.DataFrame, **where: str) -> pd.DataFrame:
 def load(preset: str, results: str = "") -> Results:
     """The results in the folder `results`, else the preset's local ones, else the committed."""
     for place in [Path(results)] if results else [local(preset), committed(preset)]:
-        if (place / "tables").is_dir():
+        if (place / "tables" / "metrics.csv").exists():  # a sweep alone is no study
             return Results(place)
     command = f"make study PRESET={preset}"
     raise ParameterError(f"there are no tables of preset {preset!r}: run `{command}` first")

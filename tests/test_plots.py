@@ -368,11 +368,13 @@ def test_of_one_seed_no_interval_is_told(tmp_path):
 def test_load_prefers_what_is_named_then_local(tmp_path, monkeypatch):
     for name in ("named", "local", "committed"):
         (tmp_path / name / "tables").mkdir(parents=True)
+        (tmp_path / name / "tables" / "metrics.csv").touch()
     monkeypatch.setattr(lookup, "local", lambda preset: tmp_path / "local")
     monkeypatch.setattr(lookup, "committed", lambda preset: tmp_path / "committed")
     assert lookup.load("organism", str(tmp_path / "named")).folder.name == "named"
     assert lookup.load("organism").folder.name == "local"
-    (tmp_path / "local" / "tables").rmdir()
+    # A sweep writes beside the tables of a study, also where there are none yet.
+    (tmp_path / "local" / "tables" / "metrics.csv").rename(tmp_path / "local" / "tables" / "sweep")
     assert lookup.load("organism").folder.name == "committed"
     with pytest.raises(config.ParameterError, match="make study PRESET=organism"):
         lookup.load("organism", str(tmp_path / "nowhere"))
