@@ -155,10 +155,11 @@ def trained_by_rl(results: Results) -> list[str]:
 
 
 def same_side(results: Results) -> pd.DataFrame:
-    """By effect: at how many points of sensitivity.csv with a base (`points`) its estimate lies on
-    the side of its margin on which it lies in verdicts.csv (`same`)."""
+    """By effect: of the changed points of sensitivity.csv that have a base (`size`), at how many its
+    estimate lies on the side of its margin on which it lies in verdicts.csv (`sum`)."""
     names = ["claim", "metric", "contrast", "reward"]
     at = results.table("sensitivity").dropna(subset="estimate")
+    at = at[~at.default.astype(bool)]
     here = results.table("verdicts").set_index(names)
     beyond = (here.estimate > here.margin).rename("here")
     rows = at.assign(beyond=at.estimate > at.margin).join(beyond, on=names).dropna(subset="here")
