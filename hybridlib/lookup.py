@@ -155,8 +155,8 @@ def trained_by_rl(results: Results) -> list[str]:
 
 
 def same_side(results: Results) -> pd.DataFrame:
-    """By effect: of the changed points of sensitivity.csv that have a base (`size`), at how many its
-    estimate lies on the side of its margin on which it lies in verdicts.csv (`sum`)."""
+    """By effect: of the changed points of sensitivity.csv that have a base (`size`), at how many
+    its estimate lies on the side of its margin on which it lies in verdicts.csv (`sum`)."""
     names = ["claim", "metric", "contrast", "reward"]
     at = results.table("sensitivity").dropna(subset="estimate")
     at = at[~at.default.astype(bool)]
