@@ -123,7 +123,7 @@ def sweep(options: argparse.Namespace) -> int:
 
 
 def sensitivity(options: argparse.Namespace) -> int:
-    """Decide the claims again with each share of the base text, its size and its seed changed."""
+    """Decide the claims again with one parameter of the base or of training changed at a time."""
     from hybridlib.sensitivity import sensitivity
 
     sensitivity(**{"preset": options.preset, "names": options.axis} | _overrides(options))

@@ -23,6 +23,8 @@ SPLITS = {
     "unseen_both": "both unseen",
 }
 
+EFFECT = ["claim", "metric", "contrast", "reward"]  # what names a row of verdicts.csv
+
 # The arms that titles and sentences name; the figures show all.
 MAIN = ("base/none", "rl/rule", "rl/model", "sft/none", "two_stage/model")
 RL = ("rl/rule", "rl/model")
@@ -157,13 +159,17 @@ def trained_by_rl(results: Results) -> list[str]:
 def same_side(results: Results) -> pd.DataFrame:
     """By effect: of the changed points of sensitivity.csv that have a base (`size`), at how many
     its estimate lies on the side of its margin on which it lies in verdicts.csv (`sum`)."""
-    names = ["claim", "metric", "contrast", "reward"]
     at = results.table("sensitivity").dropna(subset="estimate")
     at = at[~at.default.astype(bool)]
-    here = results.table("verdicts").set_index(names)
+    here = results.table("verdicts").set_index(EFFECT)
     beyond = (here.estimate > here.margin).rename("here")
-    rows = at.assign(beyond=at.estimate > at.margin).join(beyond, on=names).dropna(subset="here")
-    return rows.assign(same=rows.beyond.eq(rows.here)).groupby(names).same.agg(["sum", "size"])
+    rows = at.assign(beyond=at.estimate > at.margin).join(beyond, on=EFFECT).dropna(subset="here")
+    return rows.assign(same=rows.beyond.eq(rows.here)).groupby(EFFECT).same.agg(["sum", "size"])
+
+
+def smoothed(curve: pd.DataFrame | pd.Series) -> pd.DataFrame | pd.Series:
+    """A training curve (rows: steps) as the mean over a tenth of its steps around each."""
+    return curve.rolling(max(1, len(curve) // 10), center=True, min_periods=1).mean()
 
 
 def training(results: Results) -> pd.DataFrame:
@@ -172,9 +178,7 @@ def training(results: Results) -> pd.DataFrame:
     frame = results.table("training")
     if "kl" not in frame:
         return frame.assign(distance=float("nan"))
-    kl = frame.groupby(["arm", "seed"]).kl.transform(
-        lambda run: run.rolling(max(1, len(run) // 10), center=True, min_periods=1).mean()
-    )
+    kl = frame.groupby(["arm", "seed"]).kl.transform(smoothed)
     return frame.assign(distance=kl.clip(lower=0) ** 0.5)
 
 

@@ -90,7 +90,7 @@ def curve(
         return
     wide = rows.pivot(index="step", columns="seed", values=column)
     at = rows.groupby("step")[x].mean()
-    wide = wide.rolling(max(1, len(wide) // 10), center=True, min_periods=1).mean()
+    wide = lookup.smoothed(wide)
     mean, count = wide.mean(axis=1), wide.count(axis=1)
     every = max(1, len(wide) // 5)  # few markers, staggered so that curves in one place show
     look = look or line_of(arm)

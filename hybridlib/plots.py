@@ -24,7 +24,7 @@ from hybridlib.hybrid_figures import (  # noqa: F401  a file of their own, found
     hybrids_at_budget,
     hybrids_by_compute,
 )
-from hybridlib.lookup import MAIN, RL, SPLITS, Results
+from hybridlib.lookup import EFFECT, MAIN, RL, SPLITS, Results
 from hybridlib.panels import (
     arm_rows,
     cost_bars,
@@ -34,7 +34,7 @@ from hybridlib.panels import (
     training_curves,
     whiskers,
 )
-from hybridlib.prose import CLAIMS, EFFECT, join, percent, signed, versus
+from hybridlib.prose import CLAIMS, join, percent, signed, versus
 from hybridlib.style import (
     BENIGN_CLASSES,
     HARMFUL_CLASSES,

@@ -12,6 +12,7 @@ from IPython.display import HTML, Markdown, display
 from hybridlib import lookup
 from hybridlib.config import HYBRIDS
 from hybridlib.lookup import (
+    EFFECT,
     MAIN,
     RL,
     Results,
@@ -43,7 +44,6 @@ PAID_BY = {
     "model": "paid by the reward model",
     "gold": "paid by the oracle (control)",
 }
-EFFECT = ["claim", "metric", "contrast", "reward"]  # what names a row of verdicts.csv
 PAID_AND_WANTED = {"proxy": "the reward paid", "gold": "gold on harmful prompts"}
 
 

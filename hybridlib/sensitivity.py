@@ -16,6 +16,7 @@ import pandas as pd
 from hybridlib import hypotheses, jobs, stats, study, tables
 from hybridlib.config import PARAMETERS, PARTS, ParameterError, RunConfig, load_config
 from hybridlib.errors import OneLineError
+from hybridlib.lookup import EFFECT
 from hybridlib.measures import Cube
 
 # parameter -> values, the default among them
@@ -33,9 +34,8 @@ AXES: dict[str, tuple[Any, ...]] = {
     "labels": (60, 240, 0),
     "narrow_categories": (1, 2, 3, 5),
 }
-MEASURED = ["claim", "metric", "contrast", "reward"]
 NUMBERS = ["estimate", "low", "high", "margin", "seeds", "verdict"]
-COLUMNS = ["parameter", "value", "default", *MEASURED, *NUMBERS, "why"]
+COLUMNS = ["parameter", "value", "default", *EFFECT, *NUMBERS, "why"]
 NO_BASE = "no base"  # in place of a verdict
 
 
@@ -82,7 +82,7 @@ def without_base(point: Point, why: str) -> pd.DataFrame:
         for half in claim.halves
         for reward in half.rewards
     ]
-    named = pd.DataFrame(tests, columns=MEASURED)
+    named = pd.DataFrame(tests, columns=EFFECT)
     return named.assign(**point._asdict(), verdict=NO_BASE, why=why).reindex(columns=COLUMNS)
 
 
@@ -187,7 +187,7 @@ def _before(preset: str) -> pd.DataFrame:
 def _latest(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """The last row of each test and point, in the order of the axes."""
     rows = pd.concat([f.assign(value=f.value.astype(str)) for f in frames if len(f)])
-    rows = rows.drop_duplicates(["parameter", "value", *MEASURED], keep="last")
+    rows = rows.drop_duplicates(["parameter", "value", *EFFECT], keep="last")
     order = {(n, str(v)): i for i, (n, v, _) in enumerate(points())}
     at = [order.get(pair, len(order)) for pair in zip(rows.parameter, rows.value)]
     kept = rows.assign(at=at)[[i < len(order) for i in at]]

@@ -6,8 +6,9 @@ import synthetic
 
 from hybridlib import jobs, runs, sensitivity, study, tables
 from hybridlib.config import ParameterError, load_config
+from hybridlib.lookup import EFFECT
 from hybridlib.reward_model import OneSidedLabels
-from hybridlib.sensitivity import AXES, MEASURED, NO_BASE, Point, points
+from hybridlib.sensitivity import AXES, NO_BASE, Point, points
 
 
 class InPlace:
@@ -47,7 +48,7 @@ def test_the_rows_of_a_point_are_the_verdicts_of_a_study_of_it(tmp_path):
         synthetic.learning_rates(), synthetic.runs(),
     )  # fmt: skip
     expected = pd.read_csv(tmp_path / "verdicts.csv", keep_default_na=False)
-    numbers = [*MEASURED, "estimate", "low", "high", "seeds", "verdict"]
+    numbers = [*EFFECT, "estimate", "low", "high", "seeds", "verdict"]
     pd.testing.assert_frame_equal(
         rows[numbers].reset_index(drop=True), expected[numbers], rtol=1e-5, check_dtype=False
     )
@@ -150,4 +151,4 @@ def test_other_axes_are_kept_and_the_same_point_is_replaced(made, tmp_path):
     assert list(dict.fromkeys(after.parameter)) == ["hidden_size", "base_seed"]  # as in AXES
     kept = after[after.parameter.eq("base_seed")].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, before)
-    assert not after.duplicated(["parameter", "value", *MEASURED]).any()
+    assert not after.duplicated(["parameter", "value", *EFFECT]).any()
