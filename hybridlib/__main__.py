@@ -178,8 +178,9 @@ def _parser() -> argparse.ArgumentParser:
             continue
         sub.add_argument("preset", nargs="?", default=DEFAULT, metavar="PRESET")
         if command is sensitivity:
-            text = "only this parameter (may be given again)"
-            sub.add_argument("--axis", action="append", default=[], metavar="NAME", help=text)
+            text = "only this parameter, or this value of it (may be given again)"
+            name = "NAME[=VALUE]"
+            sub.add_argument("--axis", action="append", default=[], metavar=name, help=text)
         if command in (study, sweep, sensitivity):
             sub.add_argument(
                 *("-p", "--parameter"),

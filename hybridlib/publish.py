@@ -137,6 +137,16 @@ def manifest(config: Any, folder: Path) -> dict[str, Any]:
     }
 
 
+def is_present(folder: Path) -> bool:
+    """Return whether committed results are of the present stages and hypotheses."""
+    from hybridlib import hypotheses
+    from hybridlib.config import STAGE_VERSIONS
+
+    made = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    stages = made["code"]["stages"].items() <= STAGE_VERSIONS.items()
+    return stages and made["hypotheses_sha256"] == hypotheses.digest()
+
+
 def _notebooks(jobs: list, source: Path) -> list[Path]:
     """Return the executed notebooks that are committed: of the trainings those of the first seed,
     of the evaluations the first."""

@@ -4,7 +4,7 @@ A point is a study with one parameter changed, of how the base is bred or of how
 its runs go through the run store like any other. Where the base of a point fails its gate there is
 nothing to train, and that is what is written. What the primary tests compare is trained and no
 more, on as many of the study's seeds as a verdict needs: the point where nothing is changed is in
-the store already.
+the committed results, or else in the store, already.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from hybridlib import hypotheses, jobs, stats, study, tables
+from hybridlib import hypotheses, jobs, publish, stats, study, tables
 from hybridlib.config import PARAMETERS, PARTS, ParameterError, RunConfig, load_config
 from hybridlib.errors import OneLineError
 from hybridlib.lookup import EFFECT
@@ -48,13 +48,23 @@ class Point(NamedTuple):
 
 
 def points(names: Iterable[str] = ()) -> list[Point]:
-    """Every value of the axes named (default: all). Raises ParameterError for one that is none."""
-    chosen = tuple(names) or tuple(AXES)
-    for name in chosen:
+    """Every value of the axes named, or the one value of NAME=VALUE (default: all of all).
+
+    Raises
+    ------
+    ParameterError : an axis or a value that is none.
+    """
+    found = []
+    for asked in tuple(names) or tuple(AXES):
+        name, _, only = asked.partition("=")
         if name not in AXES:
             raise ParameterError(f"axis {name!r} is none of {', '.join(AXES)}")
-    defaults = {name: PARTS[PARAMETERS[name]].model_fields[name].default for name in chosen}
-    return [Point(n, value, value == defaults[n]) for n in chosen for value in AXES[n]]
+        values = [value for value in AXES[name] if only in ("", str(value))]
+        if not values:
+            raise ParameterError(f"{name} {only!r} is none of {', '.join(map(str, AXES[name]))}")
+        default = PARTS[PARAMETERS[name]].model_fields[name].default
+        found += [Point(name, value, value == default) for value in values]
+    return found
 
 
 def verdicts(
@@ -96,18 +106,23 @@ def sensitivity(
     """Train and measure every point that the store lacks; write sensitivity.csv beside the tables.
 
     Rows of axes that are not named stay as they were, locally or else in the committed results.
+    The point where nothing is changed is taken from the committed results if they are of this code.
 
     Raises
     ------
     ParameterError : an axis that is none, or a parameter that cannot be.
     """
+    unchanged = pd.DataFrame(columns=COLUMNS) if overrides else _unchanged(preset)
     overrides |= _needed(load_config(preset, **overrides))
     config, asked = load_config(preset, **overrides), points(names)
     path = study.local(config.preset) / "tables" / "sensitivity.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     done = [_before(config.preset)]
     for nth, point in enumerate(asked, 1):
-        done.append(_at(preset, overrides | {point.parameter: point.value}, point))
+        if point.default and len(unchanged):
+            done.append(unchanged.assign(**point._asdict()))
+        else:
+            done.append(_at(preset, overrides | {point.parameter: point.value}, point))
         tables.write(_latest(done), path)
         found = done[-1].verdict.value_counts().sort_index()
         said = ", ".join(f"{count} {verdict}" for verdict, count in found.items())
@@ -180,8 +195,21 @@ def _before(preset: str) -> pd.DataFrame:
     for place in (study.local(preset), study.committed(preset)):
         path = place / "tables" / "sensitivity.csv"
         if path.exists():
-            return pd.read_csv(path, dtype={"value": str}, keep_default_na=False, na_values=[""])
+            return _read(path)
     return pd.DataFrame(columns=COLUMNS)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path, dtype={"value": str}, keep_default_na=False, na_values=[""])
+
+
+def _unchanged(preset: str) -> pd.DataFrame:
+    """The committed rows of one point where nothing is changed; none if other code made them."""
+    rows, folder = pd.DataFrame(columns=COLUMNS), study.committed(preset)
+    if (folder / "tables" / "sensitivity.csv").exists() and publish.is_present(folder):
+        rows = _read(folder / "tables" / "sensitivity.csv")
+        rows = rows[rows.default.astype(bool)].drop_duplicates(EFFECT)
+    return rows
 
 
 def _latest(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:

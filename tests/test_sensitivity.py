@@ -37,6 +37,15 @@ def test_an_axis_is_a_parameter_and_its_default_among_the_values(name):
 def test_an_axis_that_is_none_is_refused_in_one_line():
     with pytest.raises(ParameterError, match="axis 'colour' is none of genuine_refusal_share"):
         points(["colour"])
+    with pytest.raises(ParameterError, match="base_seed '7' is none of 0, 1, 2"):
+        points(["base_seed=7"])
+
+
+def test_one_value_of_an_axis_can_be_asked_for():
+    assert points(["base_seed=2", "thought=False"]) == [
+        Point("base_seed", 2, False),
+        Point("thought", False, False),
+    ]
 
 
 def test_the_rows_of_a_point_are_the_verdicts_of_a_study_of_it(tmp_path):
