@@ -8,6 +8,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import pandas as pd
 from hybridlib import notebook as nb
 from hybridlib import study
 from hybridlib.errors import OneLineError
+from hybridlib.jobs import run
 from hybridlib.store import PROJECT, environment, sha256
 
 LIMIT = 50_000_000  # bytes of committed results a preset
@@ -64,41 +66,25 @@ def compare(preset: str, *, report: Callable[[str], object] = print) -> int:
 def publish(preset: str, *, report: Callable[[str], object] = print) -> Path:
     """Replace the committed results of a preset by the local ones; all or nothing.
 
+    Where tables alone are local (`make sensitivity` and `make sweep` go by a committed study), they
+    are added to the committed results and the figures drawn again from all of them.
+
     Raises
     ------
     PublishError : the local results are incomplete, failed, outdated or too large.
     """
-    from hybridlib import runs
-    from hybridlib.config import load_config
-
     source, target = study.local(preset), study.committed(preset)
-    if not (source / "config.yaml").exists():
+    tables = {path.stem for path in (source / "tables").glob("*.csv")}
+    if (source / "config.yaml").exists():
+        fill = _study
+    elif tables and "runs" not in tables and target.is_dir():
+        fill = _added
+    else:
         raise PublishError(f"no local results of {preset}: run `make study PRESET={preset}` first")
-    config = load_config(str(source / "config.yaml"))
-    jobs = study.plan(config)
-    for job in jobs:
-        if job.notebook and job.key and not job.unchanged():
-            raise PublishError(f"{job.name} is not up to date: run `make study PRESET={preset}`")
     draft = target.with_name(f".{preset}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        for part, kinds in (("tables", ("csv",)), ("figures", ("svg", "png"))):
-            (draft / part).mkdir(parents=True)
-            for kind in kinds:
-                for path in sorted((source / part).glob(f"*.{kind}")):
-                    shutil.copyfile(path, draft / part / path.name)
-        for path in _notebooks(jobs, source):
-            _write_notebook(path, draft / "notebooks")
-        for name, folder in runs.artifacts(config, config.seeds[0]).items():
-            shutil.copytree(folder, draft / "artifacts" / name)
-        for path in (draft / "artifacts").rglob("adapter_config.json"):
-            _name_base(path, target / "artifacts" / "base")
-        for path in (draft / "artifacts").rglob("*"):
-            if path.suffix in (".json", ".md"):
-                path.write_text(_without_places(path.read_text(encoding="utf-8")), encoding="utf-8")
-            elif path.suffix == ".safetensors":
-                _halve(path)
-        text = json.dumps(manifest(config, draft), indent=1, ensure_ascii=False)
+        text = json.dumps(fill(draft, source, target), indent=1, ensure_ascii=False)
         (draft / "manifest.json").write_text(text + "\n", encoding="utf-8")
         size = sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
         if size > LIMIT:
@@ -111,6 +97,59 @@ def publish(preset: str, *, report: Callable[[str], object] = print) -> Path:
     return target
 
 
+def _study(draft: Path, source: Path, target: Path) -> dict[str, Any]:
+    """Fill the draft with a whole study; return its manifest."""
+    from hybridlib import runs
+    from hybridlib.config import load_config
+
+    config = load_config(str(source / "config.yaml"))
+    jobs = study.plan(config)
+    for job in jobs:
+        if job.notebook and job.key and not job.unchanged():
+            again = f"run `make study PRESET={config.preset}`"
+            raise PublishError(f"{job.name} is not up to date: {again}")
+    for part, kinds in (("tables", ("csv",)), ("figures", ("svg", "png"))):
+        (draft / part).mkdir(parents=True)
+        for kind in kinds:
+            for path in sorted((source / part).glob(f"*.{kind}")):
+                shutil.copyfile(path, draft / part / path.name)
+    for path in _notebooks(jobs, source):
+        _write_notebook(path, draft / "notebooks")
+    for name, folder in runs.artifacts(config, config.seeds[0]).items():
+        shutil.copytree(folder, draft / "artifacts" / name)
+    for path in (draft / "artifacts").rglob("adapter_config.json"):
+        _name_base(path, target / "artifacts" / "base")
+    for path in (draft / "artifacts").rglob("*"):
+        if path.suffix in (".json", ".md"):
+            path.write_text(_without_places(path.read_text(encoding="utf-8")), encoding="utf-8")
+        elif path.suffix == ".safetensors":
+            _halve(path)
+    return manifest(config, draft)
+
+
+def _added(draft: Path, source: Path, target: Path) -> dict[str, Any]:
+    """Fill the draft with the committed results and the local tables; return the manifest, in
+    which an added table names the commit that made it."""
+    if not is_present(target):
+        again = f"run `make study PRESET={target.name}` and publish that"
+        raise PublishError(f"results/{target.name} is of other stages or hypotheses: {again}")
+    shutil.copytree(target, draft)
+    made = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
+    runs = _read(draft / "tables" / "runs.csv")
+    for path in sorted((source / "tables").glob("*.csv")):
+        shutil.copyfile(path, draft / "tables" / path.name)
+        named = {"sha256": sha256(path), "runs": _runs_of(_read(path), runs)}
+        made["tables"][path.stem] = named | {"commit": _commit()}
+    variants = {run["variant"] for run in made["runs"].values()}
+    with tempfile.TemporaryDirectory() as notebooks:
+        drawn = study.figures(target.name, variants, draft, Path(notebooks))
+        run(drawn, report=lambda line: None)
+        for job in drawn:
+            _write_notebook(job.output, draft / "notebooks", {draft.name: target.name})
+    made["figures"] = _figures(draft)
+    return made
+
+
 def manifest(config: Any, folder: Path) -> dict[str, Any]:
     """Return which runs, configuration, code and environment every table and figure rests on."""
     from hybridlib import assets, hypotheses
@@ -121,13 +160,10 @@ def manifest(config: Any, folder: Path) -> dict[str, Any]:
     tables = {}
     for path in sorted((folder / "tables").glob("*.csv")):
         tables[path.stem] = {"sha256": sha256(path), "runs": _runs_of(_read(path), runs)}
-    figures = {}
-    for path in sorted((folder / "figures").glob("*.svg")):
-        figures[path.stem] = {"tables": _tables_of(path.stem, folder)}
     return {
         "preset": config.preset,
         "configuration": config.flat(),
-        "figures": figures,
+        "figures": _figures(folder),
         "tables": tables,
         "runs": {row.pop("run"): row for row in runs.to_dict("records")},
         "code": {"commit": _commit(), "stages": dict(STAGE_VERSIONS)},
@@ -167,12 +203,12 @@ def _notebooks(jobs: list, source: Path) -> list[Path]:
     return kept
 
 
-def _write_notebook(path: Path, folder: Path) -> None:
+def _write_notebook(path: Path, folder: Path, places: Mapping[str, str] = {}) -> None:
     """Write an executed notebook, cleaned, as ipynb and HTML."""
     from nbconvert import HTMLExporter
 
     folder.mkdir(parents=True, exist_ok=True)
-    node = nb.cleaned(nbformat.read(path, as_version=4), _places())
+    node = nb.cleaned(nbformat.read(path, as_version=4), _places() | places)
     nbformat.write(node, folder / path.name)
     html, _ = HTMLExporter().from_notebook_node(node)
     (folder / path.name).with_suffix(".html").write_text(html, encoding="utf-8")
@@ -211,6 +247,12 @@ def _without_places(text: str) -> str:
     for place in sorted(_places(), key=len, reverse=True):
         text = text.replace(place, _places()[place])
     return text
+
+
+def _figures(folder: Path) -> dict[str, dict[str, list[str]]]:
+    """Return the tables of each figure of a results folder."""
+    drawn = sorted((folder / "figures").glob("*.svg"))
+    return {path.stem: {"tables": _tables_of(path.stem, folder)} for path in drawn}
 
 
 def _runs_of(table: pd.DataFrame, runs: pd.DataFrame) -> list[str]:

@@ -173,6 +173,43 @@ def test_unfit_results_are_refused_and_the_committed_ones_kept(
     assert [p.name for p in (finished.root / "results").glob(".*")] == []
 
 
+@pytest.fixture
+def sensitivity(finished: Project) -> Project:
+    """A project with committed results, a table of a later command, and nothing else local."""
+    published(finished)
+    local = study.local("organism")
+    (local / "config.yaml").unlink()
+    for name in ("cost", "runs"):
+        (local / "tables" / f"{name}.csv").unlink()
+    synthetic.cost(1).to_csv(local / "tables" / "sensitivity.csv", index=False)
+    return finished
+
+
+def test_a_table_of_a_later_command_is_added_and_all_is_drawn_again(sensitivity: Project):
+    target = study.committed("organism")
+    before = {p: sha256(p) for p in target.rglob("*.*") if p.is_file()}
+    sensitivity.source("07_verdicts", "print('drawn again from', results)")
+    published(sensitivity)
+    after = {p: sha256(p) for p in target.rglob("*.*") if p.is_file()}
+    added = target / "tables" / "sensitivity.csv"
+    assert set(after) - set(before) == {added} and set(before) <= set(after)
+    drawn = {f"{name}.{kind}" for name in study.FIGURES for kind in ("ipynb", "html")}
+    assert {p.name for p in before if after[p] != before[p]} <= drawn | {"manifest.json"}
+    seen = (target / "notebooks" / "07_verdicts.ipynb").read_text()
+    assert "drawn again from results/organism" in seen and ".draft" not in seen
+    manifest = json.loads((target / "manifest.json").read_text())
+    entry = manifest["tables"]["sensitivity"]
+    assert entry["sha256"] == sha256(added) and entry["commit"] == "none" and entry["runs"]
+    assert "commit" not in manifest["tables"]["cost"]
+
+
+def test_a_table_is_not_added_to_results_of_other_stages(sensitivity: Project, monkeypatch):
+    monkeypatch.setitem(sys.modules["hybridlib.config"].STAGE_VERSIONS, "train", 2)
+    with pytest.raises(PublishError, match="is of other stages or hypotheses: run `make study"):
+        published(sensitivity)
+    assert not (study.committed("organism") / "tables" / "sensitivity.csv").exists()
+
+
 # ---- compare
 
 ROWS = 100
