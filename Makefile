@@ -5,14 +5,16 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 
-.PHONY: help setup study figures compare publish report tune sweep sensitivity bench test test-slow lint lab
+.PHONY: help setup study figures compare publish report site tune sweep sensitivity bench test test-slow \
+  test-browser lint lab
 
 help:
 	@echo "make study [PRESET=organism] [ARGS='-p NAME VALUE']  train, evaluate, draw every figure"
-	@echo "make figures   redraw the figures from committed tables, without training"
+	@echo "make figures   redraw the figures from committed tables, without training [ARGS='--only NAME']"
 	@echo "make compare   hold the last run against the committed results"
 	@echo "make publish   replace the committed results by the last run"
 	@echo "make report    write the account and every figure of a preset into one HTML file"
+	@echo "make site      render all committed results as a static site, to be read without a network"
 	@echo "make tune      choose the learning rates that are lacking (one common grid, development seeds)"
 	@echo "make sweep PRESET=hybrids [ARGS='-p seeds 2']  train each hybrid over the values of the number that matters in it"
 	@echo "make sensitivity PRESET=confirmatory [ARGS='--axis hidden_size']  decide the claims again with one parameter changed"
@@ -20,6 +22,7 @@ help:
 	@echo "make lab       open JupyterLab        make setup   only create .venv"
 	@echo "make test      run the tests          make lint    run ruff"
 	@echo "make test-slow run those that take minutes: faults, repetitions, simulations"
+	@echo "make test-browser   run those of the site and of explore.ipynb, in Chromium"
 
 setup: .venv/installed
 
@@ -32,7 +35,7 @@ setup: .venv/installed
 	@$(PIP) install --no-deps --editable .
 	@touch $@
 
-study figures compare publish report tune sweep sensitivity: setup
+study figures compare publish report site tune sweep sensitivity: setup
 	@$(BIN)/python -m hybridlib $@ $(PRESET) $(ARGS)
 
 bench: setup
@@ -46,6 +49,9 @@ test: setup
 
 test-slow: setup
 	@$(BIN)/python -m pytest -m slow $(ARGS)
+
+test-browser: setup
+	@$(BIN)/python -m pytest -m browser $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check .

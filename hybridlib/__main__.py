@@ -57,8 +57,10 @@ def study(options: argparse.Namespace) -> int:
 
 
 def figures(options: argparse.Namespace) -> int:
-    """Draw every figure of the committed tables again."""
+    """Draw every figure of the committed tables again, or only some."""
+    from hybridlib import plots, style
     from hybridlib import study as graph
+    from hybridlib.config import ParameterError
     from hybridlib.jobs import run
     from hybridlib.lookup import Results
     from hybridlib.publish import PublishError
@@ -66,6 +68,14 @@ def figures(options: argparse.Namespace) -> int:
     folder = graph.committed(options.preset)
     if not (folder / "tables").is_dir():
         raise PublishError(f"there are no committed tables of {options.preset}")
+    drawn = sorted(path.stem for path in (folder / "figures").glob("*.svg"))
+    if lost := [name for name in options.only if name not in drawn]:
+        raise ParameterError(f"{options.preset} has no figure {lost[0]!r}, but {', '.join(drawn)}")
+    if options.only:
+        for name in options.only:
+            paths = style.save(getattr(plots, name)(Results(folder)), folder / "figures", name)
+            print("\n".join(os.path.relpath(path) for path in paths))
+        return 0
     variants = set(Results(folder).table("metrics").variant)
     with tempfile.TemporaryDirectory() as notebooks:
         run(graph.figures(options.preset, variants, folder, Path(notebooks)))
@@ -103,6 +113,16 @@ def report(options: argparse.Namespace) -> int:
 
     place = PROJECT / "results" / "local" / "reports" / f"{options.preset}.html"
     print(os.path.relpath(page.write(load(options.preset), place)))
+    return 0
+
+
+def site(options: argparse.Namespace) -> int:
+    """Render all committed results as a static site, which is read without a network."""
+    from hybridlib import site as pages
+    from hybridlib.store import PROJECT
+
+    place = PROJECT / "results" / "local" / "site"
+    print(os.path.relpath(pages.build(PROJECT, HEADLINE, place)))
     return 0
 
 
@@ -168,15 +188,20 @@ def quiet() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hybridlib", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (study, figures, compare, publish, report, tune, sweep, sensitivity, bench):
+    reading = (figures, compare, publish, report, site)
+    for command in (study, *reading, tune, sweep, sensitivity, bench):
         name, text = command.__name__, command.__doc__
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
         if command is bench:
             parts = ("steps", "curves", "scaling", "study")
             sub.add_argument("parts", nargs="*", choices=[[], *parts], metavar="PART")
+        if command in (bench, site):
             continue
         sub.add_argument("preset", nargs="?", default=DEFAULT, metavar="PRESET")
+        if command is figures:
+            text = "only this figure (may be given again)"
+            sub.add_argument("--only", action="append", default=[], metavar="FIGURE", help=text)
         if command is sensitivity:
             text = "only this parameter, or this value of it (may be given again)"
             name = "NAME[=VALUE]"

@@ -46,7 +46,7 @@ def findings(results: Results) -> str:
         [
             claim.claim,
             " ".join(claim.statement.split()),
-            _verdict(results, claim.claim),
+            verdict(results, claim.claim),
             prose.evidence(results, claim.claim),
         ]
         for claim in hypotheses.load().claims
@@ -100,6 +100,16 @@ def of_real_model(results: Results) -> str:
 BLOCKS = {"confirmatory": ("findings", findings), "smollm2": ("real", of_real_model)}
 
 
+def verdict(results: Results, claim: str) -> str:
+    """The verdict in bold and, where they differ, those under each reward."""
+    rows = select(results.table("claims"), claim=claim).set_index("reward").verdict
+    apart = rows.drop("all")
+    if apart.nunique() < 2:
+        return f"**{rows['all']}**"
+    by_reward = (f"{apart[reward]} under {name}" for reward, name in REWARDS.items())
+    return f"**{rows['all']}**: {', '.join(by_reward)}"
+
+
 def _assets() -> str:
     """A row an asset: where it comes from, and its licence."""
     rows = [
@@ -118,16 +128,6 @@ def _arms(results: Results, columns: dict[str, tuple[str, dict]]) -> str:
         for arm in results.arms()
     ]
     return markdown.table(["variant (reward)", *columns], rows)
-
-
-def _verdict(results: Results, claim: str) -> str:
-    """The verdict in bold and, where they differ, those under each reward."""
-    rows = select(results.table("claims"), claim=claim).set_index("reward").verdict
-    apart = rows.drop("all")
-    if apart.nunique() < 2:
-        return f"**{rows['all']}**"
-    by_reward = (f"{apart[reward]} under {name}" for reward, name in REWARDS.items())
-    return f"**{rows['all']}**: {', '.join(by_reward)}"
 
 
 def write(readme: Path, preset: str, results: Results) -> None:

@@ -6,10 +6,37 @@ from typing import NamedTuple
 
 from hybridlib import plots, prose
 from hybridlib.lookup import Results
+from hybridlib.prose import CLAIMS, join
 from hybridlib.style import finding
 
 FIRST = "verdict_page"  # what a reader looks for
 SHOWN = re.compile(r"plots\.show\(plots\.(\w+)")
+ALL = tuple(CLAIMS)
+SPEAKS_TO = {  # figure -> the claims that it bears on
+    "verdict_page": ALL,
+    "sensitivity": ALL,
+    "side_by_side": ALL,
+    "learning_rates": ALL,
+    "response_classes": ("C1", "C2"),
+    "prefill_depth": ("C1", "C2"),
+    "proxy_vs_gold": ("C1",),
+    "proxy_and_gold_by_distance": ("C1",),
+    "harm_vs_over_refusal": ("C2", "C7"),
+    "public_requests": ("C2", "C5"),
+    "language_share": ("C3", "C4"),
+    "language_training": ("C3", "C4"),
+    "generalization": ("C5", "C6"),
+    "generalization_gaps": ("C5",),
+    "reasoning": ("C7",),
+    "hybrids": ("C7",),
+    "hybrids_at_budget": ("C7",),
+    "hybrids_by_compute": ("C7", "C8"),
+    "hybrids_along_compute": ("C7", "C8"),
+    "hybrid_mechanism": ("C7",),
+    "hybrid_sweeps": ("C7",),
+    "cost": ("C8",),
+    "seconds": ("C8",),
+}
 
 
 def gallery(results: Path, default: str) -> str:
@@ -47,11 +74,22 @@ def notebooks(folder: Path) -> dict[str, str]:
 
 
 class Figure(NamedTuple):
-    """A drawn figure, what it found, and the executed notebook that explains it."""
+    """A drawn figure of a preset, what it found, and the executed notebook that explains it."""
 
+    preset: str
     name: str
     finding: str
     notebook: str
+
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """The claims that it bears on."""
+        return SPEAKS_TO[self.name]
+
+    @property
+    def command(self) -> str:
+        """What draws it again from the committed tables."""
+        return f'make figures PRESET={self.preset} ARGS="--only {self.name}"'
 
 
 def figures(folder: Path) -> list[Figure]:
@@ -59,17 +97,23 @@ def figures(folder: Path) -> list[Figure]:
     results, of = Results(folder), notebooks(folder)
     names = [path.stem for path in (folder / "figures").glob("*.png")]
     names.sort(key=lambda name: (name != FIRST, of[name], name))
-    return [Figure(name, finding(getattr(plots, name)(results)), of[name]) for name in names]
+    preset = results.table("metrics").preset.iloc[0]
+    return [Figure(preset, n, finding(getattr(plots, n)(results)), of[n]) for n in names]
+
+
+def spoken_to(claims: tuple[str, ...]) -> str:
+    """`C1 and C2`; `every claim` where it is all of them."""
+    return "every claim" if claims == ALL else join(claims)
 
 
 def _figures(folder: Path) -> list[str]:
     parts = []
-    for name, found, notebook in figures(folder):
-        place = f"{folder.name}/notebooks/{notebook}.ipynb"
+    for figure in figures(folder):
+        place = f"{folder.name}/notebooks/{figure.notebook}.ipynb"
         parts += [
-            f"**{found}**",
-            f"![{found}]({folder.name}/figures/{name}.png)",
-            f"`{name}`, explained in [{notebook}]({place}); drawn again, with the others, by "
-            f"`make figures PRESET={folder.name}`.",
+            f"**{figure.finding}**",
+            f"![{figure.finding}]({folder.name}/figures/{figure.name}.png)",
+            f"`{figure.name}` speaks to {spoken_to(figure.claims)}, explained in "
+            f"[{figure.notebook}]({place}); drawn again by `{figure.command}`.",
         ]
     return parts

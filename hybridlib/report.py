@@ -24,8 +24,8 @@ def report(results: Results) -> str:
         data = base64.b64encode(png.read_bytes()).decode()
         cells.append(
             f"### {figure.finding}\n\n![{figure.finding}](data:image/png;base64,{data})\n\n"
-            f"Figure `{figure.name}`, explained in `{figure.notebook}`; drawn again by "
-            f"`make figures PRESET={preset}`."
+            f"Figure `{figure.name}` speaks to {gallery.spoken_to(figure.claims)}, explained in "
+            f"`{figure.notebook}`; drawn again by `{figure.command}`."
         )
     page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text) for text in cells])
     page.metadata["title"] = f"Results of {preset}"

@@ -1,0 +1,100 @@
+"""The sources of the site, and what Sphinx makes of them; test_browser reads the whole site."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from hybridlib import equations, gallery, hypotheses, mathml, site
+from hybridlib.__main__ import HEADLINE
+from hybridlib.lookup import Results, claims
+from hybridlib.site import SiteError
+from hybridlib.store import PROJECT
+
+PRESETS = sorted(path.parent.name for path in PROJECT.glob("results/[!l]*/manifest.json"))
+LINK = re.compile(r"\[(\w+)\]\((\S+?)\)")
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory) -> Path:
+    return site.sources(PROJECT, HEADLINE, tmp_path_factory.mktemp("site") / "pages")
+
+
+def test_from_each_claim_one_link_leads_to_each_figure_that_speaks_to_it(pages):
+    landing = (pages / "index.md").read_text()
+    verdicts = claims(Results(PROJECT / "results" / HEADLINE))
+    everywhere = re.search(r"^To every claim: (.+)\.$", landing, re.MULTILINE)[1]
+    drawn = [figure.name for figure in gallery.figures(PROJECT / "results" / HEADLINE)]
+    for claim in hypotheses.load().claims:
+        row = re.search(rf"^\| {claim.claim} \|.+$", landing, re.MULTILINE)[0]
+        assert f"**{verdicts[claim.claim]}**" in row
+        linked = {name for name, _ in LINK.findall(row + everywhere)}
+        assert linked == {name for name in drawn if claim.claim in gallery.SPEAKS_TO[name]}
+        assert claim.figure.partition("/")[2] in linked  # the one that its verdict rests on
+    for name, place in LINK.findall(landing):
+        page, _, anchor = place.partition("#")
+        text = (pages / page).read_text()
+        assert not anchor or f"### {name}\n" in text
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_each_figure_stands_with_its_claims_its_notebook_and_its_command(pages, preset):
+    text = (pages / "results" / preset / "index.md").read_text()
+    for figure in gallery.figures(PROJECT / "results" / preset):
+        _, _, rest = text.partition(f"### {figure.name}\n\n**{figure.finding}**\n")
+        part = rest.partition("### ")[0]
+        assert f'make figures PRESET={preset} ARGS="--only {figure.name}"' in part
+        assert all(claim in part for claim in figure.claims)
+        linked = dict(LINK.findall(part))[figure.notebook]
+        assert (pages / "results" / preset / linked).is_file()
+        assert (pages / "results" / preset / "figures" / f"{figure.name}.png").is_file()
+    assert text.splitlines()[2] and not text.splitlines()[2].startswith("Results of")
+
+
+def test_notebooks_of_one_source_are_told_apart_by_their_titles(pages):
+    titles = []
+    for path in (pages / "results" / HEADLINE / "notebooks").iterdir():
+        cells = nbformat.read(path, as_version=4).cells
+        titles.append(next(c.source for c in cells if c.cell_type == "markdown").splitlines()[0])
+    assert len(titles) == len(set(titles)) > 10
+    assert "# 2. Training a variant: rl-rule-seed10" in titles
+
+
+@pytest.fixture
+def project(monkeypatch):
+    """The text that the next site is built of, in a single page."""
+
+    def one_page(text: str) -> None:
+        def sources(project, headline, pages):
+            (pages / "_static").mkdir(parents=True)
+            (pages / "_static" / "site.css").write_text("")
+            (pages / "index.md").write_text(f"# One page\n\n{text}\n")
+            return pages
+
+        monkeypatch.setattr(site, "sources", sources)
+
+    return one_page
+
+
+def test_equations_are_drawn_by_the_browser_and_nothing_is_asked_for_off_the_site(
+    project, tmp_path
+):
+    losses = [method.loss for method in equations.METHODS.values()]
+    project("\n\n".join(f"$${loss}$$" for loss in losses) + "\n\nor $x^2$")
+    page = site.build(PROJECT, HEADLINE, tmp_path / "site").read_text()
+    assert page.count('<math xmlns="http://www.w3.org/1998/Math/MathML"') == len(losses) + 1
+    assert page.count("<msub>") >= len(losses) and mathml.__doc__
+    sources = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="([^"]+)"', page)
+    assert sources and not [s for s in sources if s.startswith(("http", "//"))]
+
+
+def test_a_link_that_leads_nowhere_is_one_line_and_leaves_the_site_as_it_was(project, tmp_path):
+    project("as it was")
+    site.build(PROJECT, HEADLINE, tmp_path / "site")
+    project("[gone](results/gone/index.md)")
+    with pytest.raises(SiteError, match=r"^index.md:3: .*results/gone/index\.md") as error:
+        site.build(PROJECT, HEADLINE, tmp_path / "site")
+    assert "\n" not in str(error.value)
+    assert "as it was" in (tmp_path / "site" / "index.html").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
