@@ -111,11 +111,11 @@ def sources(project: Path, headline: str, pages: Path) -> Path:
     (pages / "_static").mkdir()
     (pages / "_static" / "site.css").write_text(STYLE, encoding="utf-8")
     (pages / "index.md").write_text(_landing(folders), encoding="utf-8")
-    text = (project / "README.md").read_text(encoding="utf-8")
-    (pages / "README.md").write_text(text.replace("](results/README.md)", "](index.md)"), "utf-8")
-    for path in (project / "results" / "bench").glob("*.png"):
-        (pages / "results" / "bench").mkdir(exist_ok=True)
-        shutil.copyfile(path, pages / "results" / "bench" / path.name)
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    (pages / "README.md").write_text(readme.replace("](results/README.md)", "](index.md)"), "utf-8")
+    for image in re.findall(r"\]\((\S+\.png)\)", readme):
+        (pages / image).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(project / image, pages / image)
     return pages
 
 

@@ -123,6 +123,9 @@ where["attack"].value = "all"
 from_above()
 sample()
 assert "<ol><li>" in answers.value, answers.value
+drawn = answers.value
+sample()
+assert answers.value != drawn  # T=1: another press, another draw
 question.value = "frobnicate"
 sample()
 assert answers.value.endswith("does not know frobnicate")
