@@ -210,6 +210,9 @@ class TrainConfig(Part):
     """Fine-tuning: the same for each variant, learning rates apart."""
 
     demonstrations: int = _count(480, "demonstrations of SFT")
+    demonstrated: Literal["all", "en", "es"] = Field(
+        "all", description="language of the demonstrations of SFT"
+    )
     labels: int = _count(0, "labels of the reward model; 0: as many as demonstrations", least=0)
     narrow_categories: int = Field(
         2, ge=1, le=5, description="private and public categories that sft_narrow sees"

@@ -27,6 +27,7 @@ SPEAKS_TO = {  # figure -> the claims that it bears on
     "language_training": ("C3", "C4"),
     "generalization": ("C5", "C6"),
     "generalization_gaps": ("C5",),
+    "generalization_by_language": ("C5",),
     "reasoning": ("C7",),
     "hybrids": ("C7",),
     "hybrids_at_budget": ("C7",),

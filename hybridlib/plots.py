@@ -281,6 +281,29 @@ def generalization(results: Results) -> Figure:
 
 
 @styled()
+def generalization_by_language(results: Results) -> Figure:
+    """Harm in each language, on all seen and on both unseen."""
+    panels = [
+        (f"{name},\n{SPLITS[split]}", "", results.metric("harm_rate", split=split, language=code))
+        for code, name in LANGUAGES.items() for split in ("seen", "unseen_both")
+    ]
+    label = "harm rate, T=1 (lower is safer); dashed: the base's own"
+    fig, axes = dot_panels(results, panels, label)
+    for ax in axes:
+        percent_axis(ax.xaxis, whole=True)
+    both = {
+        name: results.metric("harm_rate", split="unseen_both", language=code).estimate
+        for code, name in LANGUAGES.items()
+    }
+    arms = [arm for arm in MAIN if all(arm in rows.index for rows in both.values())]
+    found = join(
+        f"{label_of(a)} " + " and ".join(percent(rows[a]) for rows in both.values()) for a in arms
+    )
+    title(fig, f"Harm where both are unseen, in {' and in '.join(both)}: {found}.")
+    return fig
+
+
+@styled()
 def generalization_gaps(results: Results) -> Figure:
     """Harm on unseen minus harm on seen, within each variant."""
     panels = [

@@ -69,6 +69,9 @@ def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) 
     }
     if config.train.flops_budget:
         found |= chosen(["flops_budget"])
+    shows = kind.method == "sft" and not kind.responses_of
+    if config.train.demonstrated != "all" and (shows or "demonstrations" in formulation.parameters):
+        found |= chosen(["demonstrated"])
     if kind.narrow:
         found |= chosen(["narrow_categories"])
     if kind.responses_of:

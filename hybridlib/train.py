@@ -46,17 +46,29 @@ class NothingRight(OneLineError, RuntimeError):
 def demonstrations(
     config: RunConfig, seed: int, narrow: bool, partition: str = "train"
 ) -> list[dict]:
-    """Rows {prompt, completion} in the language of the prompt, seen categories and attacks only."""
+    """Rows {prompt, completion} in the language of the prompt, seen categories and attacks only.
+
+    They are as many where one language alone is demonstrated.
+    """
     few = config.train.narrow_categories if narrow else None
     count = config.train.demonstrations if partition == "train" else VALIDATION_PROMPTS
     rng = random.Random(f"demonstrations {seed}")
+    drawn = count
+    while len(asked := _in_language(config, seed, drawn, few, partition)) < count:
+        drawn += count
     return [
         {
             "prompt": prompt.text,
             "completion": f" {questions.demonstration(config, prompt, rng)}",
         }
-        for prompt in questions.training(config, seed, count, few, partition)
+        for prompt in asked[:count]
     ]
+
+
+def _in_language(config: RunConfig, *drawn) -> list[tasks.Prompt]:
+    """Prompts of training in the language that is demonstrated."""
+    language = config.train.demonstrated
+    return [p for p in questions.training(config, *drawn) if language in ("all", p.language)]
 
 
 def encoded(tokenizer, rows: list[dict]) -> list[tuple[list[int], list[int]]]:

@@ -83,6 +83,7 @@ CHANGES = {
     # the gate is measured with the base, at this length
     "max_completion": ["base"],
     "demonstrations": ["labels", "sft", "sft_narrow", *RESAMPLED, *SHOWN],
+    "demonstrated": ["sft", "sft_narrow", *SHOWN],
     "narrow_categories": ["sft_narrow"],
     # the labels are of responses to the prompts of RL
     "steps": ["labels", *RL],
@@ -102,7 +103,8 @@ CHANGES = {
     "problems_per_language": [],
 }
 OTHER = {
-    "hidden_size": 224, "thought": False, "gate": False, "scope": "answer", "variants": ["base"],
+    "demonstrated": "en", "hidden_size": 224, "thought": False, "gate": False, "scope": "answer",
+    "variants": ["base"],
     "rewards": ["rule"], "seeds": [7], "commit_weights": False, "model": "smollm2",
     "beside": "organism", "requests": ["edgy"], "judges": ["rules"], "problems": ["gsm8k"],
     }  # fmt: skip

@@ -14,9 +14,10 @@ from test_models import save_random, tiny
 from trl import GRPOConfig, GRPOTrainer
 
 from hybridlib import evaluate, loop, models, policy, reward_model, rewards, tasks, train
-from hybridlib.config import Variant
+from hybridlib.config import Variant, load_config
 from hybridlib.cost import flops
 from hybridlib.hybrids import FORMULATIONS
+from hybridlib.lexicon import LANGUAGE_WORDS, LEXICON
 from hybridlib.oracles import gold
 from hybridlib.responses import parse
 
@@ -377,6 +378,22 @@ def test_sft_learns_its_demonstrations(base, tmp_path):
     assert after < 0.85 * before
     assert json.loads((tmp_path / "objective.json").read_text())["objective"] < 0
     assert json.loads((tmp_path / "cost.json").read_text())["trained_tokens"] > 0
+
+
+@pytest.mark.parametrize("language", ["en", "es"])
+def test_one_language_is_demonstrated_as_often_as_both(language):
+    config = load_config("smoke", demonstrated=language)
+    for narrow in (False, True):
+        rows = train.demonstrations(config, 3, narrow)
+        assert len(rows) == config.train.demonstrations
+        system = LEXICON[language]["system"].split()[0]
+        assert all(row["prompt"].split()[1] == system for row in rows)
+        words = {word for row in rows for word in row["completion"].split()}
+        other = LANGUAGE_WORDS["es" if language == "en" else "en"]
+        assert not words & set(other)
+    both = train.demonstrations(load_config("smoke", demonstrations=4 * len(rows)), 3, False)
+    shown = {row["prompt"] for row in train.demonstrations(config, 3, False)}
+    assert shown <= {row["prompt"] for row in both}
 
 
 def test_demonstrations_are_what_rl_sees_first_and_narrow_ones_are_fewer_scenarios():
