@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 
@@ -58,27 +57,24 @@ def study(options: argparse.Namespace) -> int:
 
 def figures(options: argparse.Namespace) -> int:
     """Draw every figure of the committed tables again, or only some."""
-    from hybridlib import plots, style
-    from hybridlib import study as graph
+    from hybridlib import gallery, plots, style
     from hybridlib.config import ParameterError
-    from hybridlib.jobs import run
     from hybridlib.lookup import Results
-    from hybridlib.publish import PublishError
+    from hybridlib.publish import redraw
+    from hybridlib.store import PROJECT
+    from hybridlib.study import committed
 
-    folder = graph.committed(options.preset)
-    if not (folder / "tables").is_dir():
-        raise PublishError(f"there are no committed tables of {options.preset}")
+    folder = committed(options.preset)
+    if not options.only:
+        redraw(options.preset)
+        gallery.write(PROJECT / "results", HEADLINE)
+        return 0
     drawn = sorted(path.stem for path in (folder / "figures").glob("*.svg"))
     if lost := [name for name in options.only if name not in drawn]:
         raise ParameterError(f"{options.preset} has no figure {lost[0]!r}, but {', '.join(drawn)}")
-    if options.only:
-        for name in options.only:
-            paths = style.save(getattr(plots, name)(Results(folder)), folder / "figures", name)
-            print("\n".join(os.path.relpath(path) for path in paths))
-        return 0
-    variants = set(Results(folder).table("metrics").variant)
-    with tempfile.TemporaryDirectory() as notebooks:
-        run(graph.figures(options.preset, variants, folder, Path(notebooks)))
+    for name in options.only:
+        paths = style.save(getattr(plots, name)(Results(folder)), folder / "figures", name)
+        print("\n".join(os.path.relpath(path) for path in paths))
     return 0
 
 

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,10 +81,30 @@ def publish(preset: str, *, report: Callable[[str], object] = print) -> Path:
         fill = _added
     else:
         raise PublishError(f"no local results of {preset}: run `make study PRESET={preset}` first")
-    draft = target.with_name(f".{preset}.draft")
+    return _replace(target, lambda draft: fill(draft, source, target), report)
+
+
+def redraw(preset: str, *, report: Callable[[str], object] = print) -> Path:
+    """Draw the figures of committed tables again, and execute the notebooks that show them.
+
+    Raises
+    ------
+    PublishError : there are no committed results.
+    """
+    target = study.committed(preset)
+    if not (target / "manifest.json").exists():
+        raise PublishError(f"there are no committed results of {preset}")
+    return _replace(target, lambda draft: _drawn(draft, target, report), report)
+
+
+def _replace(
+    target: Path, fill: Callable[[Path], dict[str, Any]], report: Callable[[str], object]
+) -> Path:
+    """Put what `fill` writes into a draft, with the manifest that it returns, in target's place."""
+    draft = target.with_name(f".{target.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
-        text = json.dumps(fill(draft, source, target), indent=1, ensure_ascii=False)
+        text = json.dumps(fill(draft), indent=1, ensure_ascii=False)
         (draft / "manifest.json").write_text(text + "\n", encoding="utf-8")
         size = sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
         if size > LIMIT:
@@ -133,21 +153,32 @@ def _added(draft: Path, source: Path, target: Path) -> dict[str, Any]:
     if not is_present(target):
         again = f"run `make study PRESET={target.name}` and publish that"
         raise PublishError(f"results/{target.name} is of other stages or hypotheses: {again}")
+    return _drawn(draft, target, added=sorted((source / "tables").glob("*.csv")))
+
+
+def _drawn(
+    draft: Path,
+    target: Path,
+    report: Callable[[str], object] = lambda line: None,
+    added: Sequence[Path] = (),
+) -> dict[str, Any]:
+    """Fill the draft with the committed results and tables added to them, the figures and their
+    notebooks new; return the manifest."""
     shutil.copytree(target, draft)
     made = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
     runs = _read(draft / "tables" / "runs.csv")
-    for path in sorted((source / "tables").glob("*.csv")):
+    for path in added:
         shutil.copyfile(path, draft / "tables" / path.name)
         named = {"sha256": sha256(path), "runs": _runs_of(_read(path), runs)}
         made["tables"][path.stem] = named | {"commit": _commit()}
+    shutil.rmtree(draft / "figures")
     variants = {run["variant"] for run in made["runs"].values()}
     with tempfile.TemporaryDirectory() as notebooks:
-        drawn = study.figures(target.name, variants, draft, Path(notebooks))
-        run(drawn, report=lambda line: None)
-        for job in drawn:
+        jobs = study.figures(target.name, variants, draft, Path(notebooks))
+        run(jobs, report=report)
+        for job in jobs:
             _write_notebook(job.output, draft / "notebooks", {draft.name: target.name})
-    made["figures"] = _figures(draft)
-    return made
+    return made | {"figures": _figures(draft)}
 
 
 def manifest(config: Any, folder: Path) -> dict[str, Any]:

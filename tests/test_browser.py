@@ -19,7 +19,11 @@ from hybridlib import gallery, site
 from hybridlib.__main__ import HEADLINE
 from hybridlib.store import PROJECT
 
-pytestmark = pytest.mark.browser
+pytestmark = [
+    pytest.mark.browser,
+    # MyST-Parser is behind Sphinx; nothing of ours.
+    pytest.mark.filterwarnings("ignore::PendingDeprecationWarning", "ignore::DeprecationWarning"),
+]
 QUIET = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking")
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 

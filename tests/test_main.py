@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from standin import Project
 
-from hybridlib import study
 from hybridlib.__main__ import main
 
 
@@ -66,19 +65,3 @@ def test_a_bad_parameter_is_one_line_and_writes_nothing(project: Project, capfd,
 def test_results_that_are_not_there_are_one_line(project: Project, capfd, command: str):
     assert main([command]) == 1
     assert capfd.readouterr().err.count("\n") == 1
-
-
-@pytest.mark.parametrize(("variant", "notebooks"), [("sft", 4), ("gated", 5)])
-def test_figures_are_drawn_from_the_committed_tables(
-    project: Project, capfd, variant: str, notebooks: int
-):
-    tables = project.root / "results" / "organism" / "tables"
-    tables.mkdir(parents=True)
-    (tables / "metrics.csv").write_text(f"variant,reward\n{variant},none\n")
-    code = "from pathlib import Path\nPath(results, 'figures').mkdir(exist_ok=True)"
-    for name in (*study.FIGURES, study.HYBRIDS):
-        project.source(name, f"{code}\nPath(results, 'figures', '{name}').touch()")
-    assert main(["figures", "organism"]) == 0
-    drawn = tables.parent / "figures"
-    assert len(list(drawn.iterdir())) == notebooks
-    assert {path.name for path in tables.parent.iterdir()} == {"tables", "figures"}

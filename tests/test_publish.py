@@ -14,6 +14,7 @@ from standin import Config, Project
 
 from hybridlib import notebook as nb
 from hybridlib import publish, study
+from hybridlib.jobs import StudyError
 from hybridlib.publish import PublishError
 from hybridlib.store import sha256
 
@@ -112,16 +113,12 @@ def test_published_notebooks_hold_no_path_and_no_timing(finished: Project):
 
 
 def test_publishing_twice_changes_no_byte(finished: Project):
-    def digests() -> dict[str, str]:
-        target = published(finished)
-        return {str(p): sha256(p) for p in target.rglob("*") if p.is_file()}
-
-    first = digests()
+    first = digests(published(finished))
     for path in study.local("organism").glob("notebooks/*.ipynb"):
         stamp = nb.read_stamp(path)
         execute(path, finished.root)  # papermill's cell ids are random
         nb.write_stamp(path, stamp)
-    second = digests()
+    second = digests(published(finished))
     assert {path for path in first if first[path] != second[path]} == set()
 
 
@@ -173,33 +170,79 @@ def test_unfit_results_are_refused_and_the_committed_ones_kept(
     assert [p.name for p in (finished.root / "results").glob(".*")] == []
 
 
+DRAWS = """
+from pathlib import Path
+Path(results, "figures").mkdir(exist_ok=True)
+for kind in ("svg", "png"):
+    Path(results, "figures", f"cost.{kind}").write_text("drawn again")
+print("drawn from", results)
+"""
+
+
 @pytest.fixture
-def sensitivity(finished: Project) -> Project:
-    """A project with committed results, a table of a later command, and nothing else local."""
+def drawing(finished: Project) -> Project:
+    """A project with committed results, and a notebook of figures that draws one of them anew."""
+    old = study.local("organism") / "figures" / "seconds.svg"
+    old.write_text("<svg/>")
     published(finished)
+    finished.source("05_readability", DRAWS)
+    return finished
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): sha256(p) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_figures_and_their_notebooks_are_drawn_again_from_committed_tables(drawing: Project):
+    target = study.committed("organism")
+    before = digests(target)
+    publish.redraw("organism", report=str)
+    after = digests(target)
+    assert set(before) - set(after) == {"figures/seconds.svg"}  # nothing draws it any more
+    shown = {f"notebooks/{name}.{kind}" for name in study.FIGURES for kind in ("ipynb", "html")}
+    changed = {path for path in after if before.get(path) != after[path]}
+    assert {"figures/cost.svg", "figures/cost.png"} <= changed
+    assert changed <= {"figures/cost.svg", "figures/cost.png", "manifest.json", *shown}
+    seen = (target / "notebooks" / "05_readability.ipynb").read_text()
+    assert "drawn from results/organism" in seen and ".draft" not in seen
+    assert json.loads((target / "manifest.json").read_text())["figures"] == {
+        "cost": {"tables": ["cost"]}
+    }
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_the_committed_ones(drawing: Project):
+    before = digests(study.committed("organism"))
+    drawing.source("07_verdicts", "raise ValueError('no')")
+    with pytest.raises(StudyError):
+        publish.redraw("organism", report=str)
+    assert digests(study.committed("organism")) == before
+    assert [p.name for p in (drawing.root / "results").glob(".*")] == []
+
+
+@pytest.fixture
+def sensitivity(drawing: Project) -> Project:
+    """The same with a table of a later command and nothing else local."""
     local = study.local("organism")
     (local / "config.yaml").unlink()
     for name in ("cost", "runs"):
         (local / "tables" / f"{name}.csv").unlink()
     synthetic.cost(1).to_csv(local / "tables" / "sensitivity.csv", index=False)
-    return finished
+    return drawing
 
 
 def test_a_table_of_a_later_command_is_added_and_all_is_drawn_again(sensitivity: Project):
     target = study.committed("organism")
-    before = {p: sha256(p) for p in target.rglob("*.*") if p.is_file()}
-    sensitivity.source("07_verdicts", "print('drawn again from', results)")
+    before = digests(target)
     published(sensitivity)
-    after = {p: sha256(p) for p in target.rglob("*.*") if p.is_file()}
-    added = target / "tables" / "sensitivity.csv"
-    assert set(after) - set(before) == {added} and set(before) <= set(after)
-    drawn = {f"{name}.{kind}" for name in study.FIGURES for kind in ("ipynb", "html")}
-    assert {p.name for p in before if after[p] != before[p]} <= drawn | {"manifest.json"}
-    seen = (target / "notebooks" / "07_verdicts.ipynb").read_text()
-    assert "drawn again from results/organism" in seen and ".draft" not in seen
+    after = digests(target)
+    assert set(after) - set(before) == {"tables/sensitivity.csv"}
+    kept = {path for path in before if path.startswith(("tables/", "artifacts/"))}
+    assert kept and all(before[path] == after[path] for path in kept)
+    assert before["figures/cost.svg"] != after["figures/cost.svg"]
     manifest = json.loads((target / "manifest.json").read_text())
     entry = manifest["tables"]["sensitivity"]
-    assert entry["sha256"] == sha256(added) and entry["commit"] == "none" and entry["runs"]
+    assert entry["sha256"] == after["tables/sensitivity.csv"]
+    assert entry["commit"] == "none" and entry["runs"]
     assert "commit" not in manifest["tables"]["cost"]
 
 

@@ -12,6 +12,10 @@ from hybridlib.lookup import Results, claims
 from hybridlib.site import SiteError
 from hybridlib.store import PROJECT
 
+# MyST-Parser is behind Sphinx; nothing of ours.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::PendingDeprecationWarning", "ignore::DeprecationWarning"
+)
 PRESETS = sorted(path.parent.name for path in PROJECT.glob("results/[!l]*/manifest.json"))
 LINK = re.compile(r"\[(\w+)\]\((\S+?)\)")
 
