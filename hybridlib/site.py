@@ -104,10 +104,12 @@ def sources(project: Path, headline: str, pages: Path) -> Path:
         target = pages / "results" / folder.name
         shutil.copytree(folder / "figures", target / "figures")
         (target / "notebooks").mkdir()
+        contents = []
         for path in sorted((folder / "notebooks").glob("*.ipynb")):
-            node = _told_apart(nbformat.read(path, as_version=4), path.stem)
+            node = nbformat.read(path, as_version=4)
+            contents.append(f"{_entitled(node, path.stem, folder.name)} <notebooks/{path.stem}>")
             nbformat.write(node, target / "notebooks" / path.name)
-        (target / "index.md").write_text(_preset(Results(folder)), encoding="utf-8")
+        (target / "index.md").write_text(_preset(Results(folder), contents), encoding="utf-8")
     (pages / "_static").mkdir()
     (pages / "_static" / "site.css").write_text(STYLE, encoding="utf-8")
     (pages / "index.md").write_text(_landing(folders), encoding="utf-8")
@@ -162,15 +164,14 @@ def _about(preset: str) -> str:
     return " ".join(line.lstrip("# ") for line in takewhile(lambda x: x.startswith("#"), lines))
 
 
-def _preset(results: Results) -> str:
+def _preset(results: Results, notebooks: Sequence[str]) -> str:
     """A page a preset: its account, then each figure with its finding, claims and command."""
     name = results.folder.name
     _, account = findings.BLOCKS.get(name, ("", findings.findings))
     figures = gallery.figures(results.folder)
-    notebooks = sorted(path.stem for path in (results.folder / "notebooks").glob("*.ipynb"))
     parts = [f"# {name}", _about(name), account(results), "## Figures"]
     parts += [_figure(figure, lookup.claims(results)) for figure in figures]
-    return "\n\n".join([*parts, _contents(f"notebooks/{notebook}" for notebook in notebooks)])
+    return "\n\n".join([*parts, _contents(notebooks)])
 
 
 def _figure(figure: Figure, verdicts: Any) -> str:
@@ -188,10 +189,12 @@ def _contents(pages: Iterable[str]) -> str:
     return "\n".join(["```{toctree}", ":hidden:", "", *pages, "```"])
 
 
-def _told_apart(node: nbformat.NotebookNode, name: str) -> nbformat.NotebookNode:
-    """A notebook whose title holds what it was executed for: 02_train-rl-rule-seed10."""
+def _entitled(node: nbformat.NotebookNode, name: str, preset: str) -> str:
+    """The title of a notebook with what it was executed for (02_train-rl-rule-seed10); on its page
+    the preset stands behind it, so that a search tells pages apart."""
+    first = next(cell for cell in node.cells if cell.cell_type == "markdown")
+    heading, _, rest = first.source.partition("\n")
     _, _, at = name.partition("-")
-    if at:
-        first = next(cell for cell in node.cells if cell.cell_type == "markdown")
-        first.source = re.sub(r"^(# .+)", rf"\1: {at}", first.source, count=1)
-    return node
+    title = heading.lstrip("# ") + (f": {at}" if at else "")
+    first.source = f"# {title} ({preset})\n{rest}"
+    return title

@@ -58,11 +58,14 @@ def test_each_figure_stands_with_its_claims_its_notebook_and_its_command(pages, 
 
 def test_notebooks_of_one_source_are_told_apart_by_their_titles(pages):
     titles = []
-    for path in (pages / "results" / HEADLINE / "notebooks").iterdir():
+    for path in pages.glob("results/*/notebooks/*.ipynb"):
         cells = nbformat.read(path, as_version=4).cells
         titles.append(next(c.source for c in cells if c.cell_type == "markdown").splitlines()[0])
-    assert len(titles) == len(set(titles)) > 10
-    assert "# 2. Training a variant: rl-rule-seed10" in titles
+    assert len(titles) == len(set(titles)) > 60
+    assert f"# 2. Training a variant: rl-rule-seed10 ({HEADLINE})" in titles
+    contents = (pages / "results" / HEADLINE / "index.md").read_text()
+    entry = "2. Training a variant: rl-rule-seed10 <notebooks/02_train-rl-rule-seed10>"
+    assert f"\n{entry}\n" in contents
 
 
 @pytest.fixture
