@@ -156,15 +156,20 @@ def trained_by_rl(results: Results) -> list[str]:
     return [arm for arm in results.arms("training") if arm in paid]
 
 
-def same_side(results: Results) -> pd.DataFrame:
-    """By effect: of the changed points of sensitivity.csv that have a base (`size`), at how many
-    its estimate lies on the side of its margin on which it lies in verdicts.csv (`sum`)."""
+def sides(results: Results) -> pd.DataFrame:
+    """Rows of sensitivity.csv at the changed points that have a base, with `same`: whether the
+    estimate lies on the side of its margin on which it lies in verdicts.csv."""
     at = results.table("sensitivity").dropna(subset="estimate")
     at = at[~at.default.astype(bool)]
     here = results.table("verdicts").set_index(EFFECT)
     beyond = (here.estimate > here.margin).rename("here")
     rows = at.assign(beyond=at.estimate > at.margin).join(beyond, on=EFFECT).dropna(subset="here")
-    return rows.assign(same=rows.beyond.eq(rows.here)).groupby(EFFECT).same.agg(["sum", "size"])
+    return rows.assign(same=rows.beyond.eq(rows.here))
+
+
+def same_side(results: Results) -> pd.DataFrame:
+    """By effect: of those points (`size`), at how many it lies on the same side (`sum`)."""
+    return sides(results).groupby(EFFECT).same.agg(["sum", "size"])
 
 
 def smoothed(curve: pd.DataFrame | pd.Series) -> pd.DataFrame | pd.Series:

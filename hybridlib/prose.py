@@ -294,12 +294,26 @@ def sensitivity(results: Results) -> str:
     )
 
 
+def other_sides(results: Results) -> str:
+    """The points at which an effect lies on the other side of its margin, by claim."""
+    rows = lookup.sides(results)
+    rows = rows[~rows.same].assign(at=_points(rows))
+    found = rows.groupby("claim", sort=True)["at"].unique()
+    if found.empty:
+        return "At every changed point with a base each effect lies on its side of the margin."
+    told = join(f"{claim} ({', '.join(points)})" for claim, points in found.items())
+    return f"An effect lies on the other side of its margin in {told}."
+
+
+def _points(rows: pd.DataFrame) -> pd.Series:
+    return rows.parameter.str.replace("_", " ") + " " + rows.value.astype(str)
+
+
 def reach(results: Results) -> pd.DataFrame:
     """Where each effect has which verdict: a row an effect, a column a verdict, points by name."""
     table = results.table("sensitivity")
-    at = table.parameter.str.replace("_", " ") + " " + table.value.astype(str)
-    rows = table.assign(at=at).groupby([*EFFECT, "verdict"], sort=False)["at"].agg(", ".join)
-    return rows.unstack("verdict", fill_value="").reset_index()
+    by_verdict = table.assign(at=_points(table)).groupby([*EFFECT, "verdict"], sort=False)
+    return by_verdict["at"].agg(", ".join).unstack("verdict", fill_value="").reset_index()
 
 
 def other_side(results: Results) -> list[list[str]]:

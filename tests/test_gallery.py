@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from hybridlib import gallery
+from hybridlib import gallery, hypotheses, plots
 from hybridlib.__main__ import HEADLINE
 from hybridlib.lookup import Results
 from hybridlib.plots import verdict_page
@@ -39,6 +39,13 @@ def test_the_headline_preset_comes_first_and_its_verdicts_first_of_all(page):
     )
     finding = verdict_page(Results(RESULTS / HEADLINE)).get_suptitle()
     assert re.search(r"\*\*(.+)\*\*", page)[1] == " ".join(finding.split())
+
+
+def test_every_figure_says_to_which_claims_it_speaks_and_every_claim_has_the_one_it_rests_on():
+    drawn = {path.stem for path in RESULTS.glob("[!l]*/figures/*.svg")}
+    assert drawn <= set(gallery.SPEAKS_TO) and all(hasattr(plots, n) for n in gallery.SPEAKS_TO)
+    for claim in hypotheses.load().claims:
+        assert claim.claim in gallery.SPEAKS_TO[claim.figure.partition("/")[2]]
 
 
 def test_a_figure_leads_to_the_notebook_that_shows_it():

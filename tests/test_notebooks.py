@@ -26,7 +26,12 @@ FIGURES = {
         "proxy_and_gold_by_distance",
     ],
     "05_readability": ["language_share", "language_training"],
-    "06_generalization": ["generalization", "generalization_gaps", "reasoning"],
+    "06_generalization": [
+        "generalization",
+        "generalization_by_language",
+        "generalization_gaps",
+        "reasoning",
+    ],
     "07_verdicts": [
         "verdict_page",
         "side_by_side",

@@ -39,6 +39,7 @@ FIGURES = (
     "language_share",
     "language_training",
     "generalization",
+    "generalization_by_language",
     "generalization_gaps",
     "reasoning",
     "cost",

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from hybridlib import jobs, runs, sensitivity, study, tables
+from hybridlib import jobs, lookup, prose, runs, sensitivity, study, tables
 from hybridlib.config import ParameterError, load_config
 from hybridlib.lookup import EFFECT
 from hybridlib.reward_model import OneSidedLabels
@@ -161,3 +161,21 @@ def test_other_axes_are_kept_and_the_same_point_is_replaced(made, tmp_path):
     kept = after[after.parameter.eq("base_seed")].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, before)
     assert not after.duplicated(["parameter", "value", *EFFECT]).any()
+
+
+def test_points_are_named_at_which_an_effect_changes_sides(tmp_path):
+    """One effect, supported; of three changed points one is on the other side, one has no base."""
+    (tmp_path / "tables").mkdir()
+    effect = {"claim": "C1", "metric": "harm_rate", "contrast": "rl - base", "reward": "rule"}
+    here = pd.DataFrame([effect | {"estimate": 0.3, "margin": 0.05}])
+    here.to_csv(tmp_path / "tables" / "verdicts.csv", index=False)
+    found = {"0.1": 0.3, "0.0": 0.01, "0.2": 0.06, "0.3": None}
+    rows = [
+        effect | {"parameter": "minority_share", "value": value, "default": value == "0.1"}
+        | {"estimate": estimate, "margin": 0.05}
+        for value, estimate in found.items()
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(tmp_path / "tables" / "sensitivity.csv", index=False)
+    results = lookup.Results(tmp_path)
+    assert prose.other_sides(results).endswith("of its margin in C1 (minority share 0.0).")
+    assert lookup.same_side(results).iloc[0].to_list() == [1, 2]
