@@ -67,7 +67,8 @@ def findings(results: Results) -> str:
 
 
 def _besides(results: Results) -> list[str]:
-    """Counter-claims, begun responses and the study beside it, as far as the tables hold them."""
+    """Counter-claims, begun responses, the study with one parameter changed and the study beside
+    it, as far as the tables hold them."""
     found = []
     if counter := prose.other_side(results):
         found = [
@@ -77,6 +78,9 @@ def _besides(results: Results) -> list[str]:
         ]
     if results.has("prefill"):
         found.append(prose.depth(results))
+    if results.has("sensitivity"):
+        moved = f"{prose.sensitivity(results)} {prose.other_sides(results)}"
+        found.append(f"**How far it reaches.** One parameter changed at a time. {moved}")
     if results.has("beside") and len(results.table("beside")):
         found.append(f"**Twice.** {prose.agreement(results)}")
     return found
