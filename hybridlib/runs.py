@@ -384,6 +384,8 @@ def write_tables(config: RunConfig, folder: Path) -> None:
             training[unit] = _with_flops(config, unit, rows, total[unit])
     listed = [(run.name, *unit, "evaluate") for unit, run in found.items()]
     responses = _responses(found.values(), "responses.parquet")
+    # How deep it goes is told by parts of the thought: without one there is nothing to tell.
+    begun = [prefill(config, *unit) for unit in found] if config.base.thought else []
     tables.write_tables(
         folder,
         config.preset,
@@ -394,7 +396,7 @@ def write_tables(config: RunConfig, folder: Path) -> None:
         _grid(config),
         pd.DataFrame(listed, columns=["run", "variant", "reward", "seed", "stage"]),
         _responses(found.values(), "at_budget.parquet").assign(flops=config.train.flops_budget),
-        _responses([prefill(config, *unit) for unit in found], "responses.parquet"),
+        _responses(begun, "responses.parquet"),
     )
     if config.public.requests or config.public.problems:
         _write_errors_of_measuring(config, responses, folder)
