@@ -46,8 +46,7 @@ def gallery(results: Path, default: str) -> str:
     A figure stands with its finding, which is its alternative text too, the notebook that explains
     it, and the command that draws it again from the committed tables.
     """
-    folders = [path.parent for path in results.glob("*/manifest.json")]
-    folders.sort(key=lambda folder: (folder.name != default, folder.name))
+    folders = presets(results, default)
     contents = " · ".join(f"[{folder.name}](#{folder.name})" for folder in folders)
     parts = [
         "# Every figure, with what was found",
@@ -58,6 +57,12 @@ def gallery(results: Path, default: str) -> str:
     for folder in folders:
         parts += [f"## {folder.name}", prose.scope(Results(folder)), *_figures(folder)]
     return "\n\n".join(parts) + "\n"
+
+
+def presets(results: Path, default: str) -> list[Path]:
+    """The folders of committed results, the default preset's first, then by name."""
+    folders = [path.parent for path in results.glob("*/manifest.json")]
+    return sorted(folders, key=lambda folder: (folder.name != default, folder.name))
 
 
 def write(results: Path, default: str) -> None:

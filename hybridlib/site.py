@@ -98,8 +98,7 @@ def build(project: Path, headline: str, site: Path) -> Path:
 
 def sources(project: Path, headline: str, pages: Path) -> Path:
     """Write what Sphinx reads: Markdown, notebooks and figures, laid out as in the project."""
-    folders = [path.parent for path in (project / "results").glob("*/manifest.json")]
-    folders.sort(key=lambda folder: (folder.name != headline, folder.name))
+    folders = gallery.presets(project / "results", headline)
     for folder in folders:
         target = pages / "results" / folder.name
         shutil.copytree(folder / "figures", target / "figures")
