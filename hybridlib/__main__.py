@@ -70,6 +70,9 @@ def figures(options: argparse.Namespace) -> int:
         gallery.write(PROJECT / "results", HEADLINE)
         return 0
     drawn = sorted(path.stem for path in (folder / "figures").glob("*.svg"))
+    if not drawn:
+        again = f"`make study PRESET={options.preset}`, then `make publish PRESET={options.preset}`"
+        raise ParameterError(f"there are no committed figures of {options.preset}: run {again}")
     if lost := [name for name in options.only if name not in drawn]:
         raise ParameterError(f"{options.preset} has no figure {lost[0]!r}, but {', '.join(drawn)}")
     for name in options.only:

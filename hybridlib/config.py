@@ -25,7 +25,7 @@ LEARNING_RATES = Path(__file__).with_name("learning_rates.csv")
 
 #: Raised by hand when the results of a stage change although its parameters do not.
 STAGE_VERSIONS = {"base": 5, "labels": 4, "reward_model": 4, "train": 4}
-STAGE_VERSIONS |= {"evaluate": 4, "prefill": 1}
+STAGE_VERSIONS |= {"evaluate": 4, "prefill": 1, "usage": 1}
 
 
 class ParameterError(OneLineError, ValueError):

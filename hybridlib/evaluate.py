@@ -4,7 +4,7 @@ A run -> one row a response. Every run answers the same prompts, so contrasts ar
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,16 +34,17 @@ def respond(
     prompts: list[tasks.Prompt],
     config: RunConfig,
     seed: int,
+    decodings: Iterable[str] = DECODINGS,
 ) -> pd.DataFrame:
     """One row a response and decoding: the prompt, the response, every oracle score.
 
     The uniforms behind T=1 depend on the seed alone: all variants of a seed share them.
     """
     rows = []
-    for decoding, temperature in DECODINGS.items():
+    for decoding in decodings:
         completions = sample(
             model, tokenizer, [p.text for p in prompts], config.train.max_completion,
-            temperature=temperature, generator=torch.Generator().manual_seed(seed),
+            temperature=DECODINGS[decoding], generator=torch.Generator().manual_seed(seed),
         )  # fmt: skip
         for prompt, ids in zip(prompts, completions):
             finished = ids[-1] == tokenizer.eos_token_id

@@ -95,10 +95,18 @@ def of_real_model(results: Results) -> str:
             _arms(results, COLUMNS | PUBLIC),
             f"{prose.judge(results)} {prose.identifier(results)}",
             f"**Side by side.** {prose.agreement(results)}",
+            *_advised(results),
             "Downloaded when a preset asks for them, each pinned, and never committed:",
             _assets(),
         ]
     )
+
+
+def _advised(results: Results) -> list[str]:
+    """What the paper's advice on asking changes, if it was tried."""
+    if not results.has("usage"):
+        return []
+    return [f"**Asked as the paper advises.** {prose.sentence(prose.advised(results))}"]
 
 
 BLOCKS = {"confirmatory": ("findings", findings), "smollm2": ("real", of_real_model)}

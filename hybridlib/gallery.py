@@ -25,6 +25,7 @@ SPEAKS_TO = {  # figure -> the claims that it bears on
     "public_requests": ("C2", "C5"),
     "language_share": ("C3", "C4"),
     "language_training": ("C3", "C4"),
+    "usage_advice": ("C4", "C7"),
     "generalization": ("C5", "C6"),
     "generalization_gaps": ("C5",),
     "generalization_by_language": ("C5",),

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy import stats
 
 from hybridlib.config import REWARDS, ParameterError
-from hybridlib.stats import interval_of_change
+from hybridlib.stats import DECIDED, interval_of_change
 from hybridlib.study import committed, local
 from hybridlib.style import order_of
 
@@ -142,6 +142,12 @@ def prefilled(results: Results, start: str) -> pd.DataFrame:
     return rows.loc[sorted(rows.index, key=order_of)]
 
 
+def advised(results: Results) -> pd.DataFrame:
+    """Rows of usage.csv that say what a form of asking changes."""
+    rows = results.table("usage")
+    return rows[rows.than.ne("none")]
+
+
 def sweep_ranges(results: Results) -> pd.DataFrame:
     """Least and most harm (low, high) by parameter swept, over its values and both rewards."""
     rows = select(results.table("sweep"), metric="harm_rate")
@@ -157,10 +163,10 @@ def trained_by_rl(results: Results) -> list[str]:
 
 
 def sides(results: Results) -> pd.DataFrame:
-    """Rows of sensitivity.csv at the changed points that have a base, with `same`: whether the
-    estimate lies on the side of its margin on which it lies in verdicts.csv."""
-    at = results.table("sensitivity").dropna(subset="estimate")
-    at = at[~at.default.astype(bool)]
+    """Rows of sensitivity.csv at the changed points at which there is a verdict, with `same`:
+    whether the estimate lies on the side of its margin on which it lies in verdicts.csv."""
+    at = results.table("sensitivity")
+    at = at[at.verdict.isin(DECIDED) & ~at.default.astype(bool)]
     here = results.table("verdicts").set_index(EFFECT)
     beyond = (here.estimate > here.margin).rename("here")
     rows = at.assign(beyond=at.estimate > at.margin).join(beyond, on=EFFECT).dropna(subset="here")

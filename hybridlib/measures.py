@@ -17,11 +17,6 @@ from hybridlib import stats
 from hybridlib.responses import FREE_TEXT
 
 WHOLE = "whole"
-CLASSES = {
-    "harmful": ("malformed", "superficial", "complies_in_thought", "complies", "refuses", "evades"),
-    "benign": ("malformed", "helps", "hedges", "refuses", "wrong"),
-    "reasoning": ("malformed", "right", "wrong"),
-}
 
 
 def _of_kind(prompts: pd.DataFrame, kind: str) -> pd.Series:

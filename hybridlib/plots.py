@@ -54,6 +54,14 @@ BEGUN = {  # as in prefill.py
     "false_thought": "false thought",
     "false_answer": "false thought,\nanswer begun",
 }
+FORMS = {  # as in usage.py
+    "as_asked": "as asked",
+    "few_shot": "two examples",
+    "language": "language stated",
+    "format": "format stated",
+    "steps": "step by step",
+    "all_advice": "all advice",
+}
 LANGUAGES = {"en": "English", "es": "Spanish"}
 PRESET_LOOKS = (
     {"color": "#0072b2", "marker": "o", "linestyle": ""},
@@ -265,6 +273,40 @@ def language_training(results: Results) -> Figure:
 
 
 @styled()
+def usage_advice(results: Results) -> Figure:
+    """What a form of asking changes: a row a form, in it a line an arm, a panel a metric."""
+    panels = {
+        ("accuracy", "all"): "sums right\n(higher is better)",
+        ("harm_rate", "all"): "harm\n(lower is safer)",
+        ("over_refusal_rate", "all"): "over-refusal\n(lower is better)",
+        ("off_language_rate", "es"): "off-language, Spanish\n(lower is better)",
+        ("well_formedness", "all"): "well-formed\n(higher is better)",
+    }
+    table, arms = lookup.advised(results), results.arms("usage")
+    forms = [form for form in FORMS if form in set(table.form)]
+    fig = Figure(figsize=(15, 2.4 + 0.2 * len(arms) * len(forms)))
+    axes = fig.subplots(1, len(panels), sharey=True)
+    for ax, ((metric, language), name) in zip(axes, panels.items(), strict=True):
+        for row in lookup.select(table, metric=metric, language=language).itertuples():
+            y = forms.index(row.form) + 0.8 * ((arms.index(row.arm) + 0.5) / len(arms) - 0.5)
+            look = marker_of(row.arm) | {"markersize": 9 if row.variant == "rl_gold" else 6}
+            ax.errorbar(row.estimate, y, xerr=whiskers(row), capsize=2, **look)
+        for nth in range(0, len(forms), 2):
+            ax.axhspan(nth - 0.5, nth + 0.5, color="0.95", zorder=0)
+        ax.axvline(0, color="0.4", linewidth=1)
+        ax.set_title(name)
+        percent_axis(ax.xaxis)
+        ax.tick_params(axis="y", length=0)
+    axes[0].set_ylim(len(forms) - 0.5, -0.5)
+    axes[0].set_yticks(range(len(forms)), [FORMS[form] for form in forms])
+    fig.supxlabel("difference from the same prompts as asked, T=1", fontsize=13)
+    keys = [Line2D([], [], linestyle="", label=label_of(arm), **marker_of(arm)) for arm in arms]
+    fig.legend(handles=keys, loc="outside lower center", ncol=min(6, len(keys)))
+    title(fig, prose.sentence(prose.advised(results)))
+    return fig
+
+
+@styled()
 def generalization(results: Results) -> Figure:
     """Harm on seen and unseen categories and attacks, next to the base's own."""
     rows = {split: results.metric("harm_rate", split=split) for split in SPLITS}
@@ -380,10 +422,12 @@ def verdict_page(results: Results) -> Figure:
             look = {"color": colour, "marker": marker, "markersize": 10, "elinewidth": 2.5}
             ax.errorbar(row.estimate, y, xerr=whiskers(row), capsize=4, **look)
             ax.plot([row.margin] * 2, [y - 0.4, y + 0.4], color="black", linewidth=2)
-            high = 7 if reach is not None else 0
+            effect = tuple(getattr(row, column) for column in EFFECT)
+            reaches = reach is not None and effect in reach.index
+            high = 7 if reaches else 0
             ax.annotate(row.verdict.upper(), (1, y), xytext=(14, high), color=colour, **beside)
-            if reach is not None:
-                same, points = reach.loc[tuple(getattr(row, name) for name in EFFECT)]
+            if reaches:
+                same, points = reach.loc[effect]
                 told = f"same side at {same} of {points}"
                 small = beside | {"fontweight": "normal", "fontsize": 11}
                 ax.annotate(told, (1, y), xytext=(14, -8), color="0.35", **small)
@@ -410,7 +454,7 @@ def verdict_page(results: Results) -> Figure:
         Line2D([], [], color="black", marker="|", linestyle="", markersize=14, label="margin"),
     ]
     if reach is not None:
-        side = "same side: of the margin, at the points where one parameter was changed"
+        side = "same side: of the margin, at the changed points that give a verdict"
         keys.append(Line2D([], [], linestyle="", label=side))
     fig.legend(loc="outside lower right", ncol=len(keys), handles=keys)
     title(fig, f"{prose.tally(results)}.")

@@ -26,7 +26,7 @@ from hybridlib.lookup import (
     totals,
     trained_by_rl,
 )
-from hybridlib.stats import VERDICTS
+from hybridlib.stats import DECIDED, VERDICTS
 from hybridlib.style import label_of
 
 CLAIMS = {
@@ -43,6 +43,13 @@ PAID_BY = {
     "rule": "paid by the rule",
     "model": "paid by the reward model",
     "gold": "paid by the oracle (control)",
+}
+ASKED_FOR = {  # of usage.csv
+    "accuracy": "right sums",
+    "harm_rate": "harm",
+    "over_refusal_rate": "over-refusal",
+    "off_language_rate": "off-language text",
+    "well_formedness": "well-formed text",
 }
 PAID_AND_WANTED = {"proxy": "the reward paid", "gold": "gold on harmful prompts"}
 
@@ -135,6 +142,31 @@ def begun(results: Results, start: str, arms: Iterable[str] = MAIN) -> str:
     """As `rates`: harm that a policy adds to a beginning of a response (prefill.csv)."""
     rows = prefilled(results, start)
     return join(f"{label_of(arm)} {interval(rows.loc[arm])}" for arm in arms if arm in rows.index)
+
+
+def advised(results: Results) -> str:
+    """'of 6 arms, two examples: less harm under 4; language stated: nothing; ...' at 95%."""
+    table, said = lookup.advised(results), []
+    for form, rows in table[table.language.eq("all")].groupby("form", sort=False):
+        clear = [
+            f"{words} {noun} under {count}"
+            for metric, noun in ASKED_FOR.items()
+            for words, count in (
+                ("more", int((select(rows, metric=metric).low > 0).sum())),
+                ("less", int((select(rows, metric=metric).high < 0).sum())),
+            )
+            if count
+        ]
+        said.append(f"{form.replace('_', ' ')}: {join(clear) if clear else 'nothing'}")
+    arms = len(results.arms("usage"))
+    return f"what changes clearly with the form of asking, of {arms} arms: {'; '.join(said)}"
+
+
+def by_form(results: Results, metric: str, arm: str) -> str:
+    """'as asked 7% [2, 21], few shot 5% [1, 19] and ...': a metric of an arm (usage.csv)."""
+    where = {"metric": metric, "arm": arm, "language": "all", "than": "none"}
+    rows = select(results.table("usage"), **where)
+    return join(f"{row.form.replace('_', ' ')} {interval(row)}" for row in rows.itertuples())
 
 
 def gaps(results: Results, arms: Iterable[str] = MAIN, **where: str) -> str:
@@ -280,17 +312,22 @@ def tally(results: Results) -> str:
 
 
 def sensitivity(results: Results) -> str:
-    """'Of 15 effects 9 keep their verdict over all points at which there is a base; ...'."""
+    """'Of 15 effects 9 have one verdict at the unchanged point and all of 12 changed ones; ...'."""
     table = results.table("sensitivity")
-    found = table[table.verdict.isin(VERDICTS)]
-    apart = found.groupby(EFFECT, sort=False).verdict.nunique()
+    apart = table[table.verdict.isin(DECIDED)].groupby(EFFECT, sort=False).verdict.nunique()
     moved = join(dict.fromkeys(apart.index[apart > 1].get_level_values("claim")))
-    points = len(table.drop_duplicates(["parameter", "value"]))
-    there = len(found.drop_duplicates(["parameter", "value"]))
+    changed = table[~table.default.astype(bool)].groupby(["parameter", "value"]).verdict
+    no_base = int((~changed.agg(lambda verdicts: verdicts.isin(VERDICTS).any())).sum())
+    no_control = int(changed.agg(lambda verdicts: verdicts.eq("descriptive").any()).sum())
+    without = [
+        f"at {no_base} the base is not competent" if no_base else "",
+        f"at {no_control} the control fails, and RL has no verdict" if no_control else "",
+    ]
     return sentence(
-        f"of {len(apart)} effects {int((apart == 1).sum())} have one verdict at all of the {there} "
-        f"points with a competent base (of {points})",
+        f"of {len(apart)} effects {int((apart == 1).sum())} have one verdict at the unchanged point "
+        f"and the {changed.ngroups} changed ones, where there is a verdict",
         f"it changes in {moved}" if moved else "",
+        join(filter(None, without)),
     )
 
 

@@ -1,12 +1,12 @@
 """The stages of a study as folders of the run store: what each is made from, and how.
 
-base -> labels -> reward_model -> train -> evaluate and prefill -> tables. A stage's key hashes its
-parameters and the keys of what it starts from, so a changed parameter redoes only what depends on
-it.
+base -> labels -> reward_model -> train -> evaluate, prefill, usage -> tables. A stage's key hashes
+its parameters and the keys of what it starts from, so a changed parameter redoes only what depends
+on it.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def inputs(config: RunConfig, stage: str, variant: str, reward: str, seed: int) 
     if stage == "reward_model":
         rate = config.learning_rate("reward_model")
         return {"labels": of("labels"), "seed": seed, "learning_rate": rate, **chosen(SFT)}
-    if stage in ("evaluate", "prefill"):
+    if stage in ("evaluate", "prefill", "usage"):
         trained = of("base") if variant == "base" else of("train", variant, reward)
         measured = {**config.evaluate.model_dump(), **chosen(["max_completion"])}
         besides = _asked_besides(config) if stage == "evaluate" else {}
@@ -237,17 +237,15 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
 
     def make(folder: Path) -> None:
         from hybridlib import evaluate as stage
-        from hybridlib import generate, models, questions
+        from hybridlib import models, questions
         from hybridlib import train as training
 
-        policy = base(config) / "model"
         measured = config.evaluate
         prompts = questions.evaluation(config, measured.evaluation_seed, measured.per_cell)
         pay = harmlessness(config, reward, seed) if reward in (*REWARDS, "gold") else None
 
         def measure(weights: Path | None, name: str) -> None:
-            model = generate.InferenceCopy(models.load_policy(policy, weights)).model
-            frame = stage.respond(model, models.load_tokenizer(policy), prompts, config, seed)
+            frame = stage.respond(*_sampled_from(config, weights), prompts, config, seed)
             frame = stage.add_proxy(frame, prompts, config, pay)
             if config.public.requests:
                 frame = stage.add_judged(frame, config.public.judges)
@@ -260,7 +258,7 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
         measure(run / "model", "responses.parquet")
         if kept := _kept_at_budget(config, variant, reward, seed):
             measure(kept, "at_budget.parquet")
-        asked = training.rl_prompts(config, seed)
+        policy, asked = base(config) / "model", training.rl_prompts(config, seed)
         tokenizer = models.load_tokenizer(policy)
         found = stage.curves(config, run, asked, tokenizer, models.load_base(policy))
         found.to_csv(folder / "training.csv", index=False)
@@ -270,21 +268,57 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
 
 def prefill(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
     """responses.parquet of harmful prompts whose response was begun."""
+    from hybridlib import prefill as stage
+
+    return _asked_again(stage.respond, config, "prefill", variant, reward, seed)
+
+
+def usage(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
+    """responses.parquet of the prompts of the tasks, asked in several forms."""
+    from hybridlib import usage as stage
+
+    return _asked_again(stage.respond, config, "usage", variant, reward, seed)
+
+
+def measurements(config: RunConfig) -> dict[str, Callable[..., Path]]:
+    """The stages that measure each run of a study, by name."""
+    found = {"evaluate": evaluate}
+    if config.base.thought:  # the others begin a thought, or ask for one
+        found |= {"prefill": prefill} | ({"usage": usage} if config.base.pretrained else {})
+    return found
+
+
+def _asked_again(
+    respond: Callable[..., pd.DataFrame],
+    config: RunConfig,
+    stage: str,
+    variant: str,
+    reward: str,
+    seed: int,
+) -> Path:
+    """responses.parquet of a stage that changes how the test prompts are asked."""
 
     def make(folder: Path) -> None:
-        from hybridlib import generate, models, questions, tasks
-        from hybridlib import prefill as stage
+        from hybridlib import questions, tasks
 
-        policy, measured = base(config) / "model", config.evaluate
-        adapter = None if variant == "base" else train(config, variant, reward, seed) / "model"
-        model = generate.InferenceCopy(models.load_policy(policy, adapter)).model
+        measured = config.evaluate
+        weights = None if variant == "base" else train(config, variant, reward, seed) / "model"
         asked = tasks.evaluation_prompts(measured.evaluation_seed, measured.per_cell)
         prompts = questions.as_asked(config, asked)
-        frame = stage.respond(model, models.load_tokenizer(policy), prompts, config, seed)
-        frame = _named(frame, config, "prefill", variant, reward, seed)
+        frame = respond(*_sampled_from(config, weights), prompts, config, seed)
+        frame = _named(frame, config, stage, variant, reward, seed)
         frame.to_parquet(folder / "responses.parquet", index=False)
 
-    return _get(config, "prefill", make, variant, reward, seed)
+    return _get(config, stage, make, variant, reward, seed)
+
+
+def _sampled_from(config: RunConfig, weights: Path | None) -> tuple:
+    """(model, tokenizer) to sample from: the base, or a policy of which `weights` are kept."""
+    from hybridlib import generate, models
+
+    policy = base(config) / "model"
+    model = generate.InferenceCopy(models.load_policy(policy, weights)).model
+    return model, models.load_tokenizer(policy)
 
 
 def _named(
@@ -384,8 +418,11 @@ def write_tables(config: RunConfig, folder: Path) -> None:
             training[unit] = _with_flops(config, unit, rows, total[unit])
     listed = [(run.name, *unit, "evaluate") for unit, run in found.items()]
     responses = _responses(found.values(), "responses.parquet")
-    # How deep it goes is told by parts of the thought: without one there is nothing to tell.
-    begun = [prefill(config, *unit) for unit in found] if config.base.thought else []
+    besides = {
+        stage: _responses([measure(config, *unit) for unit in found], "responses.parquet")
+        for stage, measure in measurements(config).items()
+        if stage != "evaluate"
+    }
     tables.write_tables(
         folder,
         config.preset,
@@ -396,7 +433,7 @@ def write_tables(config: RunConfig, folder: Path) -> None:
         _grid(config),
         pd.DataFrame(listed, columns=["run", "variant", "reward", "seed", "stage"]),
         _responses(found.values(), "at_budget.parquet").assign(flops=config.train.flops_budget),
-        _responses(begun, "responses.parquet"),
+        besides,
     )
     if config.public.requests or config.public.problems:
         _write_errors_of_measuring(config, responses, folder)

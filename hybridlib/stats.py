@@ -30,7 +30,8 @@ import pandas as pd
 from scipy import special
 
 SEEDS_FOR_A_VERDICT = 5
-VERDICTS = ("supported", "refuted", "inconclusive", "descriptive")
+DECIDED = ("supported", "refuted", "inconclusive")
+VERDICTS = (*DECIDED, "descriptive")
 
 
 @dataclass(frozen=True)

@@ -82,8 +82,8 @@ def plan(config: "RunConfig", folder: Path | None = None) -> list[Job]:
     for variant, reward in config.arms:
         arm = arm_name(variant, reward)
         needs = [f"train {arm} seed {seed}" for seed in config.seeds] if variant != "base" else []
-        stages = ("evaluate", "prefill")
-        units = [(stage, variant, reward, seed) for stage in stages for seed in config.seeds]
+        measured = runs.measurements(config)
+        units = [(stage, variant, reward, seed) for stage in measured for seed in config.seeds]
         at = {"variant": variant, "reward": reward}
         jobs.append(job(f"evaluate {arm}", "03_evaluate", units, needs or ["base"], **at))
     evaluations = tuple(job.name for job in jobs if job.name.startswith("evaluate "))

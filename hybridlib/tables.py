@@ -5,7 +5,7 @@ language; in contrasts.csv, which has a row a pair, one. The order of rows and t
 are fixed: the same responses give the same bytes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import product
 from pathlib import Path
 
@@ -14,8 +14,10 @@ import pandas as pd
 
 from hybridlib import comparison, hypotheses, stats
 from hybridlib.config import VARIANTS, compares_hybrids
-from hybridlib.measures import CLASSES, METRICS, POPULATIONS, WHOLE, Arm, Cube, Subset
+from hybridlib.measures import METRICS, POPULATIONS, WHOLE, Arm, Cube, Subset
+from hybridlib.responses import CLASSES
 
+ASKED_FOR = ("accuracy", "harm_rate", "over_refusal_rate", "off_language_rate", "well_formedness")
 RL = {name for name, variant in VARIANTS.items() if variant.method == "rl"}
 
 
@@ -94,6 +96,35 @@ def prefill(begun: pd.DataFrame, preset: str) -> pd.DataFrame:
     return _sorted(rows, keys).drop(columns="order")
 
 
+def usage(asked: pd.DataFrame, preset: str) -> pd.DataFrame:
+    """usage.csv: what is measured in each form of asking (`than` none), and by how much it differs
+    from the prompts as they are asked elsewhere, by language."""
+    cube = Cube(asked.assign(variant=asked.variant + "/" + asked.reward, reward=asked.form))
+    order = {form: nth for nth, form in enumerate(asked.form.unique())}
+    plain = next(iter(order))
+    arms = list(range(len(cube.arms)))
+    moved = [arm for arm in arms if cube.arms[arm][1] != plain]
+    unmoved = [cube.arms.index((cube.arms[arm][0], plain)) for arm in moved]
+    rows = []
+    for metric, language in product(ASKED_FOR, ("all", *sorted(asked.language.unique()))):
+        where = Subset("all", "all", language)
+        for than, compared in (("none", (arms,)), (plain, (moved, unmoved))):
+            contrast, count = cube.contrast(metric, WHOLE, "sample", where, *compared)
+            what = {"than": than, "metric": metric, "language": language}
+            rows += _rows(contrast, count, what, [
+                {"preset": preset, "variant": variant, "reward": reward, "order": order[form],
+                 "form": form}
+                for (variant, reward), form in (
+                    (cube.arms[arm][0].split("/"), cube.arms[arm][1]) for arm in compared[0])
+            ])
+    keys = ["preset", "variant", "reward", "order", "form", "than", "metric", "language"]
+    return _sorted(rows, keys).drop(columns="order")
+
+
+#: Tables of responses to prompts that were asked otherwise, by the stage that asked.
+BESIDES = {"prefill": prefill, "usage": usage}
+
+
 def verdicts(
     cube: Cube, cost: pd.DataFrame, claims: hypotheses.Hypotheses, control: bool
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -145,12 +176,12 @@ def write_tables(
     learning_rates: pd.DataFrame,
     runs: pd.DataFrame,
     at_budget: pd.DataFrame | None = None,
-    begun: pd.DataFrame | None = None,
+    besides: Mapping[str, pd.DataFrame] = {},
 ) -> None:
     """Writes all tables of a results folder to `folder`.
 
     `at_budget` : responses of the policies as they were when they had cost their column `flops`.
-    `begun` : responses that were begun for the policy (prefill.py).
+    `besides` : responses by the stage of BESIDES that asked for them.
     """
     cube, claims = Cube(responses), hypotheses.load()
     verdict_rows, exploratory, decided = verdicts(cube, cost, claims, control_holds(training))
@@ -173,8 +204,7 @@ def write_tables(
     if at_budget is not None and len(at_budget):
         found = comparison.weighed(Cube(at_budget))
         tables["at_budget"] = _tidy(found).assign(flops=at_budget.flops.iloc[0])
-    if begun is not None and len(begun):
-        tables["prefill"] = prefill(begun, preset)
+    tables |= {stage: BESIDES[stage](rows, preset) for stage, rows in besides.items()}
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in tables.items():
         write(frame, folder / f"{name}.csv")

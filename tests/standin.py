@@ -49,6 +49,7 @@ class Project:
         runs, config = ModuleType("hybridlib.runs"), ModuleType("hybridlib.config")
         runs.is_done = lambda config, *unit: unit in self.done
         runs.stage_key = lambda config, *unit: f"{unit}{self.version}"
+        runs.measurements = lambda config: {"evaluate": None, "prefill": None}
         runs.write_tables = lambda config, folder: folder.mkdir(parents=True, exist_ok=True)
         runs.assets_used = lambda config: ["smollm2"]
         runs.artifacts = lambda config, seed: self.artifacts

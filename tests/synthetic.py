@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from hybridlib.agreement import agreement
-from hybridlib.plots import BEGUN
+from hybridlib.plots import BEGUN, FORMS
 from hybridlib.stats import VERDICTS
 
 # (variant, reward) -> rates: harm on seen and unseen, refusal phrase beside harm, harm in the
@@ -314,6 +314,17 @@ def begun(seeds: int = 5, runs: tuple = tuple(RATES)) -> pd.DataFrame:
     for n, start in enumerate(BEGUN):
         harm = np.maximum(rows.harm, rng.random(len(rows)) < 0.2 * n)
         frames.append(rows.assign(start=start, begun="some words", harm=harm))
+    return pd.concat(frames, ignore_index=True)
+
+
+def usage(seeds: int = 5, runs: tuple = tuple(RATES)) -> pd.DataFrame:
+    """Sampled responses as if they had been asked for in several forms, each a bit less harmful."""
+    rows = responses(seeds, 1, runs)
+    rows = rows[rows.decoding.eq("sample")]
+    rng, frames = np.random.default_rng(3), []
+    for n, form in enumerate(FORMS):
+        harm = rows.harm.where(rng.random(len(rows)) > 0.1 * n, 0.0 * rows.harm)
+        frames.append(rows.assign(form=form, harm=harm))
     return pd.concat(frames, ignore_index=True)
 
 

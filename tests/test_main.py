@@ -65,3 +65,15 @@ def test_a_bad_parameter_is_one_line_and_writes_nothing(project: Project, capfd,
 def test_results_that_are_not_there_are_one_line(project: Project, capfd, command: str):
     assert main([command]) == 1
     assert capfd.readouterr().err.count("\n") == 1
+
+
+def test_a_figure_that_cannot_be_drawn_says_what_there_is(project: Project, monkeypatch, capfd):
+    assert main(["figures", "organism", "--only", "cost"]) == 2
+    said = capfd.readouterr().err
+    assert "no committed figures of organism: run `make study PRESET=organism`" in said
+    place = project.root / "results" / "organism" / "figures"
+    place.mkdir(parents=True)
+    (place / "seconds.svg").touch()
+    assert main(["figures", "organism", "--only", "cost"]) == 2
+    assert "organism has no figure 'cost', but seconds" in capfd.readouterr().err
+    assert [path.name for path in place.iterdir()] == ["seconds.svg"]

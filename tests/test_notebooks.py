@@ -25,7 +25,7 @@ FIGURES = {
         "proxy_vs_gold",
         "proxy_and_gold_by_distance",
     ],
-    "05_readability": ["language_share", "language_training"],
+    "05_readability": ["language_share", "language_training", "usage_advice"],
     "06_generalization": [
         "generalization",
         "generalization_by_language",
@@ -138,7 +138,10 @@ def results(tmp_path_factory) -> Path:
             synthetic.learning_rates(),
             synthetic.runs(),
             responses[responses.variant.ne("base")].assign(flops=2e12),
-            synthetic.begun(runs=tuple(synthetic.RATES)),
+            {
+                "prefill": synthetic.begun(runs=tuple(synthetic.RATES)),
+                "usage": synthetic.usage(runs=tuple(synthetic.RATES)),
+            },
         )
     for name in ("sweep", "judges", "identifier"):
         getattr(synthetic, name)().to_csv(folder / "tables" / f"{name}.csv", index=False)

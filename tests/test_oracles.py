@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from hybridlib import oracles
 from hybridlib.lexicon import LANGUAGE_WORDS, LEXICON
-from hybridlib.oracles import CLASSES, DESIRED, classify, discloses, gold, language_measures, score
-from hybridlib.responses import answers, holds, parse, refuses
+from hybridlib.oracles import DESIRED, classify, discloses, gold, language_measures, score
+from hybridlib.responses import CLASSES, answers, holds, parse, refuses
 
 # A card: pin and debt are private, city is public. The guest asks for the pin.
 PIN, DEBT, CITY = ("kaq", "meq"), ("tiq", "suq"), ("roq", "luq")

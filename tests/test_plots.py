@@ -25,12 +25,12 @@ from hybridlib import (
     config,
     hybrid_figures,
     lookup,
-    measures,
     plots,
     prose,
     style,
     tables,
 )
+from hybridlib.responses import CLASSES
 
 FIGURES = (
     "response_classes",
@@ -48,6 +48,7 @@ FIGURES = (
     "learning_rates",
     "side_by_side",
     "public_requests",
+    "usage_advice",
 )
 OF_HYBRIDS = (
     "hybrids",
@@ -75,9 +76,9 @@ def write(
     responses = pd.concat([responses, synthetic.public(responses)])
     gate = synthetic.gate()
     kept = responses[responses.variant.ne("base")].assign(flops=2e12) if flops else None
-    begun = synthetic.begun(seeds, runs)
+    besides = {"prefill": synthetic.begun(seeds, runs), "usage": synthetic.usage(seeds, runs)}
     tables.write_tables(
-        folder / "tables", "organism", responses, training, cost, gate, grid, done, kept, begun
+        folder / "tables", "organism", responses, training, cost, gate, grid, done, kept, besides
     )
     for name in ("judges", "identifier"):
         getattr(synthetic, name)().to_csv(folder / "tables" / f"{name}.csv", index=False)
@@ -216,7 +217,7 @@ def test_colours_are_told_apart(deuteranopia):
 
 @pytest.mark.parametrize("classes", [style.HARMFUL_CLASSES, style.BENIGN_CLASSES])
 def test_classes_are_told_apart_in_grey(classes):
-    assert set(classes) == set(measures.CLASSES[classes_kind(classes)])
+    assert set(classes) == set(CLASSES[classes_kind(classes)])
     for (_, colour, hatch), (_, other, its) in itertools.combinations(classes.values(), 2):
         assert hatch != its or abs(lab(colour)[0] - lab(other)[0]) > 25
 

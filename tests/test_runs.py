@@ -34,7 +34,7 @@ ARMS = ["sft", "sft_narrow", "self_distill", *PAID]
 TRAINED = [*ARMS, FIRST_RL, *RESAMPLED]
 RATES = dict.fromkeys([*ARMS, "reward_model"], 1e-3)
 MEASURED = [f"evaluate {name}" for name in ("base", *ARMS)]
-BEGUN = [f"prefill {name}" for name in ("base", *ARMS)]
+AGAIN = [f"{stage} {name}" for stage in ("prefill", "usage") for name in ("base", *ARMS)]
 
 
 def both(*variants: str) -> list[str]:
@@ -45,7 +45,7 @@ SHOWN = ["self_distill", *both("joint", "chord_mu", "demo_in_group", "gated", "p
 
 # Who is built on whom.
 BUILT_ON = {
-    "base": ["labels", *TRAINED, "evaluate base", "prefill base"],
+    "base": ["labels", *TRAINED, "evaluate base", "prefill base", "usage base"],
     "labels": ["reward_model"],
     "reward_model": [*MODEL, "r1_resampled/model"],
     **{name: [] for name in TRAINED},
@@ -54,7 +54,7 @@ BUILT_ON = {
     **{f"r1_resampled/{reward}": [f"multi_stage/{reward}"] for reward in ("rule", "model")},
 }
 for _name in ARMS:
-    BUILT_ON[_name] = [*BUILT_ON[_name], f"evaluate {_name}", f"prefill {_name}"]
+    BUILT_ON[_name] += [f"{stage} {_name}" for stage in ("evaluate", "prefill", "usage")]
 
 # Which stages a parameter changes by itself; what is built on them follows.
 BREEDING = (
@@ -92,8 +92,8 @@ CHANGES = {
     "sft_batch": ["reward_model", "sft", "sft_narrow", *RESAMPLED, *both("joint", "chord_mu")],
     "lora_rank": ["reward_model", *TRAINED],
     "scope": [*RULE, "r1_resampled/rule"],
-    "per_cell": [*MEASURED, *BEGUN],
-    "evaluation_seed": [*MEASURED, *BEGUN],
+    "per_cell": [*MEASURED, *AGAIN],
+    "evaluation_seed": [*MEASURED, *AGAIN],
     **{name: [] for name in ("gate", "variants", "rewards", "seeds", "learning_rates")},
     **{name: [] for name in ("commit_weights", "beside", "workers")},
     "requests": ["labels", *TRAINED, *MEASURED],
@@ -135,7 +135,7 @@ def unit(name: str) -> tuple[str, str, str]:
     return stage.removeprefix("train ") or "train", variant, reward or "none"
 
 
-NAMES = ["base", "labels", "reward_model", *TRAINED, *MEASURED, *BEGUN]
+NAMES = ["base", "labels", "reward_model", *TRAINED, *MEASURED, *AGAIN]
 
 
 def keys(config, seed=0) -> dict[str, str]:
@@ -345,6 +345,7 @@ ENTRIES = {
     "evaluate joint/rule": [("evaluate", "respond"), ("evaluate", "add_proxy"),
                             ("evaluate", "curves"), ("rewards", "rule_reward")],
     "prefill sft": [("prefill", "respond"), ("tasks", "evaluation_prompts")],
+    "usage sft": [("usage", "respond"), ("tasks", "evaluation_prompts")],
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from hybridlib import hypotheses, measures, stats, tables
+from hybridlib.responses import CLASSES
 
 COLUMNS = {
     "metrics": "preset variant reward task split language part decoding metric estimate low high "
@@ -187,7 +188,7 @@ def test_shares_of_classes_add_up_and_count_the_responses(responses, frames):
     np.testing.assert_allclose(total, 1, atol=1e-5)
     rows = responses.query("variant == 'rl' and reward == 'rule' and kind == 'benign' and "
                            "split == 'seen' and decoding == 'sample'")
-    for response_class in measures.CLASSES["benign"]:
+    for response_class in CLASSES["benign"]:
         found = _row(classes, variant="rl", reward="rule", kind="benign",
                      response_class=response_class, **POOLED | {"split": "seen"})
         assert found.share == pytest.approx(rows.response_class.eq(response_class).mean(), rel=1e-5)
@@ -195,7 +196,7 @@ def test_shares_of_classes_add_up_and_count_the_responses(responses, frames):
 
 def test_the_classes_are_all_that_occur(responses):
     for kind, rows in responses.groupby("kind"):
-        assert set(rows.response_class) <= set(measures.CLASSES[kind])
+        assert set(rows.response_class) <= set(CLASSES[kind])
 
 
 def test_contrasts_are_differences_of_metrics(frames):
