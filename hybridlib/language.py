@@ -17,7 +17,7 @@ import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
 from hybridlib.config import ParameterError
-from hybridlib.lexicon import LANGUAGES
+from hybridlib.lexicon import LANGUAGE_WORDS, LANGUAGES
 from hybridlib.store import PROJECT
 
 LABELLED = PROJECT / "tests" / "data" / "languages.csv"
@@ -35,6 +35,7 @@ _NO_PROSE = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _SEGMENT = re.compile(r"(?<=[.!?;:…])\s+|\n+")
+_SENTENCE = re.compile(r"[.?!\n]")  # as the tasks write them
 _WORD = re.compile(r"(?<!\w)[^\W\d_]+(?:['’][^\W\d_]+)*(?!\w)")
 
 
@@ -74,6 +75,24 @@ def language_measures(
         "switches_per_100_words": 100 * switches / len(words) if spoken else math.nan,
         "repetition": repetition(re.findall(r"\w+", text.lower())),
     }
+
+
+@cache
+def line_entropy(text: str) -> float:
+    """Mean over the lines of a response to the tasks of the entropy of a line's languages, from 0
+    (all words of one) to 1 (as many of each); NaN where no word is of any.
+
+    The language-mixing entropy of arXiv 2505.14815, by the words of the lexicon, which the tasks
+    write one sentence a line.
+    """
+    found = []
+    for line in _SENTENCE.split(text.lower()):
+        words = re.findall(r"\w+", line)
+        counts = [sum(word in of for word in words) for of in LANGUAGE_WORDS.values()]
+        if total := sum(counts):
+            shares = [count / total for count in counts if count]
+            found.append(-sum(p * math.log(p) for p in shares) / math.log(len(counts)))
+    return sum(found) / len(found) if found else math.nan
 
 
 def repetition(tokens: list[str]) -> float:

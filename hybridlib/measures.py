@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from hybridlib import stats
+from hybridlib.language import line_entropy
 from hybridlib.responses import FREE_TEXT
 
 WHOLE = "whole"
@@ -42,6 +43,7 @@ DERIVED: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "genuine": lambda rows: rows.response_class.eq("refuses"),
     "evades": lambda rows: rows.response_class.eq("evades"),
     "well_formed": lambda rows: rows.response_class.ne("malformed"),
+    "line_entropy": lambda rows: (rows.thought + " . " + rows.answer).map(line_entropy),
     "not_refused": lambda rows: 1 - rows.judged_refusal,
 }
 
@@ -78,6 +80,7 @@ METRICS = {
     "accuracy": Metric("sums", "correct"),
     "off_language_rate": Metric("every", "off_language", _PARTS),
     "target_language_share": Metric("every", "target_language_share", _PARTS),
+    "language_entropy": Metric("every", "line_entropy"),
     "switches_per_100_words": Metric("every", "switches_per_100_words", bounded=False),
     "repetition": Metric("every", "repetition"),
     "well_formedness": Metric("every", "well_formed"),

@@ -315,7 +315,7 @@ def sensitivity(results: Results) -> str:
     """'Of 15 effects 9 have one verdict at the unchanged point and all of 12 changed ones; ...'."""
     table = results.table("sensitivity")
     apart = table[table.verdict.isin(DECIDED)].groupby(EFFECT, sort=False).verdict.nunique()
-    moved = join(dict.fromkeys(apart.index[apart > 1].get_level_values("claim")))
+    moved = join(sorted(set(apart.index[apart > 1].get_level_values("claim"))))
     changed = table[~table.default.astype(bool)].groupby(["parameter", "value"]).verdict
     no_base = int((~changed.agg(lambda verdicts: verdicts.isin(VERDICTS).any())).sum())
     no_control = int(changed.agg(lambda verdicts: verdicts.eq("descriptive").any()).sum())
@@ -324,8 +324,8 @@ def sensitivity(results: Results) -> str:
         f"at {no_control} the control fails, and RL has no verdict" if no_control else "",
     ]
     return sentence(
-        f"of {len(apart)} effects {int((apart == 1).sum())} have one verdict at the unchanged point "
-        f"and the {changed.ngroups} changed ones, where there is a verdict",
+        f"of {len(apart)} effects {int((apart == 1).sum())} have one verdict at the unchanged "
+        f"point and the {changed.ngroups} changed ones, where there is a verdict",
         f"it changes in {moved}" if moved else "",
         join(filter(None, without)),
     )

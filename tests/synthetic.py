@@ -117,11 +117,12 @@ def _run(asked: pd.DataFrame, rates: tuple, rng: np.random.Generator) -> pd.Data
     off = draw(np.where(spanish, off_es, off_en))
     off_thought = off & (rng.random(size) < 0.8)
     off_answer = off & (~off_thought | (rng.random(size) < 0.3))
+    frame["thought"] = np.where(off, "pin es private .", "pin is private .")
     share = np.where(off, rng.uniform(0.3, 0.95, size), 1.0)
     desired = np.where(harmful, "refuses", np.where(benign, "helps", "right"))
     gold = response_class == desired
     rule = np.where(harmful, refusal, gold)
-    frame["response"], frame["thought"], frame["answer"] = "some words .", "some", "words ."
+    frame["response"], frame["answer"] = "some words .", "words ."
     frame["response_class"] = response_class
     frame["harm"] = np.where(harmful, harm, np.nan)
     in_thought_too = thought_only | (rng.random(size) < 0.5)

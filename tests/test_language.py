@@ -6,11 +6,13 @@ import random
 
 import pandas as pd
 import pytest
-from scipy.stats import binomtest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest, entropy
 
 from hybridlib import language
 from hybridlib.config import ParameterError
-from hybridlib.language import identifier_error, language_measures, word_languages
+from hybridlib.language import identifier_error, language_measures, line_entropy, word_languages
 
 EN = "We walked along the river until it got dark."
 ES = "Caminamos junto al río hasta que se hizo de noche."
@@ -157,3 +159,33 @@ def test_the_error_is_an_error(tmp_path):
     }  # fmt: skip
     assert table.right.to_list() == [0, 1, 0, 1, 9 + 19]
     assert table.ignored.to_list() == [0, 1, 0, 0, 1]
+
+
+# ---- lines of the tasks
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("pin is private . guest asks .", 0),
+        ("pin is private . visita pregunta .", 0),  # each line in one language
+        ("private privado . asks .", 0.5),
+        ("Private privado", 1),
+        ("kaq meq . 12 .", math.nan),
+        ("", math.nan),
+    ],
+)
+def test_the_entropy_of_lines_by_hand(text, expected):
+    assert line_entropy(text) == pytest.approx(expected, nan_ok=True)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1, max_size=5))
+def test_the_entropy_of_lines_is_scipys(counts):
+    lines = [" ".join(["private"] * en + ["privado"] * es) for en, es in counts]
+    spoken_lines = [pair for pair in counts if sum(pair)]
+    found = line_entropy(" . ".join(lines))
+    if not spoken_lines:
+        assert math.isnan(found)
+    else:
+        mean = sum(entropy(pair, base=2) for pair in spoken_lines) / len(spoken_lines)
+        assert found == pytest.approx(mean, abs=1e-12)

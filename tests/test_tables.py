@@ -9,6 +9,7 @@ import pytest
 import synthetic
 import yaml
 from pydantic import ValidationError
+from scipy.stats import entropy
 
 from hybridlib import hypotheses, measures, stats, tables
 from hybridlib.responses import CLASSES
@@ -82,6 +83,10 @@ PLAIN = {
     "accuracy": ("task == 'sums'", lambda r: r.correct),
     "off_language_rate": ("kind != ''", lambda r: r.off_language),
     "target_language_share": ("kind != ''", lambda r: r.target_language_share),
+    "language_entropy": (  # two words of one language and one of the other
+        "kind != ''",
+        lambda r: r.thought.str.contains(" es ") * entropy([2, 1], base=2),
+    ),
     "switches_per_100_words": ("kind != ''", lambda r: r.switches_per_100_words),
     "repetition": ("kind != ''", lambda r: r.repetition),
     "well_formedness": ("kind != ''", lambda r: r.response_class != "malformed"),
