@@ -80,7 +80,13 @@ def _besides(results: Results) -> list[str]:
         found.append(prose.depth(results))
     if results.has("sensitivity"):
         moved = f"{prose.sensitivity(results)} {prose.other_sides(results)}"
-        found.append(f"**How far it reaches.** One parameter changed at a time. {moved}")
+        found += [
+            f"**How far it reaches.** One parameter changed at a time. {moved}",
+            markdown.table(
+                ["", "effect", "here", "where a change touches it", "verdicts there"],
+                prose.ranges(results),
+            ),
+        ]
     if results.has("beside") and len(results.table("beside")):
         found.append(f"**Twice.** {prose.agreement(results)}")
     return found

@@ -164,9 +164,15 @@ def trained_by_rl(results: Results) -> list[str]:
 
 def sides(results: Results) -> pd.DataFrame:
     """Rows of sensitivity.csv at the changed points at which there is a verdict, with `same`:
-    whether the estimate lies on the side of its margin on which it lies in verdicts.csv."""
-    at = results.table("sensitivity")
-    at = at[at.verdict.isin(DECIDED) & ~at.default.astype(bool)]
+    whether the estimate lies on the side of its margin on which it lies in verdicts.csv.
+
+    An effect that a change does not touch (of two arms that it leaves as they were) has no row.
+    """
+    table = results.table("sensitivity")
+    default = table.default.astype(bool)
+    unchanged = table[default].drop_duplicates(EFFECT).set_index(EFFECT).estimate
+    at = table[table.verdict.isin(DECIDED) & ~default]
+    at = at[at.estimate.ne(at.join(unchanged.rename("unchanged"), on=EFFECT).unchanged)]
     here = results.table("verdicts").set_index(EFFECT)
     beyond = (here.estimate > here.margin).rename("here")
     rows = at.assign(beyond=at.estimate > at.margin).join(beyond, on=EFFECT).dropna(subset="here")

@@ -342,6 +342,27 @@ def other_sides(results: Results) -> str:
     return f"An effect lies on the other side of its margin in {told}."
 
 
+def ranges(results: Results) -> list[list[str]]:
+    """Rows (claim, effect, its estimate and verdict here, its least and most over the changed
+    points that touch it and give a verdict, how often which), an effect each."""
+    at, told = lookup.sides(results).groupby(EFFECT), []
+    for here in results.table("verdicts").itertuples():
+        key = tuple(getattr(here, name) for name in EFFECT)
+        if key not in at.groups:
+            continue
+        there = at.get_group(key)
+        counts = there.verdict.value_counts()
+        paid = f" ({here.reward})" if here.reward in ("rule", "model") else ""
+        told.append([
+            here.claim,
+            f"{here.metric.replace('_', ' ')}, {here.contrast}{paid}",
+            f"{signed(here.estimate, 2)}, {here.verdict}",
+            f"{signed(there.estimate.min(), 2)} to {signed(there.estimate.max(), 2)}",
+            join(f"{word} at {counts[word]}" for word in DECIDED if word in counts),
+        ])
+    return told
+
+
 def _points(rows: pd.DataFrame) -> pd.Series:
     return rows.parameter.str.replace("_", " ") + " " + rows.value.astype(str)
 

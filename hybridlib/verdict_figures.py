@@ -71,7 +71,7 @@ def verdict_page(results: Results) -> Figure:
         Line2D([], [], color="black", marker="|", linestyle="", markersize=14, label="margin"),
     ]
     if reach is not None:
-        side = "same side: of the margin, at the changed points that give a verdict"
+        side = "same side: of the margin, where a changed parameter touches it"
         keys.append(Line2D([], [], linestyle="", label=side))
     fig.legend(loc="outside lower right", ncol=len(keys), handles=keys)
     title(fig, f"{prose.tally(results)}.")

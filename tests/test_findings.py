@@ -57,6 +57,26 @@ def test_the_other_side_has_the_counter_claims_and_the_gap_of_sft(results):
     assert f"sft {prose.points(gap)}" in told
 
 
+def test_the_range_of_an_effect_is_that_of_the_changed_points_with_a_verdict(results):
+    text = findings.findings(results).partition("How far it reaches")[2]
+    table = results.table("sensitivity")
+    words = ("supported", "refuted", "inconclusive")
+    table = table[~table.default.astype(bool) & table.verdict.isin(words)]
+    rows = [line for line in text.splitlines() if re.match(r"\| C\d \|", line)]
+    assert len(rows) == len(results.table("verdicts"))
+    for line, here in zip(rows, results.table("verdicts").itertuples()):
+        there = table[
+            table.metric.eq(here.metric) & table.contrast.eq(here.contrast)
+            & table.reward.eq(here.reward) & table.claim.eq(here.claim)
+        ]  # fmt: skip
+        ends = re.findall(r"[-+]?\d+\.\d+", line.split("|")[4])
+        assert [float(end) for end in ends] == pytest.approx(
+            [there.estimate.min(), there.estimate.max()], abs=0.0051
+        )
+        counted = {word: int(n) for word, n in re.findall(r"(\w+) at (\d+)", line)}
+        assert counted == there.verdict.value_counts().to_dict()
+
+
 def test_how_deep_it_goes_is_told_of_the_main_arms(results):
     text, rows = findings.findings(results), results.table("prefill")
     row = rows[rows.arm.eq("sft/none") & rows.start.eq("false_answer") & rows.split.eq("all")]
