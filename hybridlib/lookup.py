@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
-from hybridlib.config import REWARDS, ParameterError
+from hybridlib.config import PARAMETERS, REWARDS, ParameterError
 from hybridlib.stats import DECIDED, interval_of_change
 from hybridlib.study import committed, local
 from hybridlib.style import order_of
@@ -166,13 +166,15 @@ def sides(results: Results) -> pd.DataFrame:
     """Rows of sensitivity.csv at the changed points at which there is a verdict, with `same`:
     whether the estimate lies on the side of its margin on which it lies in verdicts.csv.
 
-    An effect that a change does not touch (of two arms that it leaves as they were) has no row.
+    An effect that a change does not touch has no row: one of two arms that a parameter of training
+    leaves as they were, to the last digit. Another base touches all.
     """
     table = results.table("sensitivity")
     default = table.default.astype(bool)
     unchanged = table[default].drop_duplicates(EFFECT).set_index(EFFECT).estimate
     at = table[table.verdict.isin(DECIDED) & ~default]
-    at = at[at.estimate.ne(at.join(unchanged.rename("unchanged"), on=EFFECT).unchanged)]
+    moved = at.estimate.ne(at.join(unchanged.rename("unchanged"), on=EFFECT).unchanged)
+    at = at[moved | at.parameter.map(PARAMETERS).isin(["base", "shares"])]
     here = results.table("verdicts").set_index(EFFECT)
     beyond = (here.estimate > here.margin).rename("here")
     rows = at.assign(beyond=at.estimate > at.margin).join(beyond, on=EFFECT).dropna(subset="here")

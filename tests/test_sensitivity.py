@@ -164,27 +164,30 @@ def test_other_axes_are_kept_and_the_same_point_is_replaced(made, tmp_path):
 
 
 def test_points_are_named_at_which_an_effect_changes_sides(tmp_path):
-    """One effect, supported; of five changed points one is on the other side, one has no base, one
-    leaves both arms as they were, and at one the control fails."""
+    """One effect, supported; of six changed points one is on the other side, one has no base, at
+    one the control fails, and of two of training one leaves both arms as they were."""
     (tmp_path / "tables").mkdir()
     effect = {"claim": "C1", "metric": "harm_rate", "contrast": "rl - base", "reward": "rule"}
     here = pd.DataFrame([effect | {"estimate": 0.3, "margin": 0.05}])
     here.to_csv(tmp_path / "tables" / "verdicts.csv", index=False)
-    found = {
-        "0.1": (0.3, "supported"), "0.0": (0.01, "inconclusive"), "0.2": (0.06, "supported"),
-        "0.3": (None, NO_BASE), "0.4": (0.01, "descriptive"), "0.5": (0.3, "supported"),
-    }  # fmt: skip
+    bred, trained = "minority_share", ("narrow_categories", "labels")
+    found = [
+        (bred, "0.1", 0.3, "supported"), (bred, "0.0", 0.01, "inconclusive"),
+        (bred, "0.2", 0.3, "supported"), (bred, "0.3", None, NO_BASE),
+        (bred, "0.4", 0.01, "descriptive"), (trained[0], "1", 0.3, "supported"),
+        (trained[1], "60", 0.06, "supported"),
+    ]  # fmt: skip
     rows = [
-        effect | {"parameter": "minority_share", "value": value, "default": value == "0.1"}
+        effect | {"parameter": parameter, "value": value, "default": value == "0.1"}
         | {"estimate": estimate, "margin": 0.05, "verdict": verdict}
-        for value, (estimate, verdict) in found.items()
+        for parameter, value, estimate, verdict in found
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "tables" / "sensitivity.csv", index=False)
     results = lookup.Results(tmp_path)
     assert prose.other_sides(results).endswith("of its margin in C1 (minority share 0.0).")
-    assert lookup.same_side(results).iloc[0].to_list() == [1, 2]
+    assert lookup.same_side(results).iloc[0].to_list() == [2, 3]
     assert prose.sensitivity(results) == (
-        "Of 1 effects 0 have one verdict at the unchanged point and the 5 changed ones, where "
+        "Of 1 effects 0 have one verdict at the unchanged point and the 6 changed ones, where "
         "there is a verdict; it changes in C1; at 1 the base is not competent and at 1 the control "
         "fails, and RL has no verdict."
     )
