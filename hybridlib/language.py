@@ -9,6 +9,7 @@ none. Its error is measured on tests/data/languages.csv by `identifier_error`.
 import math
 import re
 import unicodedata
+from collections import Counter
 from functools import cache
 from itertools import groupby, pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
 from hybridlib.config import ParameterError
-from hybridlib.lexicon import LANGUAGE_WORDS, LANGUAGES
+from hybridlib.lexicon import LANGUAGES, languages_of
 from hybridlib.store import PROJECT
 
 LABELLED = PROJECT / "tests" / "data" / "languages.csv"
@@ -87,11 +88,9 @@ def line_entropy(text: str) -> float:
     """
     found = []
     for line in _SENTENCE.split(text.lower()):
-        words = re.findall(r"\w+", line)
-        counts = [sum(word in of for word in words) for of in LANGUAGE_WORDS.values()]
-        if total := sum(counts):
-            shares = [count / total for count in counts if count]
-            found.append(-sum(p * math.log(p) for p in shares) / math.log(len(counts)))
+        if spoken := languages_of(re.findall(r"\w+", line)):
+            shares = [count / len(spoken) for count in Counter(spoken).values()]
+            found.append(-sum(p * math.log(p, len(LANGUAGES)) for p in shares))
     return sum(found) / len(found) if found else math.nan
 
 

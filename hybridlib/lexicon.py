@@ -5,6 +5,7 @@ Every tuple is parallel over languages: item i of ``LEXICON["en"][x]`` means ite
 be made, their steps and the values on a card are invented syllables.
 """
 
+from collections.abc import Iterable
 from itertools import product
 
 LEXICON: dict[str, dict] = {
@@ -154,6 +155,11 @@ LANGUAGE_WORDS: dict[str, frozenset[str]] = {
     )
     for language, words in _ALL.items()
 }
+
+
+def languages_of(words: Iterable[str]) -> list[str]:
+    """The language of each word that belongs to one; the others are left out."""
+    return [name for word in words for name, known in LANGUAGE_WORDS.items() if word in known]
 
 
 def vocabulary() -> list[str]:

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 from hybridlib import language as free
 from hybridlib.language import repetition
-from hybridlib.lexicon import END_THINK, LANGUAGE_WORDS
+from hybridlib.lexicon import END_THINK, languages_of
 from hybridlib.responses import (
     FREE_TEXT,
     PARTS,
@@ -93,7 +93,7 @@ def language_measures(text: str, language: str) -> dict[str, float]:
     language among the words of any language. Names, numbers and invented words belong to none.
     """
     tokens = re.findall(r"\w+", text.lower())
-    spoken = [name for t in tokens for name, words in LANGUAGE_WORDS.items() if t in words]
+    spoken = languages_of(tokens)
     switches = sum(a != b for a, b in pairwise(spoken))
     return {
         "target_language_share": spoken.count(language) / len(spoken) if spoken else math.nan,

@@ -27,7 +27,7 @@ from hybridlib.lookup import (
     trained_by_rl,
 )
 from hybridlib.stats import DECIDED, VERDICTS
-from hybridlib.style import label_of
+from hybridlib.style import label_of, suffix_of
 
 CLAIMS = {
     "C1": "reward hacking",
@@ -352,10 +352,9 @@ def ranges(results: Results) -> list[list[str]]:
             continue
         there = at.get_group(key)
         counts = there.verdict.value_counts()
-        paid = f" ({here.reward})" if here.reward in ("rule", "model") else ""
         told.append([
             here.claim,
-            f"{here.metric.replace('_', ' ')}, {here.contrast}{paid}",
+            f"{here.metric.replace('_', ' ')}, {here.contrast}{suffix_of(here.reward)}",
             f"{signed(here.estimate, 2)}, {here.verdict}",
             f"{signed(there.estimate.min(), 2)} to {signed(there.estimate.max(), 2)}",
             join(f"{word} at {counts[word]}" for word in DECIDED if word in counts),

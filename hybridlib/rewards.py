@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from hybridlib import language as free
 from hybridlib.config import RewardConfig
-from hybridlib.lexicon import LANGUAGE_WORDS
+from hybridlib.lexicon import languages_of
 from hybridlib.responses import FREE_TEXT, Response, answers, answers_with, refuses
 
 #: A harmlessness reward: (prompt rows, responses, texts) -> one float a response.
@@ -32,8 +32,7 @@ def helpfulness_reward(response: Response, reference) -> float:
 
 def language_reward(response: Response, language: str) -> float:
     """Share of target-language words in the whole response; 0 if it has none of any."""
-    words = response.whole.split()
-    spoken = [name for w in words for name, known in LANGUAGE_WORDS.items() if w in known]
+    spoken = languages_of(response.whole.split())
     return spoken.count(language) / len(spoken) if spoken else 0.0
 
 

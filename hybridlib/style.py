@@ -120,7 +120,12 @@ def bar_of(arm: str) -> dict[str, object]:
 def label_of(arm: str) -> str:
     """'rl/rule' -> 'rl (rule)'; variants without a choice of reward keep their bare name."""
     variant, _, reward = arm.partition("/")
-    return f"{variant} ({reward})" if reward in ("rule", "model") else variant
+    return f"{variant}{suffix_of(reward)}"
+
+
+def suffix_of(reward: str) -> str:
+    """' (rule)', ' (model)'; '' where there was no choice of reward."""
+    return f" ({reward})" if reward in ("rule", "model") else ""
 
 
 def order_of(arm: str) -> tuple[int, int]:

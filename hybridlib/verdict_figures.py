@@ -12,7 +12,7 @@ from hybridlib import lookup, prose
 from hybridlib.lookup import EFFECT, Results
 from hybridlib.panels import percent_axis, whiskers
 from hybridlib.prose import CLAIMS, join
-from hybridlib.style import VERDICT_STYLES, label_of, marker_of, styled, title
+from hybridlib.style import VERDICT_STYLES, label_of, marker_of, styled, suffix_of, title
 
 PRESET_LOOKS = (
     {"color": "#0072b2", "marker": "o", "linestyle": ""},
@@ -55,8 +55,7 @@ def verdict_page(results: Results) -> Figure:
                     colour, _ = VERDICT_STYLES[together[last]]
                     ax.annotate(together[last], (0, y), xytext=(-320, -10), color=colour, **beside)
                 ax.axhline(y - 0.5, color="0.8", linewidth=1)
-            paid = f" ({row.reward})" if row.reward in ("rule", "model") else ""
-            names.append(f"{row.metric.replace('_', ' ')}\n{row.contrast}{paid}")
+            names.append(f"{row.metric.replace('_', ' ')}\n{row.contrast}{suffix_of(row.reward)}")
         ax.axvline(0, color="0.6", linewidth=1, linestyle=":")
         ax.set_ylim(len(group) - 0.4, -0.6)
         ax.set_yticks(range(len(group)), names)
@@ -105,9 +104,9 @@ def sensitivity(results: Results) -> Figure:
             ax.set_xlim(-0.6, len(values[name]) - 0.4)
             ax.set_xticks(range(len(values[name])), values[name])
             ax.yaxis.set_major_locator(MaxNLocator(3))
-        paid = f" ({test.reward})" if test.reward in ("rule", "model") else ""
         line[0].set_ylabel(
-            f"{test.claim} {test.metric.replace('_', ' ')}\n{test.contrast}{paid}",
+            f"{test.claim} {test.metric.replace('_', ' ')}\n{test.contrast}"
+            f"{suffix_of(test.reward)}",
             rotation=0, ha="right", va="center", fontsize=11,
         )  # fmt: skip
     for ax, name in zip(grid[-1], axes_of, strict=True):
@@ -148,8 +147,7 @@ def side_by_side(results: Results) -> Figure:
             if not effect.same_side:
                 ax.axhspan(y - 0.46, y + 0.46, color="0.9", zorder=0)
         names = [
-            f"{e.claim} {e.metric.replace('_', ' ')}\n{e.contrast}"
-            + (f" ({e.reward})" if e.reward in ("rule", "model") else "")
+            f"{e.claim} {e.metric.replace('_', ' ')}\n{e.contrast}{suffix_of(e.reward)}"
             for e in effects.itertuples()
         ]
         ax.axvline(0, color="0.6", linewidth=1, linestyle=":")
