@@ -236,13 +236,12 @@ def _notebooks(jobs: list, source: Path) -> list[Path]:
 
 def _write_notebook(path: Path, folder: Path, places: Mapping[str, str] = {}) -> None:
     """Write an executed notebook, cleaned, as ipynb and HTML."""
-    from nbconvert import HTMLExporter
+    from hybridlib import render
 
     folder.mkdir(parents=True, exist_ok=True)
     node = nb.cleaned(nbformat.read(path, as_version=4), _places() | places)
     nbformat.write(node, folder / path.name)
-    html, _ = HTMLExporter().from_notebook_node(node)
-    (folder / path.name).with_suffix(".html").write_text(html, encoding="utf-8")
+    (folder / path.name).with_suffix(".html").write_text(render.html(node), encoding="utf-8")
 
 
 def _halve(path: Path) -> None:

@@ -8,9 +8,8 @@ import base64
 from pathlib import Path
 
 import nbformat
-from nbconvert import HTMLExporter
 
-from hybridlib import findings, gallery
+from hybridlib import findings, gallery, render
 from hybridlib.lookup import Results
 
 
@@ -29,8 +28,7 @@ def report(results: Results) -> str:
         )
     page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text) for text in cells])
     page.metadata["title"] = f"Results of {preset}"
-    html, _ = HTMLExporter(mathjax_url="", require_js_url="").from_notebook_node(page)
-    return html
+    return render.html(page)
 
 
 def write(results: Results, path: Path) -> Path:
