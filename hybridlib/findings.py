@@ -82,10 +82,7 @@ def _besides(results: Results) -> list[str]:
         moved = f"{prose.sensitivity(results)} {prose.other_sides(results)}"
         found += [
             f"**How far it reaches.** One parameter changed at a time. {moved}",
-            markdown.table(
-                ["", "effect", "here", "where a change touches it", "verdicts there"],
-                prose.ranges(results),
-            ),
+            prose.ranges(results),
         ]
     if results.has("beside") and len(results.table("beside")):
         found.append(f"**Twice.** {prose.agreement(results)}")

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
-from hybridlib import lookup
+from hybridlib import lookup, markdown
 from hybridlib.config import HYBRIDS
 from hybridlib.lookup import (
     EFFECT,
@@ -334,43 +334,43 @@ def sensitivity(results: Results) -> str:
 def other_sides(results: Results) -> str:
     """The points at which an effect lies on the other side of its margin, by claim."""
     rows = lookup.sides(results)
-    rows = rows[~rows.same].assign(at=_points(rows))
-    found = rows.groupby("claim", sort=True)["at"].unique()
-    if found.empty:
+    rows = rows[~rows.same]
+    if rows.empty:
         return "At every changed point with a base each effect lies on its side of the margin."
-    told = join(f"{claim} ({', '.join(points)})" for claim, points in found.items())
+    told = join(f"{claim} ({_points(points)})" for claim, points in rows.groupby("claim"))
     return f"An effect lies on the other side of its margin in {told}."
 
 
-def ranges(results: Results) -> list[list[str]]:
-    """Rows (claim, effect, its estimate and verdict here, its least and most over the changed
-    points that touch it and give a verdict, how often which), an effect each."""
+def ranges(results: Results) -> str:
+    """Markdown: a row an effect, its estimate and verdict here, its least and most over the changed
+    points that touch it and give a verdict, how often which, and where another than here."""
     at, told = lookup.sides(results).groupby(EFFECT), []
     for here in results.table("verdicts").itertuples():
         key = tuple(getattr(here, name) for name in EFFECT)
         if key not in at.groups:
             continue
         there = at.get_group(key)
-        counts = there.verdict.value_counts()
+        by_verdict = dict(iter(there.groupby("verdict")))
         told.append([
             here.claim,
             f"{here.metric.replace('_', ' ')}, {here.contrast}{suffix_of(here.reward)}",
             f"{signed(here.estimate, 2)}, {here.verdict}",
             f"{signed(there.estimate.min(), 2)} to {signed(there.estimate.max(), 2)}",
-            join(f"{word} at {counts[word]}" for word in DECIDED if word in counts),
+            ", ".join(
+                f"{word} at {len(rows)}" + (f" ({_points(rows)})" if word != here.verdict else "")
+                for word in DECIDED
+                if (rows := by_verdict.get(word)) is not None
+            ),
         ])
-    return told
+    head = ["", "effect", "here", "where a change touches it", "verdicts there"]
+    return markdown.table(head, told)
 
 
-def _points(rows: pd.DataFrame) -> pd.Series:
-    return rows.parameter.str.replace("_", " ") + " " + rows.value.astype(str)
-
-
-def reach(results: Results) -> pd.DataFrame:
-    """Where each effect has which verdict: a row an effect, a column a verdict, points by name."""
-    table = results.table("sensitivity")
-    by_verdict = table.assign(at=_points(table)).groupby([*EFFECT, "verdict"], sort=False)
-    return by_verdict["at"].agg(", ".join).unstack("verdict", fill_value="").reset_index()
+def _points(rows: pd.DataFrame) -> str:
+    """'base seed 1, 2; hidden size 128': points by parameter."""
+    values = rows.groupby("parameter", sort=False).value
+    told = (f"{n.replace('_', ' ')} {', '.join(map(str, v.unique()))}" for n, v in values)
+    return "; ".join(told)
 
 
 def other_side(results: Results) -> list[list[str]]:

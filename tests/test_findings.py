@@ -75,6 +75,13 @@ def test_the_range_of_an_effect_is_that_of_the_changed_points_with_a_verdict(res
         )
         counted = {word: int(n) for word, n in re.findall(r"(\w+) at (\d+)", line)}
         assert counted == there.verdict.value_counts().to_dict()
+        for row in there.itertuples():
+            named = re.search(rf"{row.verdict} at \d+ \(([^)]*)\)", line)
+            assert bool(named) == (row.verdict != here.verdict)
+            if named:
+                parameter = row.parameter.replace("_", " ")
+                (told,) = [p for p in named[1].split("; ") if p.startswith(parameter)]
+                assert str(row.value) in told.removeprefix(parameter).strip().split(", ")
 
 
 def test_how_deep_it_goes_is_told_of_the_main_arms(results):
