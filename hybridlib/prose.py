@@ -362,7 +362,7 @@ def ranges(results: Results) -> str:
                 if (rows := by_verdict.get(word)) is not None
             ),
         ])
-    head = ["", "effect", "here", "where a change touches it", "verdicts there"]
+    head = ["claim", "effect", "here", "where a change touches it", "verdicts there"]
     return markdown.table(head, told)
 
 
