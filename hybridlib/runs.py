@@ -345,10 +345,10 @@ def _flops(config: RunConfig, variant: str, reward: str, seed: int) -> float:
     return flops(_parameters(config), cost)
 
 
-def costs(config: RunConfig) -> pd.DataFrame:
-    """What each run took, phase by phase from the base; flops are counted, not measured."""
+def costs(config: RunConfig, measured: Iterable[tuple[str, str, int]]) -> pd.DataFrame:
+    """What each of these units took, phase by phase from the base; flops are counted."""
     rows = []
-    for variant, reward, seed in units(config):
+    for variant, reward, seed in measured:
         for phase in chain(variant, reward):
             cost = json.loads((train(config, *phase, seed) / "cost.json").read_text())
             rows.append(
@@ -411,7 +411,7 @@ def write_tables(config: RunConfig, folder: Path) -> None:
         for (v, r, s), run in found.items()
         if (run / "training.csv").exists()
     }
-    cost = costs(config)
+    cost = costs(config, found)
     if compares_hybrids(config.variants):
         total = cost.groupby(["variant", "reward", "seed"]).flops.sum()
         for unit, rows in training.items():

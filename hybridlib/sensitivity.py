@@ -113,7 +113,8 @@ def sensitivity(
     ParameterError : an axis that is none, or a parameter that cannot be.
     """
     unchanged = pd.DataFrame(columns=COLUMNS) if overrides else _unchanged(preset)
-    overrides |= _needed(load_config(preset, **overrides))
+    seeds = load_config(preset, **overrides).seeds[: stats.SEEDS_FOR_A_VERDICT]
+    overrides |= {"seeds": list(seeds)}
     config, asked = load_config(preset, **overrides), points(names)
     path = study.local(config.preset) / "tables" / "sensitivity.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,14 +131,6 @@ def sensitivity(
     return path
 
 
-def _needed(config: RunConfig) -> dict[str, Any]:
-    """The variants that the primary tests and the control need, and as few seeds."""
-    halves = (half for claim in hypotheses.load().claims for half in claim.halves)
-    named = {variant for half in halves for variant in half.variants} | {"rl_gold"}
-    variants = [variant for variant in config.variants if variant in named]
-    return {"variants": variants, "seeds": list(config.seeds[: stats.SEEDS_FOR_A_VERDICT])}
-
-
 def _at(preset: str, overrides: dict[str, Any], point: Point) -> pd.DataFrame:
     """The rows of one point, its runs taken from the store or made."""
     from hybridlib import runs
@@ -148,7 +141,7 @@ def _at(preset: str, overrides: dict[str, Any], point: Point) -> pd.DataFrame:
         failed = gate[~gate.passes.astype(bool)]
         what = (f"{row.check} {row.language} {row.value:.2f}" for row in failed.itertuples())
         return without_base(point, "; ".join(what))
-    units = _in_order(config)
+    units = _units(config)
     with jobs.processes() as pool:
         said = list(pool.map(_measured, *zip(*((preset, overrides, unit) for unit in units))))
     failed = {unit: why for unit, why in zip(units, said) if why}
@@ -158,7 +151,7 @@ def _at(preset: str, overrides: dict[str, Any], point: Point) -> pd.DataFrame:
     if not rewards or lost - set(config.rewards):
         return without_base(point, why)
     config = load_config(preset, **overrides | {"rewards": rewards})
-    folders = {unit: runs.evaluate(config, *unit) for unit in runs.units(config)}
+    folders = {unit: runs.evaluate(config, *unit) for unit in _units(config)}
     responses = pd.concat(pd.read_parquet(f / "responses.parquet") for f in folders.values())
     control = [
         pd.read_csv(folder / "training.csv").assign(variant=variant, seed=seed)
@@ -166,13 +159,15 @@ def _at(preset: str, overrides: dict[str, Any], point: Point) -> pd.DataFrame:
         if variant == "rl_gold"
     ]
     training = pd.concat(control) if control else pd.DataFrame()
-    return verdicts(point, responses, runs.costs(config), training, why)
+    return verdicts(point, responses, runs.costs(config, folders), training, why)
 
 
-def _in_order(config: RunConfig) -> list[tuple[str, str, int]]:
-    """What is measured, seed by seed; what others are built on comes first."""
-    first = [arm for arm in study.FIRST if arm in config.arms]
-    arms = dict.fromkeys([*first, *config.arms])
+def _units(config: RunConfig) -> list[tuple[str, str, int]]:
+    """What the primary tests and the control need, seed by seed; what others are built on first."""
+    halves = [half for claim in hypotheses.load().claims for half in claim.halves]
+    needed = {(v, r) for half in halves for v in half.variants for r in (*half.rewards, "none")}
+    arms = dict.fromkeys([*study.FIRST, *config.arms])
+    arms = [arm for arm in arms if arm in config.arms and arm in needed | {("rl_gold", "gold")}]
     return [(*arm, seed) for seed in config.seeds for arm in arms]
 
 

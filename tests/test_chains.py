@@ -44,7 +44,7 @@ def test_a_chain_is_trained_stage_by_stage_and_paid_for_as_a_whole(store):
     assert len(list((store / "train").glob("[!.]*"))) == 4
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3]
-    table = runs.costs(config)
+    table = runs.costs(config, runs.units(config))
     chain = table[table.variant == "multi_stage"]
     assert list(chain.phase) == ["sft", "rl", "sft", "rl"]
     assert chain.optimiser_steps.sum() == 2 * config.train.sft_steps + config.train.steps
@@ -62,7 +62,8 @@ def test_a_chain_is_trained_stage_by_stage_and_paid_for_as_a_whole(store):
 
 def test_a_run_is_measured_at_a_budget(store, monkeypatch):
     values = CHAIN | {"variants": ["self_distill"]}
-    whole = runs.costs(tiny(**values)).flops.sum()
+    unlimited = tiny(**values)
+    whole = runs.costs(unlimited, runs.units(unlimited)).flops.sum()
     config = tiny(**values, flops_budget=whole / 2)
     found = runs.train(config, "self_distill", "none", 0)
     then = load_file(found / "model_at_budget" / "adapter_model.safetensors")

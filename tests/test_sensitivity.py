@@ -104,9 +104,10 @@ def made(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "base", base)
     monkeypatch.setattr(runs, "evaluate", evaluate)
 
-    def costs(config):
+    def costs(config, measured):
         cost = synthetic.cost(len(config.seeds))
-        return cost[cost.reward.isin([*config.rewards, "none", "gold"])]
+        arms = {(variant, reward) for variant, reward, _ in measured}
+        return cost[[arm in arms for arm in zip(cost.variant, cost.reward)]]
 
     monkeypatch.setattr(runs, "costs", costs)
     monkeypatch.setattr(jobs, "processes", InPlace)
@@ -117,10 +118,10 @@ def made(tmp_path, monkeypatch):
 
 def test_what_the_tests_compare_is_trained_on_the_seeds_of_a_verdict(made):
     sensitivity.sensitivity("confirmatory", ["base_seed"], report=str)
-    assert {(variant, seed) for _, _, variant, _, seed in made} == {
-        (variant, seed)
-        for variant in ("base", "rl", "rl_gold", "sft", "sft_narrow", "two_stage")
-        for seed in range(10, 15)
+    arms = ["base/none", "rl/rule", "rl/model", "rl_gold/gold", "sft/none", "sft_narrow/none",
+            "two_stage/model"]  # fmt: skip
+    assert {(f"{variant}/{reward}", seed) for _, _, variant, reward, seed in made} == {
+        (arm, seed) for arm in arms for seed in range(10, 15)
     }
 
 
