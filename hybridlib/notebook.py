@@ -35,6 +35,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
     # nbformat imports jsonschema, which builds a grammar of URIs for most of a second if it can.
     sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
+    from traitlets.config import Config
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     papermill.execute_notebook(
@@ -44,7 +45,9 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
         progress_bar=False,
         stdout_file=sys.stdout,
         start_timeout=START,
-        extra_arguments=["--log-level=CRITICAL"],  # it warns of local TCP, and of an interrupt
+        # Kernels that start at once can be given the same TCP port; a socket file is their own.
+        config=Config(KernelManager={"transport": "ipc"}),
+        extra_arguments=["--log-level=CRITICAL"],  # it warns of an interrupt
     )
 
 
