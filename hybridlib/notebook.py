@@ -35,7 +35,6 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
     # nbformat imports jsonschema, which builds a grammar of URIs for most of a second if it can.
     sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
-    from traitlets.config import Config
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
     papermill.execute_notebook(
@@ -45,9 +44,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
         progress_bar=False,
         stdout_file=sys.stdout,
         start_timeout=START,
-        # Kernels that start at once can be given the same TCP port; a socket file is their own.
-        config=Config(KernelManager={"transport": "ipc"}),
-        extra_arguments=["--log-level=CRITICAL"],  # it warns of an interrupt
+        extra_arguments=["--log-level=CRITICAL"],  # it warns of local TCP, and of an interrupt
     )
 
 
