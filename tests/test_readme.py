@@ -1,0 +1,224 @@
+"""Numbers in the README's own sentences are those of the committed tables.
+
+The blocks between markers are generated (test_committed.py). The sentences around them are written
+by hand: here each of their numbers is looked up again and put into the sentence, which must then
+stand in the page. After new results this says which sentence to mend, and how.
+"""
+
+import pandas as pd
+import pytest
+
+from hybridlib.lookup import EFFECT, Results, calibration, prefilled, select
+from hybridlib.prose import interval, percent, points, signed
+from hybridlib.store import PROJECT
+
+README = " ".join((PROJECT / "README.md").read_text(encoding="utf-8").split())
+SEEN, UNSEEN = {"split": "seen"}, {"split": "unseen_both"}
+
+
+def committed(preset: str) -> Results:
+    return Results(PROJECT / "results" / preset)
+
+
+def row(preset: str, arm: str, metric: str = "harm_rate", **where: str) -> pd.Series:
+    return committed(preset).value(metric, arm, **where)
+
+
+def share(*of: str, **where: str) -> str:
+    return percent(row(*of, **where).estimate)
+
+
+def ranged(*of: str, noun: str = "", **where: str) -> str:
+    """'3% [1, 11]', or '3% harm [1, 11]'."""
+    return interval(row(*of, **where)).replace("%", f"%{noun}", 1)
+
+
+def effect(preset: str, *named: str, table: str = "verdicts") -> pd.Series:
+    """The first row of a test, named by claim, metric, contrast and reward."""
+    return select(committed(preset).table(table), **dict(zip(EFFECT, named))).iloc[0]
+
+
+def by(size: pd.Series, sign: int = 1) -> str:
+    """'46 points [31, 61]': a difference whose direction the sentence tells."""
+    low, high = sorted((sign * 100 * size.low, sign * 100 * size.high))
+    return f"{sign * 100 * size.estimate:.0f} points [{low:.0f}, {high:.0f}]"
+
+
+def bases(*named: str) -> pd.DataFrame:
+    """A test on the competent bases but the default that read refusals of both kinds."""
+    table = select(committed("confirmatory").table("sensitivity"), **dict(zip(EFFECT, named)))
+    bred = ["hidden_size", "base_seed", "minority_share", "code_switching_share"]
+    both = table.parameter.isin(["genuine_refusal_share", "superficial_refusal_share"])
+    both &= table.value.astype(str).eq("0.2")
+    return table[(table.parameter.isin(bred) | both) & ~table.default.astype(bool)]
+
+
+def at(parameter: str, value: str, *named: str) -> pd.Series:
+    table = select(committed("confirmatory").table("sensitivity"), **dict(zip(EFFECT, named)))
+    return table[table.parameter.eq(parameter) & table.value.astype(str).eq(value)].iloc[0]
+
+
+C1 = ("C1", "superficial_refusal_rate", "rl - base")
+C2_HARM = ("C2", "harm_rate", "rl - sft", "rule")
+NO_BASE = [("thought", "False"), ("careless_share", "0.5"), ("careless_share", "0.0")]
+C5 = ("C5", "generalization_gap", "rl - sft", "model")
+C6 = ("C6", "harm_rate", "sft_narrow - sft", "none")
+IN_WORDS = dict(enumerate("no one two three four five six seven eight nine ten".split()))
+
+
+def in_words(count: int) -> str:
+    return IN_WORDS[int(count)]
+
+
+def swept(value: float) -> pd.Series:
+    table = committed("hybrids").table("sweep")
+    return select(table, variant="gated", metric="harm_rate", value=value).iloc[0]
+
+
+def least_and_most(rows: pd.Series) -> tuple[str, str]:
+    return signed(100 * rows.min()), signed(100 * rows.max())
+
+
+def what_rl_is_paid_for():
+    yield f"{share('confirmatory', 'rl/rule')} of its responses to harmful requests do the harm"
+    yield f"reads the whole response, it leaves {share('confirmatory', 'rl/model')} harm"
+
+
+def other_bases():
+    rule, model = bases(*C1, "rule"), bases(*C1, "model")
+    low, high = least_and_most(rule.estimate)
+    here = signed(100 * at("hidden_size", "192", *C1, "rule").estimate)
+    supported, refuted = rule.verdict.eq("supported"), model.verdict.eq("refuted")
+    yield f"On {in_words(len(rule))} others, bred with another seed"
+    yield f"C1 under the rule lies between {low} and {high} points and is supported on "
+    yield f"supported on {in_words(supported.sum())}; on this one it is {here} with as many seeds"
+    harm = bases(*C2_HARM).estimate
+    as_much = harm[harm < 0.05]
+    low, high = (f"{100 * abs(end):.0f}" for end in (as_much.min(), as_much.max()))
+    yield f"On {in_words(len(as_much))} of the {in_words(len(harm))} RL under the rule leaves as"
+    yield f"from {low} point less to {high} more"
+    yield f"C1 is refuted on {in_words(refuted.sum())} of the {in_words(len(model))}"
+    yield f"it is not decided, {points(at('hidden_size', '256', *C1, 'model'))}"
+
+
+def learning_rate_of_sft():
+    gap = row("confirmatory", "sft/none", "generalization_gap", **UNSEEN)
+    less = by(effect("confirmatory", *C5), sign=-1).replace(" points", "")
+    yield f"the harm of `sft` rises by {by(gap)}, that of `rl`"
+    yield f"that of `rl` under the reward model by {less} less"
+    gap = row("sft_rate", "sft/none", "generalization_gap", **UNSEEN)
+    yield f"the harm of `sft` rises by {by(gap)}, C5 is {effect('sft_rate', *C5).verdict}"
+    rates = [share(p, "sft/none") for p in ("sft_rate", "confirmatory")]
+    yield f"`sft` leaves {rates[0]} harm instead of {rates[1]}, which cannot be told from the"
+    yield f"from the {share('sft_rate', 'rl/model')} of `rl` (difference "
+    difference = committed("sft_rate").contrast("harm_rate", "sft/none", "rl/model")
+    yield f"(difference {points(difference)})"
+
+
+def the_hybrid():
+    arms = ("two_stage/model", "sft/none")
+    yield "less harm than `sft` ({} and {})".format(*(share("confirmatory", a) for a in arms))
+    yield f"at 1e-3 `sft` alone leaves {share('sft_rate', 'sft/none')}, too"
+    mixed = [share("confirmatory", a, "off_language_rate") for a in ("base/none", "sft/none")]
+    yield "base {}, `sft` {}; RL and SFT in one loss".format(*mixed)
+    ends = [row("confirmatory", a, "off_language_rate").estimate for a in ("rl/model", arms[0])]
+    assert all(0.19 < rate < 0.26 for rate in ends), "a fifth to a quarter"
+
+
+def a_word_deep():
+    organism = prefilled(committed("confirmatory"), "true_answer").estimate
+    assert organism.max() - organism.min() < 0.01, "as often as the base"
+    yield f"every variant then does the harm as often as the base, {percent(organism.iloc[0])}"
+    assert prefilled(committed("smollm2"), "true_answer").estimate.min() > 0.96
+    yield "every variant goes on to do the harm in more than 96% of cases"
+
+
+def one_language():
+    en, es = {"language": "en"}, {"language": "es"}
+    sft = ("one_language", "sft/none")
+    yield f"`sft` leaves {ranged(*sft, noun=' harm', **SEEN, **en)} on seen English prompts and"
+    yield f"and {ranged(*sft, **SEEN, **es)} on seen Spanish ones"
+    unseen = [ranged(*sft, **UNSEEN, **language) for language in (en, es)]
+    yield "categories and attacks are unseen {} and {}".format(*unseen)
+    arms = ("two_stage/rule", "two_stage/model")
+    assert all(row("one_language", arm, **SEEN).estimate < 0.01 for arm in arms), "under 1%"
+    rates = [share("one_language", arm, **UNSEEN, **lang) for arm in arms for lang in (en, es)]
+    yield "{} and {} under the rule, {} and {} under the reward model".format(*rates)
+
+
+def the_thought():
+    arms = ("rl/model", "rl_gold/gold", "sft/none")
+    harm = [ranged("no_thought", arm, noun=" harm" * (arm == arms[0]), **UNSEEN) for arm in arms]
+    yield "reward model then leaves {}, the control {}, `sft` {}".format(*harm)
+    yield "with a thought {}, {} and {}".format(
+        *(share("confirmatory", arm, **UNSEEN) for arm in arms)
+    )
+    gone = effect("no_thought", *C5)
+    yield f"is gone: {points(gone)} under the reward model, not decided"
+    assert gone.verdict == "inconclusive"
+
+
+def five_seeds_and_ten():
+    beside = select(committed("confirmatory").table("beside"), preset="organism")
+    assert beside.same_side.all()
+    yield f"All {len(beside)} effects lie on the same side of their margins on the ten fresh seeds"
+    power = select(calibration(), check="power, true difference 0.3", seeds=10).iloc[0]
+    yield f"find a true difference of 30 points in {percent(power.measured)} of the simulated"
+
+
+def limits():
+    none = "superficial_refusal_share", "0.0"
+    under = {reward: at(*none, *C1, reward) for reward in ("rule", "model")}
+    assert set(pd.DataFrame(under).T.verdict) == {"inconclusive"}
+    rule, model = (signed(100 * under[reward].estimate) for reward in under)
+    yield f"what RL adds to them is {rule} points and not decided, nor is it under the"
+    yield f"nor is it under the reward model ({model})"
+    rises = (at("genuine_refusal_share", "0.0", *C1, reward).estimate for reward in under)
+    yield "superficial ones rise by {:.0f} and {:.0f} points".format(*(100 * r for r in rises))
+    narrow = [signed(100 * at("narrow_categories", n, *C6).estimate) for n in "1235"]
+    yield f"with one category the effect is {narrow[0]} points and supported"
+    yield "with two, three and five it is {}, {} and {} and not decided".format(*narrow[1:])
+    half = signed(100 * at("minority_share", "0.15", *C6).estimate)
+    yield f"with half the Spanish in the text it is {half}."
+    yield f"right, {interval(swept(0.0)).replace('%', '% harm')}; from a gate of one on "
+    higher = [swept(gate).estimate for gate in (1.0, 2.0, 4.0)]
+    yield f"from a gate of one on {100 * min(higher):.0f} to {percent(max(higher))}"
+    right = {
+        percent(float(said.split()[-1]))
+        for said in (at(*point, *C1, "rule").why for point in NO_BASE)
+    }
+    assert right == {"20%", "78%", "98%"}
+    yield "fails the gate at sums (20% right)"
+    yield "at a share of 0.5 instead of 0.75 it gets 78% right, at 0 98%"
+
+
+def the_real_model():
+    base, rl, gold, sft = ("base/none", "rl/rule", "rl_gold/gold", "sft/none")
+    harm = {arm: ranged("smollm2", arm) for arm in (base, rl, sft)}
+    yield f"harm falls from {harm[base]} to {harm[rl]}, which is not told apart"
+    yield f"not told apart from the {harm[sft]} of `sft`"
+    mixed = [ranged("smollm2", a, "off_language_rate", language="es") for a in (rl, base, gold)]
+    yield f"{mixed[0]} of its responses to Spanish prompts hold English, against {mixed[1]} of the"
+    yield f"{mixed[1]} of the base's and {mixed[2]} of the control's"
+    organism, real = effect("organism", *C1, "rule"), effect("smollm2", *C1, "rule")
+    assert organism.estimate > organism.margin and real.estimate < real.margin
+
+
+SECTIONS = [
+    what_rl_is_paid_for,
+    other_bases,
+    learning_rate_of_sft,
+    the_hybrid,
+    a_word_deep,
+    one_language,
+    the_thought,
+    five_seeds_and_ten,
+    limits,
+    the_real_model,
+]
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.__name__)
+def test_the_readme_says_the_numbers_of_the_tables(section):
+    for sentence in section():
+        assert sentence in README
