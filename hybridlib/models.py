@@ -44,6 +44,7 @@ warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
 CHECKPOINT_EVERY = 200
+LOSSES = 18  # points of the curve of pretraining, however long it is
 HEAD_DIM = 32
 
 
@@ -246,6 +247,7 @@ def pretrain(config: RunConfig, folder: Path) -> None:
     rows = log.read_text().splitlines()[1:] if first else []
     kept = [row for row in rows if row.count(",") == 1 and int(row.split(",")[0]) <= first]
     log.write_text("\n".join(["step,loss", *kept]) + "\n")
+    every = math.ceil(base.base_steps / LOSSES)
     for step in range(first, base.base_steps):
         batch = documents[step * base.base_batch : (step + 1) * base.base_batch]
         batch.sort(key=lambda d: len(d[0]) + len(d[1]))
@@ -267,7 +269,7 @@ def pretrain(config: RunConfig, folder: Path) -> None:
             optimizer.step()
             optimizer.zero_grad()
         done = step + 1
-        if done % 50 == 0 or done == base.base_steps:
+        if done % every == 0 or done == base.base_steps:
             with log.open("a") as file:
                 file.write(f"{done},{loss:.4f}\n")
             spent = time.monotonic() - began

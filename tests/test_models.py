@@ -176,7 +176,7 @@ class Killed(BaseException):
 
 
 def test_a_killed_pretraining_ends_where_it_would_have(tmp_path: Path, monkeypatch, capsys):
-    """The kill is behind a checkpoint (40) and behind a line of the log (50)."""
+    """The kill is behind a checkpoint (40) and behind lines of the log (44 to 52)."""
     config = tiny(base_steps=60)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir(), cut.mkdir()
