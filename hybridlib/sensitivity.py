@@ -163,12 +163,13 @@ def _at(preset: str, overrides: dict[str, Any], point: Point) -> pd.DataFrame:
 
 
 def _units(config: RunConfig) -> list[tuple[str, str, int]]:
-    """What the primary tests and the control need, seed by seed; what others are built on first."""
+    """What the primary tests and the control need: what others are built on first, then those
+    that take long, then what takes seconds, so that no process waits long for the last of them."""
     halves = [half for claim in hypotheses.load().claims for half in claim.halves]
     needed = {(v, r) for half in halves for v in half.variants for r in (*half.rewards, "none")}
-    arms = dict.fromkeys([*study.FIRST, *config.arms])
+    arms = dict.fromkeys([*study.FIRST, *reversed(config.arms)])
     arms = [arm for arm in arms if arm in config.arms and arm in needed | {("rl_gold", "gold")}]
-    return [(*arm, seed) for seed in config.seeds for arm in arms]
+    return [(*arm, seed) for arm in arms for seed in config.seeds]
 
 
 def _measured(preset: str, overrides: dict[str, Any], unit: tuple[str, str, int]) -> str:
