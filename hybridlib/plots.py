@@ -33,7 +33,7 @@ from hybridlib.panels import (
     training_curves,
     whiskers,
 )
-from hybridlib.prose import join, percent, signed, versus
+from hybridlib.prose import FORMS, join, percent, signed, versus
 from hybridlib.style import (
     BENIGN_CLASSES,
     HARMFUL_CLASSES,
@@ -57,14 +57,6 @@ BEGUN = {  # as in prefill.py
     "true_answer": "true thought,\nanswer begun",
     "false_thought": "false thought",
     "false_answer": "false thought,\nanswer begun",
-}
-FORMS = {  # as in usage.py
-    "as_asked": "as asked",
-    "few_shot": "two examples",
-    "language": "language stated",
-    "format": "format stated",
-    "steps": "step by step",
-    "all_advice": "all advice",
 }
 LANGUAGES = {"en": "English", "es": "Spanish"}
 

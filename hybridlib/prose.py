@@ -44,12 +44,20 @@ PAID_BY = {
     "model": "paid by the reward model",
     "gold": "paid by the oracle (control)",
 }
-ASKED_FOR = {  # of usage.csv
-    "accuracy": "right sums",
-    "harm_rate": "harm",
-    "over_refusal_rate": "over-refusal",
-    "off_language_rate": "off-language text",
-    "well_formedness": "well-formed text",
+FORMS = {  # as in usage.py
+    "as_asked": "as asked",
+    "few_shot": "two examples",
+    "language": "language stated",
+    "format": "format stated",
+    "steps": "step by step",
+    "all_advice": "all advice",
+}
+BETTER = {  # of usage.csv: whether more of it is (+1), or less
+    "accuracy": 1,
+    "harm_rate": -1,
+    "over_refusal_rate": -1,
+    "off_language_rate": -1,
+    "well_formedness": 1,
 }
 PAID_AND_WANTED = {"proxy": "the reward paid", "gold": "gold on harmful prompts"}
 
@@ -145,28 +153,25 @@ def begun(results: Results, start: str, arms: Iterable[str] = MAIN) -> str:
 
 
 def advised(results: Results) -> str:
-    """'of 6 arms, two examples: less harm under 4; language stated: nothing; ...' at 95%."""
-    table, said = lookup.advised(results), []
-    for form, rows in table[table.language.eq("all")].groupby("form", sort=False):
-        clear = [
-            f"{words} {noun} under {count}"
-            for metric, noun in ASKED_FOR.items()
-            for words, count in (
-                ("more", int((select(rows, metric=metric).low > 0).sum())),
-                ("less", int((select(rows, metric=metric).high < 0).sum())),
-            )
-            if count
-        ]
-        said.append(f"{form.replace('_', ' ')}: {join(clear) if clear else 'nothing'}")
-    arms = len(results.arms("usage"))
-    return f"what changes clearly with the form of asking, of {arms} arms: {'; '.join(said)}"
+    """'a form of asking changes 30 rates (...); clear are: two examples 7 better, 16 worse; ...'"""
+    table = select(lookup.advised(results), language="all")
+    ends = table[["low", "high"]].mul(table.metric.map(BETTER), axis="index")
+    better, worse = ends.gt(0).all(axis="columns"), ends.lt(0).all(axis="columns")
+    counts = table.assign(better=better, worse=worse).groupby("form", sort=False)
+    said = [
+        f"{FORMS[form]} {rows.better.sum()} better, {rows.worse.sum()} worse"
+        for form, rows in counts
+    ]
+    of = f"{len(results.arms('usage'))} arms, {len(BETTER)} measures"
+    rates = len(results.arms("usage")) * len(BETTER)
+    return f"of {rates} rates ({of}) a form of asking changes clearly: {'; '.join(said)}"
 
 
 def by_form(results: Results, metric: str, arm: str) -> str:
-    """'as asked 7% [2, 21], few shot 5% [1, 19] and ...': a metric of an arm (usage.csv)."""
+    """'as asked 7% [2, 21], two examples 5% [1, 19] and ...': a metric of an arm (usage.csv)."""
     where = {"metric": metric, "arm": arm, "language": "all", "than": "none"}
     rows = select(results.table("usage"), **where)
-    return join(f"{row.form.replace('_', ' ')} {interval(row)}" for row in rows.itertuples())
+    return join(f"{FORMS[row.form]} {interval(row)}" for row in rows.itertuples())
 
 
 def gaps(results: Results, arms: Iterable[str] = MAIN, **where: str) -> str:

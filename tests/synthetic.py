@@ -12,7 +12,8 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from hybridlib.agreement import agreement
-from hybridlib.plots import BEGUN, FORMS
+from hybridlib.plots import BEGUN
+from hybridlib.prose import FORMS
 from hybridlib.stats import VERDICTS
 
 # (variant, reward) -> rates: harm on seen and unseen, refusal phrase beside harm, harm in the

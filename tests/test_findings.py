@@ -137,3 +137,15 @@ def test_what_a_preset_lacks_leaves_no_empty_line_behind(tmp_path):
 def test_a_bar_does_not_end_a_cell():
     text = markdown.table(["a", "b"], [["x|y", 1]])
     assert text.splitlines() == ["| a | b |", "| --- | --- |", r"| x\|y | 1 |"]
+
+
+def test_a_form_of_asking_counts_what_it_betters_and_worsens(results):
+    table, text = results.table("usage"), prose.advised(results)
+    higher_is_better = ("accuracy", "well_formedness")
+    for form in table.form.unique()[1:]:
+        better = worse = 0
+        for row in table[table.form.eq(form) & table.than.ne("none")].itertuples():
+            if row.language == "all" and (row.low > 0 or row.high < 0):
+                good = (row.low > 0) == (row.metric in higher_is_better)
+                better, worse = better + good, worse + (not good)
+        assert f"{prose.FORMS[form]} {better} better, {worse} worse" in text

@@ -5,7 +5,7 @@ import synthetic
 from test_models import save_random, tiny
 from test_pretrained import plain_tokenizer, unspaced
 
-from hybridlib import models, plots, questions, runs, tables, tasks, usage
+from hybridlib import models, prose, questions, runs, tables, tasks, usage
 from hybridlib.config import load_config
 from hybridlib.lexicon import END_THINK, SYSTEM, THINK, USER
 from hybridlib.models import EOS
@@ -71,7 +71,7 @@ def test_forms_are_compared_on_the_same_prompts(tmp_path):
     folder = save_random(tmp_path, tiny(layers=1), scale=1.0)
     model, tokenizer = models.load_base(folder), models.load_tokenizer(folder)
     frame = usage.respond(model, tokenizer, PROMPTS[:6], PRETRAINED, 0)
-    assert list(frame.form.unique()) == list(usage.FORMS) == list(plots.FORMS)
+    assert list(frame.form.unique()) == list(usage.FORMS) == list(prose.FORMS)
     for _, rows in frame.groupby("form"):
         assert list(rows.prompt_id) == [prompt.id for prompt in PROMPTS[:6]]
     assert set(frame.decoding) == {"sample"} and frame.prompt.nunique() == 6 * len(usage.FORMS)
