@@ -249,8 +249,9 @@ class _Progress:
             return ""
         anything = fmean([s for kind in self.seconds.values() for s in kind])
         each = {kind: fmean(seconds) for kind, seconds in self.seconds.items()}
-        left = sum(each.get(kind_of(job), anything) for job in self.left.values())
-        return f"   about {duration(left / self.workers)} left"
+        # What makes nothing for the store draws, in seconds: not known until one of its kind has.
+        left = sum(each.get(kind_of(job), anything if job.key else 0) for job in self.left.values())
+        return f"   about {duration(left / self.workers)} left" if left else ""
 
 
 def kind_of(job: Job) -> str:

@@ -58,7 +58,7 @@ def statuses(outcomes) -> dict[str, str]:
 def test_runs_what_changed_and_nothing_else(bench: Bench, tmp_path: Path):
     trace = tmp_path / "trace"
     one = bench.job("one", touch(trace), parameters={"x": 1})
-    two = bench.job("two", touch(trace), parameters={"x": 2}, needs=("one",))
+    two = bench.job("two", touch(trace), parameters={"x": 2}, key="two", needs=("one",))
     called = []
     table = Job("table", call=lambda: called.append(1), needs=("two",))
     assert statuses(bench.run(one, two, table)) == dict.fromkeys(
@@ -71,6 +71,7 @@ def test_runs_what_changed_and_nothing_else(bench: Bench, tmp_path: Path):
         ["[3/3]", "table"],
     ]
     assert "left" in bench.lines[0]
+    assert "left" not in bench.lines[1], "the table is called here, within seconds"
     assert "left" not in bench.lines[2]
 
     again = statuses(bench.run(one, two, table))
