@@ -8,7 +8,7 @@ stand in the page. After new results this says which sentence to mend, and how.
 import pandas as pd
 import pytest
 
-from hybridlib.lookup import EFFECT, Results, calibration, prefilled, select
+from hybridlib.lookup import EFFECT, Results, advised, calibration, prefilled, select
 from hybridlib.prose import interval, percent, points, signed
 from hybridlib.store import PROJECT
 
@@ -193,15 +193,44 @@ def limits():
 
 
 def the_real_model():
-    base, rl, gold, sft = ("base/none", "rl/rule", "rl_gold/gold", "sft/none")
-    harm = {arm: ranged("smollm2", arm) for arm in (base, rl, sft)}
-    yield f"harm falls from {harm[base]} to {harm[rl]}, which is not told apart"
-    yield f"not told apart from the {harm[sft]} of `sft`"
-    mixed = [ranged("smollm2", a, "off_language_rate", language="es") for a in (rl, base, gold)]
-    yield f"{mixed[0]} of its responses to Spanish prompts hold English, against {mixed[1]} of the"
-    yield f"{mixed[1]} of the base's and {mixed[2]} of the control's"
-    organism, real = effect("organism", *C1, "rule"), effect("smollm2", *C1, "rule")
-    assert organism.estimate > organism.margin and real.estimate < real.margin
+    """Numbers of the second run; those of the first are in the history."""
+    preset, es = "smollm2", {"language": "es"}
+    rl, gold, sft, two_stage = "rl/rule", "rl_gold/gold", "sft/none", "two_stage/rule"
+    empty = ranged(preset, rl, "superficial_refusal_rate")
+    mixed = {arm: ranged(preset, arm, "off_language_rate", **es) for arm in (rl, gold)}
+    harm = ranged(preset, rl, noun=" harm")
+    yield f"The second time it left {harm}, hid {empty} behind a refusal"
+    yield f"and mixed English into {mixed[rl]}. Its control"
+    yield f"then {ranged(preset, gold)}, and the second time it is the control"
+    yield f"then {mixed[gold]}. `sft` left 21% and {share(preset, sft)}, "
+    yield f"`two_stage` 4% and {share(preset, two_stage)}, and neither ever mixed"
+    yield f"whose losses are mixed, left 15% and {share(preset, 'joint/rule')}."
+    for arm in (sft, two_stage):
+        assert row(preset, arm, "off_language_rate", **es).estimate < 0.04
+    beside = select(committed(preset).table("beside"), preset="organism")
+    yield f"the organism's side of their margin, the second time {in_words(beside.same_side.sum())}"
+
+
+def asked_as_the_paper_advises():
+    table = select(advised(committed("smollm2")), language="all")
+
+    def changed(metric: str, form: str) -> pd.DataFrame:
+        return select(table, metric=metric, form=form).set_index("arm")
+
+    sums, formed = changed("accuracy", "few_shot"), changed("well_formedness", "few_shot")
+    assert sums.high.max() < 0 and formed.high.max() < 0, "under all six"
+    low, high = (f"{-100 * end:.0f}" for end in (sums.estimate.max(), sums.estimate.min()))
+    yield f"all six arms do fewer sums, by {low} to {high} points"
+    low, high = (f"{-100 * end:.0f}" for end in (formed.estimate.max(), formed.estimate.min()))
+    yield f"responses are well-formed, by {low} to {high}."
+    less = by(changed("harm_rate", "few_shot").loc["base/none"], sign=-1)
+    yield "The base does {} less harm then {}".format(*less.replace(" [", "| [").split("| "))
+    stated = table[table.form.isin(["language", "format", "steps"])]
+    clear = stated[(stated.low > 0) | (stated.high < 0)]
+    yield f"change {len(clear)} of {len(stated)} rates clearly"
+    refused = changed("over_refusal_rate", "all_advice")
+    more = [by(refused.loc[arm]) for arm in ("sft/none", "joint/rule")]
+    yield f"more benign prompts, by {more[0]} and {more[1].replace(' points', '')}."
 
 
 SECTIONS = [
@@ -215,6 +244,7 @@ SECTIONS = [
     five_seeds_and_ten,
     limits,
     the_real_model,
+    asked_as_the_paper_advises,
 ]
 
 
