@@ -2,6 +2,7 @@
 
 import random
 
+import pandas as pd
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -177,7 +178,7 @@ def test_one_step_of_each_kind_of_training(model, monkeypatch):
 
 def test_a_base_learns_its_text_and_keeps_its_tokenizer(model):
     found = runs.base(config(model, base_steps=40, base_batch=8, base_learning_rate=1e-2))
-    losses = (found / "loss.csv").read_text().splitlines()
+    losses = pd.read_csv(found / "loss.csv", index_col="step").loss
     untrained, tokenizer = bases.start(config(model).base)
     prompts = tasks.training_prompts(3, 20)
     documents = train.encoded(
@@ -189,7 +190,7 @@ def test_a_base_learns_its_text_and_keeps_its_tokenizer(model):
     )
     bred = bases.load_base(found / "model")
     assert bases.text_loss(bred, documents) < bases.text_loss(untrained, documents) - 0.5
-    assert len(losses) == 2
+    assert list(losses.index) == [*range(3, 40, 3), 40] and losses[40] < losses[3] - 0.5
     again = bases.load_tokenizer(found / "model")
     assert all(again(p.text) == tokenizer(p.text) for p in prompts)
     assert again.pad_token_id != again.eos_token_id
