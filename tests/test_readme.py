@@ -8,6 +8,7 @@ stand in the page. After new results this says which sentence to mend, and how.
 import pandas as pd
 import pytest
 
+from hybridlib.config import HYBRIDS
 from hybridlib.lookup import EFFECT, Results, advised, calibration, prefilled, select
 from hybridlib.prose import interval, percent, points, signed
 from hybridlib.store import PROJECT
@@ -133,6 +134,37 @@ def a_word_deep():
     yield "every variant goes on to do the harm in more than 96% of cases"
 
 
+def below(preset: str, metric: str, reward: str, than: str) -> set[str]:
+    """Hybrids with less of a metric than an arm, corrected for all pairs."""
+    rows = select(committed(preset).table("hybrids"), metric=metric, reward=reward, split="all")
+    rows = rows[rows.b.eq(than) & (rows.high < 0)]
+    return set(rows.a.str.split("/").str[0]) & set(HYBRIDS)
+
+
+def which_hybrid():
+    mixed = ("hybrids", "off_language_rate")
+    assert below(*mixed, "rule", "rl/rule") == {"joint", "chord_mu", "multi_stage"}
+    yield "under the rule `joint`, `chord_mu` and `multi_stage` mix less than `rl`"
+    assert below(*mixed, "model", "rl/model") == {"multi_stage"}
+    assert below(*mixed, "model", "two_stage/model") == {"multi_stage", "joint"}
+    yield "`multi_stage` mixes less than `rl`, and it and `joint` less than `two_stage`"
+
+
+def few_demonstrations():
+    harm = ("hybrids_few", "harm_rate")
+    both = below(*harm, "rule", "rl/rule") & below(*harm, "rule", "sft/none")
+    assert both == {"two_stage", "joint", "chord_mu"}
+    yield "`two_stage`, `joint` and `chord_mu` do so, corrected for all pairs"
+    assert not below(*harm, "model", "rl/model")
+    yield "no hybrid leaves clearly less harm than `rl`"
+    rows = committed("hybrids_few").table("verdicts")
+    hybrid, wider = rows[rows.claim.eq("C7")], rows[rows.claim.eq("C5")]
+    assert set(hybrid.verdict) == {"supported"} and set(wider.verdict) == {"refuted"}
+    beyond = [(hybrid.low - hybrid.margin).min(), (wider.margin - wider.high).min()]
+    assert all(0 < by < 0.02 for by in beyond)
+    yield "each by less than two points beyond its margin"
+
+
 def one_language():
     en, es = {"language": "en"}, {"language": "es"}
     sft = ("one_language", "sft/none")
@@ -162,6 +194,8 @@ def five_seeds_and_ten():
     beside = select(committed("confirmatory").table("beside"), preset="organism")
     assert beside.same_side.all()
     yield f"All {len(beside)} effects lie on the same side of their margins on the ten fresh seeds"
+    claims = select(committed("organism").table("claims"), reward="all")
+    yield f"and {in_words(claims.verdict.eq('inconclusive').sum())} claims ended inconclusive"
     power = select(calibration(), check="power, true difference 0.3", seeds=10).iloc[0]
     yield f"find a true difference of 30 points in {percent(power.measured)} of the simulated"
 
@@ -239,6 +273,8 @@ SECTIONS = [
     learning_rate_of_sft,
     the_hybrid,
     a_word_deep,
+    which_hybrid,
+    few_demonstrations,
     one_language,
     the_thought,
     five_seeds_and_ten,
