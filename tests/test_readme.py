@@ -85,6 +85,40 @@ def what_rl_is_paid_for():
     yield f"reads the whole response, it leaves {share('confirmatory', 'rl/model')} harm"
 
 
+def replication():
+    first, again = (committed(p).table("verdicts") for p in ("confirmatory", "replication"))
+    both = again.merge(first, on=EFFECT, suffixes=("", "_first"))
+    sides = (both.estimate > both.margin).eq(both.estimate_first > both.margin_first)
+    yield f"all {sides.sum()} effects lie on the same side of their margins"
+    assert sides.all() and len(both) == len(first)
+    same = both.verdict.eq(both.verdict_first)
+    yield f"{same.sum()} have the same verdict, and none goes from supported to refuted or back"
+    changed = both[~same]
+    assert (changed.verdict.eq("inconclusive") | changed.verdict_first.eq("inconclusive")).all()
+    now, then = (effect(p, *C1, "rule") for p in ("replication", "confirmatory"))
+    yield f"C1 under the rule is {points(now)} instead of {points(then).replace(' points', '')}"
+    assert now.verdict == then.verdict == "supported"
+    harm = ranged("replication", "rl/rule", noun=" harm")
+    yield f"leaves {harm} instead of {share('confirmatory', 'rl/rule')}, under the reward model"
+    model = [share(p, "rl/model") for p in ("replication", "confirmatory")]
+    yield "under the reward model {} instead of {}".format(*model)
+    rule = C5[:-1] + ("rule",)
+    now, then = (effect(p, *rule) for p in ("replication", "confirmatory"))
+    yield f"under the rule it is {points(now)} instead of {signed(100 * then.estimate)} and not"
+    assert effect("replication", *C5).verdict == "refuted" and now.verdict == "inconclusive"
+    counter = ("C5", "generalization_gap", "sft - rl")
+    for reward in ("rule", "model"):
+        found = effect("replication", *counter, reward, table="exploratory")
+        assert found.verdict == "inconclusive"
+    gap = row("replication", "sft/none", "generalization_gap", **UNSEEN)
+    less = by(effect("replication", *C5), sign=-1).replace(" points", "")
+    yield f"(replication: {by(gap)}, and {less} less)"
+    mixed = select(committed("replication").table("metrics"), metric="language_entropy")
+    pooled = select(mixed, task="all", split="all", part="whole", decoding="sample")
+    assert pooled.high.max() < 0.01
+    yield "the entropy of languages stays under 0.01 of its range for every variant"
+
+
 def other_bases():
     rule, model = bases(*C1, "rule"), bases(*C1, "model")
     low, high = least_and_most(rule.estimate)
@@ -119,6 +153,8 @@ def learning_rate_of_sft():
 def the_hybrid():
     arms = ("two_stage/model", "sft/none")
     yield "less harm than `sft` ({} and {})".format(*(share("confirmatory", a) for a in arms))
+    again = [share("replication", arm) for arm in arms]
+    yield "C7 is supported, in the replication, too ({} and {})".format(*again)
     yield f"at 1e-3 `sft` alone leaves {share('sft_rate', 'sft/none')}, too"
     mixed = [share("confirmatory", a, "off_language_rate") for a in ("base/none", "sft/none")]
     yield "base {}, `sft` {}; RL and SFT in one loss".format(*mixed)
@@ -269,6 +305,7 @@ def asked_as_the_paper_advises():
 
 SECTIONS = [
     what_rl_is_paid_for,
+    replication,
     other_bases,
     learning_rate_of_sft,
     the_hybrid,
