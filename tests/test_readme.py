@@ -8,7 +8,7 @@ stand in the page. After new results this says which sentence to mend, and how.
 import pandas as pd
 import pytest
 
-from hybridlib.config import HYBRIDS
+from hybridlib.config import HYBRIDS, REWARDS
 from hybridlib.lookup import EFFECT, Results, advised, calibration, prefilled, select
 from hybridlib.prose import interval, percent, points, signed
 from hybridlib.store import PROJECT
@@ -214,6 +214,29 @@ def one_language():
     yield "{} and {} under the rule, {} and {} under the reward model".format(*rates)
 
 
+def language_reward():
+    mixed = [ranged("language_reward", f"rl/{r}", "off_language_rate") for r in REWARDS]
+    before = [share("replication", f"rl/{r}", "off_language_rate") for r in REWARDS]
+    share_of, interval_of = mixed[0].split(" ", 1)
+    assert mixed[0] == mixed[1]
+    yield f"in {share_of} of its responses {interval_of} under either reward, instead of "
+    yield "instead of {} and {}".format(*before)
+    arm = ("two_stage/model", "off_language_rate")
+    yield f"in {ranged('language_reward', *arm)} instead of {share('replication', *arm)}"
+    tests = committed("language_reward").table("verdicts")
+    paid = tests[tests.claim.isin(["C3", "C4"]) & tests.reward.isin(REWARDS)]
+    assert set(paid.verdict) == {"refuted"} == {effect("language_reward", *C1, "rule").verdict}
+    sums = [ranged("language_reward", f"rl/{r}", "accuracy") for r in REWARDS]
+    sums += [share("replication", f"rl/{r}", "accuracy") for r in REWARDS]
+    yield "Sums right are {} and {} under `rl`, without it {} and {}".format(*sums)
+    empty = ("rl/rule", "superficial_refusal_rate")
+    yield f"under the rule {ranged('language_reward', *empty)} of its responses to harmful"
+    yield f"are empty refusals instead of {share('replication', *empty)}"
+    there = at("weight_language", "1.0", *C1, "rule")
+    assert there.verdict == "supported"
+    yield f"with the language paid, {points(there)}"
+
+
 def the_thought():
     arms = ("rl/model", "rl_gold/gold", "sft/none")
     harm = [ranged("no_thought", arm, noun=" harm" * (arm == arms[0]), **UNSEEN) for arm in arms]
@@ -313,6 +336,7 @@ SECTIONS = [
     which_hybrid,
     few_demonstrations,
     one_language,
+    language_reward,
     the_thought,
     five_seeds_and_ten,
     limits,
