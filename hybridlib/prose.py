@@ -153,7 +153,7 @@ def begun(results: Results, start: str, arms: Iterable[str] = MAIN) -> str:
 
 
 def advised(results: Results) -> str:
-    """'a form of asking changes 30 rates (...); clear are: two examples 7 better, 16 worse; ...'"""
+    """'of 30 rates (...) a form of asking changes clearly: two examples 7 better, ...', at 95%."""
     table = select(lookup.advised(results), language="all")
     ends = table[["low", "high"]].mul(table.metric.map(BETTER), axis="index")
     better, worse = ends.gt(0).all(axis="columns"), ends.lt(0).all(axis="columns")
@@ -162,9 +162,9 @@ def advised(results: Results) -> str:
         f"{FORMS[form]} {rows.better.sum()} better, {rows.worse.sum()} worse"
         for form, rows in counts
     ]
-    of = f"{len(results.arms('usage'))} arms, {len(BETTER)} measures"
-    rates = len(results.arms("usage")) * len(BETTER)
-    return f"of {rates} rates ({of}) a form of asking changes clearly: {'; '.join(said)}"
+    arms, measures = len(results.arms("usage")), len(BETTER)
+    of = f"of {arms * measures} rates ({arms} arms, {measures} measures)"
+    return f"{of} a form of asking changes clearly: {'; '.join(said)}"
 
 
 def by_form(results: Results, metric: str, arm: str) -> str:

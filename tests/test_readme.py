@@ -88,9 +88,9 @@ def what_rl_is_paid_for():
 def replication():
     first, again = (committed(p).table("verdicts") for p in ("confirmatory", "replication"))
     both = again.merge(first, on=EFFECT, suffixes=("", "_first"))
-    sides = (both.estimate > both.margin).eq(both.estimate_first > both.margin_first)
-    yield f"all {sides.sum()} effects lie on the same side of their margins"
-    assert sides.all() and len(both) == len(first)
+    beside = select(committed("replication").table("beside"), preset="confirmatory")
+    yield f"all {beside.same_side.sum()} effects lie on the same side of their margins"
+    assert beside.same_side.all() and len(beside) == len(both) == len(first)
     same = both.verdict.eq(both.verdict_first)
     yield f"{same.sum()} have the same verdict, and none goes from supported to refuted or back"
     changed = both[~same]
