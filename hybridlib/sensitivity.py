@@ -5,9 +5,14 @@ its runs go through the run store like any other. Where the base of a point fail
 nothing to train, and that is what is written. What the primary tests compare is trained and no
 more, on as many of the study's seeds as a verdict needs: the point where nothing is changed is in
 the committed results, or else in the store, already.
+
+Bases and runs of all points stand in one queue, so that no core waits for the end of a point.
 """
 
+import os
+import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -119,38 +124,100 @@ def sensitivity(
     path = study.local(config.preset) / "tables" / "sensitivity.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     done = [_before(config.preset)]
-    for nth, point in enumerate(asked, 1):
-        if point.default and len(unchanged):
-            done.append(unchanged.assign(**point._asdict()))
-        else:
-            done.append(_at(preset, overrides | {point.parameter: point.value}, point))
+
+    def decided(point: Point, rows: pd.DataFrame) -> None:
+        done.append(rows)
         tables.write(_latest(done), path)
-        found = done[-1].verdict.value_counts().sort_index()
+        found = rows.verdict.value_counts().sort_index()
         said = ", ".join(f"{count} {verdict}" for verdict, count in found.items())
-        report(f"[{nth}/{len(asked)}] {point.parameter} {point.value}: {said}")
+        report(f"[{len(done) - 1}/{len(asked)}] {point.parameter} {point.value}: {said}")
+
+    known = [point for point in asked if point.default and len(unchanged)]
+    for point in known:
+        decided(point, unchanged.assign(**point._asdict()))
+    others = [point for point in asked if point not in known]
+    with jobs.processes() as pool:
+        work = {t: pool.submit(_done, preset, overrides, t) for t in _queue(config, others)}
+        try:
+            for point in others:
+                said = {task.unit: w.result() for task, w in work.items() if task.point == point}
+                failed = {unit: why for unit, why in said.items() if why}
+                decided(point, _at(preset, overrides, point, failed))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return path
 
 
-def _at(preset: str, overrides: dict[str, Any], point: Point) -> pd.DataFrame:
-    """The rows of one point, its runs taken from the store or made."""
+class _Task(NamedTuple):
+    """A run of a point; without a `unit`, its base."""
+
+    point: Point
+    unit: tuple[str, str, int] | None
+
+
+def _queue(config: RunConfig, asked: Sequence[Point]) -> list[_Task]:
+    """Every task of the points: a base stands before the runs of the point before its own, so that
+    it is bred beside them and nothing waits for it."""
+    bases = [_Task(point, None) for point in asked]
+    runs = [[_Task(point, unit) for unit in _units(config)] for point in asked]
+    return bases[:1] + [task for nth, own in enumerate(runs) for task in bases[nth + 1 :][:1] + own]
+
+
+def _done(preset: str, overrides: dict[str, Any], task: _Task) -> str:
+    """Breed a base, or train and evaluate a run if its base is competent; say why where that
+    cannot be, '' where it could."""
     from hybridlib import runs
 
-    config = load_config(preset, **overrides)
-    gate = pd.read_csv(runs.base(config) / "gate.csv")
-    if not gate.passes.astype(bool).all():
-        failed = gate[~gate.passes.astype(bool)]
-        what = (f"{row.check} {row.language} {row.value:.2f}" for row in failed.itertuples())
+    point, began = task.point, time.monotonic()
+    config = _changed(preset, overrides, point)
+    folder = runs.base(config)
+    if task.unit is None or _fails(folder):
+        return ""
+    variant, reward, seed = task.unit
+    name = f"{variant}/{reward} seed {seed}"
+    try:
+        with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            runs.evaluate(config, *task.unit)
+    except FloatingPointError:
+        return f"{name} diverged"
+    except OneLineError as error:
+        return str(error)
+    if (seconds := time.monotonic() - began) > 1:  # not out of the store
+        at = f"{point.parameter} {point.value}"
+        print(f"{at}: {name}   {jobs.duration(seconds)}", flush=True)
+    return ""
+
+
+def _changed(preset: str, overrides: dict[str, Any], point: Point) -> RunConfig:
+    return load_config(preset, **overrides | {point.parameter: point.value})
+
+
+def _fails(base: Path) -> list[str]:
+    """The checks of its gate that a base fails, and its values."""
+    gate = pd.read_csv(base / "gate.csv")
+    failed = gate[~gate.passes.astype(bool)]
+    return [f"{row.check} {row.language} {row.value:.2f}" for row in failed.itertuples()]
+
+
+def _at(
+    preset: str,
+    overrides: dict[str, Any],
+    point: Point,
+    failed: dict[tuple[str, str, int] | None, str],
+) -> pd.DataFrame:
+    """The rows of one point, its runs taken from the store; `failed` says why some are not."""
+    from hybridlib import runs
+
+    config = _changed(preset, overrides, point)
+    if what := _fails(runs.base(config)):
         return without_base(point, "; ".join(what))
-    units = _units(config)
-    with jobs.processes() as pool:
-        said = list(pool.map(_measured, *zip(*((preset, overrides, unit) for unit in units))))
-    failed = {unit: why for unit, why in zip(units, said) if why}
     lost = {reward for _, reward, _ in failed}
     rewards = [reward for reward in config.rewards if reward not in lost]
     why = "; ".join(dict.fromkeys(failed.values()))
     if not rewards or lost - set(config.rewards):
         return without_base(point, why)
-    config = load_config(preset, **overrides | {"rewards": rewards})
+    config = _changed(preset, overrides | {"rewards": rewards}, point)
     folders = {unit: runs.evaluate(config, *unit) for unit in _units(config)}
     responses = pd.concat(pd.read_parquet(f / "responses.parquet") for f in folders.values())
     control = [
@@ -163,27 +230,12 @@ def _at(preset: str, overrides: dict[str, Any], point: Point) -> pd.DataFrame:
 
 
 def _units(config: RunConfig) -> list[tuple[str, str, int]]:
-    """What the primary tests and the control need: what others are built on first, then those
-    that take long, then what takes seconds, so that no process waits long for the last of them."""
+    """What the primary tests and the control need; what others are built on comes first."""
     halves = [half for claim in hypotheses.load().claims for half in claim.halves]
     needed = {(v, r) for half in halves for v in half.variants for r in (*half.rewards, "none")}
-    arms = dict.fromkeys([*study.FIRST, *reversed(config.arms)])
+    arms = dict.fromkeys([*study.FIRST, *config.arms])
     arms = [arm for arm in arms if arm in config.arms and arm in needed | {("rl_gold", "gold")}]
     return [(*arm, seed) for arm in arms for seed in config.seeds]
-
-
-def _measured(preset: str, overrides: dict[str, Any], unit: tuple[str, str, int]) -> str:
-    """Train and evaluate a run; say why where it cannot be, '' where it could."""
-    from hybridlib import runs
-
-    try:
-        runs.evaluate(load_config(preset, **overrides), *unit)
-    except FloatingPointError:
-        variant, reward, seed = unit
-        return f"{variant}/{reward} seed {seed} diverged"
-    except OneLineError as error:
-        return str(error)
-    return ""
 
 
 def _before(preset: str) -> pd.DataFrame:

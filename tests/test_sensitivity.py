@@ -1,5 +1,8 @@
 """Sensitivity: the points, the rows of one, what is kept, and bases that fail their gate."""
 
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import synthetic
@@ -9,18 +12,6 @@ from hybridlib.config import ParameterError, load_config
 from hybridlib.lookup import EFFECT
 from hybridlib.reward_model import OneSidedLabels
 from hybridlib.sensitivity import AXES, NO_BASE, Point, points
-
-
-class InPlace:
-    """A pool that calls at once."""
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
-
-    map = staticmethod(map)
 
 
 @pytest.mark.parametrize("name", AXES)
@@ -76,11 +67,13 @@ def test_without_its_control_no_verdict_on_rl_is_given():
 @pytest.fixture
 def made(tmp_path, monkeypatch):
     """A store in which width 128 has no competent base and width 256 diverges."""
-    asked = []
+    asked, bred = [], []
 
     def base(config):
         folder = tmp_path / f"base{config.base.hidden_size}{config.base.base_seed}"
-        folder.mkdir(exist_ok=True)
+        if not folder.exists():
+            folder.mkdir()
+            bred.append((config.base.hidden_size, len(asked)))
         passes = config.base.hidden_size != 128
         synthetic.gate().assign(passes=passes).to_csv(folder / "gate.csv", index=False)
         return folder
@@ -110,17 +103,17 @@ def made(tmp_path, monkeypatch):
         return cost[[arm in arms for arm in zip(cost.variant, cost.reward)]]
 
     monkeypatch.setattr(runs, "costs", costs)
-    monkeypatch.setattr(jobs, "processes", InPlace)
+    monkeypatch.setattr(jobs, "processes", lambda: ThreadPoolExecutor(1))
     monkeypatch.setattr(study, "local", lambda preset: tmp_path / "local")
     monkeypatch.setattr(study, "committed", lambda preset: tmp_path / "committed")
-    return asked
+    return SimpleNamespace(runs=asked, bases=bred)
 
 
 def test_what_the_tests_compare_is_trained_on_the_seeds_of_a_verdict(made):
     sensitivity.sensitivity("confirmatory", ["base_seed"], report=str)
     arms = ["base/none", "rl/rule", "rl/model", "rl_gold/gold", "sft/none", "sft_narrow/none",
             "two_stage/model"]  # fmt: skip
-    assert {(f"{variant}/{reward}", seed) for _, _, variant, reward, seed in made} == {
+    assert {(f"{variant}/{reward}", seed) for _, _, variant, reward, seed in made.runs} == {
         (arm, seed) for arm in arms for seed in range(10, 15)
     }
 
@@ -133,11 +126,32 @@ def test_points_without_a_base_and_diverged_runs_are_said(made):
     assert list(by_value.groups) == ["128", "192", "256"]
     lost = by_value.get_group("128")
     assert set(lost.verdict) == {NO_BASE} and lost.why.str.contains("recall_records en").all()
-    assert not any(width == 128 for width, *_ in made)
+    assert not any(width == 128 for width, *_ in made.runs)
     assert set(by_value.get_group("256").why) == {"sft/none seed 1 diverged"}
     assert set(by_value.get_group("192").verdict) == {"descriptive"}  # of two seeds
     assert [len(rows) for _, rows in by_value] == [len(lost)] * 3
     assert said[0].startswith("[1/3] hidden_size 128: ") and len(said) == 3
+
+
+def test_a_base_is_bred_before_the_runs_of_the_point_before_its_own(made):
+    """Of three bases the first is not competent: all are bred before anything is trained."""
+    sensitivity.sensitivity("confirmatory", ["hidden_size"], seeds=2, report=str)
+    assert made.bases == [(128, 0), (192, 0), (256, 0)]
+    made.bases.clear()
+    made.runs.clear()
+    sensitivity.sensitivity("confirmatory", ["base_seed"], seeds=1, report=str)
+    runs_of_a_point = 7
+    assert made.bases == [(192, 0), (192, runs_of_a_point)]  # seed 0 was bred above
+
+
+def test_an_error_of_a_base_is_raised(made, monkeypatch):
+    def broken(config):
+        raise OSError("no room on the disk")
+
+    monkeypatch.setattr(runs, "base", broken)
+    with pytest.raises(OSError, match="no room on the disk"):
+        sensitivity.sensitivity("confirmatory", seeds=2, report=str)
+    assert not made.runs
 
 
 def test_without_a_reward_model_the_rule_is_decided_alone(made):
