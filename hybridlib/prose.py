@@ -317,7 +317,7 @@ def tally(results: Results) -> str:
 
 
 def sensitivity(results: Results) -> str:
-    """'Of 15 effects 9 have one verdict at the unchanged point and all of 12 changed ones; ...'."""
+    """'9 of 15 effects have one verdict at the unchanged point and the 12 changed ones, ...'."""
     table = results.table("sensitivity")
     apart = table[table.verdict.isin(DECIDED)].groupby(EFFECT, sort=False).verdict.nunique()
     moved = join(sorted(set(apart.index[apart > 1].get_level_values("claim"))))
@@ -328,9 +328,10 @@ def sensitivity(results: Results) -> str:
         f"at {no_base} the base is not competent" if no_base else "",
         f"at {no_control} the control fails, and RL has no verdict" if no_control else "",
     ]
+    same = int((apart == 1).sum())
     return sentence(
-        f"of {len(apart)} effects {int((apart == 1).sum())} have one verdict at the unchanged "
-        f"point and the {changed.ngroups} changed ones, where there is a verdict",
+        f"{same} of {len(apart)} effects {'has' if same == 1 else 'have'} one verdict at the "
+        f"unchanged point and the {changed.ngroups} changed ones, where there is a verdict",
         f"it changes in {moved}" if moved else "",
         join(filter(None, without)),
     )
