@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +27,8 @@ ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> None:
-    """Execute a notebook and print what it prints, as it comes.
+    """Execute a notebook and print what it prints, as it comes; a kernel that dies before it has
+    answered is started once more.
 
     Raises
     ------
@@ -37,7 +39,8 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    papermill.execute_notebook(
+    run = partial(
+        papermill.execute_notebook,
         notebook,
         output,
         dict(parameters),
@@ -46,6 +49,13 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
         start_timeout=START,
         extra_arguments=["--log-level=CRITICAL"],  # it warns of local TCP, and of an interrupt
     )
+    try:
+        run()
+    except RuntimeError as error:
+        # Two kernels that start at once may have been given the same port.
+        if "died before replying" not in str(error):
+            raise
+        run()
 
 
 class Execution:

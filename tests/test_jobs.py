@@ -1,5 +1,6 @@
 """Jobs on local processes, with notebooks made for the purpose."""
 
+import json
 import os
 import signal
 import subprocess
@@ -133,6 +134,36 @@ def test_a_kernel_that_dies_is_one_line(bench: Bench):
     job = bench.job("dies", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(StudyError, match="Kernel died"):
         bench.run(job)
+
+
+@pytest.mark.parametrize(("deaths", "status"), [(1, "finished"), (2, "failed")])
+def test_a_kernel_that_dies_before_it_answers_is_started_once_more(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int, status: str
+):
+    starts, folder = tmp_path / "starts", tmp_path / "kernels" / "python3"
+    launcher = f"""
+        import runpy, sys
+        with open({str(starts)!r}, "a+") as file:
+            file.write("start ")
+            file.seek(0)
+            if len(file.read().split()) <= {deaths}:
+                sys.exit(1)
+        runpy.run_module("ipykernel_launcher", run_name="__main__")
+    """
+    folder.mkdir(parents=True)
+    (folder / "launcher.py").write_text(textwrap.dedent(launcher))
+    argv = [sys.executable, str(folder / "launcher.py"), "-f", "{connection_file}"]
+    spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    job = bench.job("one", touch(tmp_path / "trace"), parameters={"x": 1})
+    if status == "finished":
+        assert statuses(bench.run(job)) == {"one": status}
+        assert (tmp_path / "trace").read_text() == "1 "
+    else:
+        with pytest.raises(StudyError, match="Kernel died before replying"):
+            bench.run(job)
+    assert starts.read_text() == "start start "
 
 
 def test_a_call_that_fails_is_one_line(bench: Bench):
