@@ -16,7 +16,7 @@ from hybridlib.store import PROJECT
 pytestmark = pytest.mark.filterwarnings(
     "ignore::PendingDeprecationWarning", "ignore::DeprecationWarning"
 )
-PRESETS = sorted(path.parent.name for path in PROJECT.glob("results/[!l]*/manifest.json"))
+PRESETS = sorted(path.parent.name for path in PROJECT.glob("results/*/manifest.json"))
 LINK = re.compile(r"\[(\w+)\]\((\S+?)\)")
 
 
