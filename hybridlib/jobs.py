@@ -9,8 +9,9 @@ import json
 import os
 import shlex
 import shutil
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     Future,
@@ -18,8 +19,9 @@ from concurrent.futures import (
     ThreadPoolExecutor,
     wait,
 )
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -154,16 +156,28 @@ def default_workers() -> int:
     return max(1, min(cores(), memory // MEMORY_A_JOB))
 
 
-def processes() -> ProcessPoolExecutor:
-    """Return a pool of processes that train, each on its share of the cores, as in the study."""
+@contextmanager
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes that train, each on its share of the cores, as in the study.
+
+    Where something is raised beside it they end at once: the store goes on from their checkpoints.
+    """
     workers = default_workers()
-    return ProcessPoolExecutor(workers, get_context("spawn"), _threads, (cores() // workers,))
+    threads = max(1, cores() // workers)
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (os.getpid(), threads)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            for child in active_children():  # what the pool took out of its queue it would still do
+                child.terminate()
+            raise
 
 
-def _threads(count: int) -> None:
+def _begin(parent: int, threads: int) -> None:
     import torch
 
-    torch.set_num_threads(max(1, count))
+    torch.set_num_threads(threads)
+    threading.Thread(target=nb.end_with, args=(parent,), daemon=True).start()
 
 
 def duration(seconds: float) -> str:

@@ -213,13 +213,13 @@ def _coalesced(cell: dict) -> list[dict]:
     return [output for output in joined if output["output_type"] == "stream"]
 
 
-def _end_with(parent: int) -> None:
-    """End this process when `parent` has ended, be it by SIGKILL; its kernel then ends itself."""
+def end_with(parent: int) -> None:
+    """End this process when `parent` has, be it by SIGKILL; a kernel of it then ends itself."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     execute(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))

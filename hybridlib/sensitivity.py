@@ -138,14 +138,10 @@ def sensitivity(
     others = [point for point in asked if point not in known]
     with jobs.processes() as pool:
         work = {t: pool.submit(_done, preset, overrides, t) for t in _queue(config, others)}
-        try:
-            for point in others:
-                said = {task.unit: w.result() for task, w in work.items() if task.point == point}
-                failed = {unit: why for unit, why in said.items() if why}
-                decided(point, _at(preset, overrides, point, failed))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for point in others:
+            said = {task.unit: w.result() for task, w in work.items() if task.point == point}
+            failed = {unit: why for unit, why in said.items() if why}
+            decided(point, _at(preset, overrides, point, failed))
     return path
 
 

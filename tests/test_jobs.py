@@ -241,6 +241,40 @@ def test_a_study_that_is_stopped_leaves_no_process(bench: Bench, tmp_path: Path,
         time.sleep(0.1)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_what_stops_beside_a_pool_leaves_no_process(tmp_path: Path, number: int):
+    """More work than the pool has processes: none of it goes on, and none of it is begun."""
+    trace = tmp_path / "trace"
+    module = """
+        import os, time
+        def work(trace):
+            open(trace, "a").write(f"{os.getpid()} ")
+            time.sleep(300)
+    """
+    code = f"""
+        import signal
+        from endless import work
+        from hybridlib.jobs import processes
+        if __name__ == "__main__":
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            with processes() as pool:
+                list(pool.map(work, [{str(trace)!r}] * 20))
+    """
+    (tmp_path / "endless.py").write_text(textwrap.dedent(module))
+    (tmp_path / "main.py").write_text(textwrap.dedent(code))
+    process = subprocess.Popen([sys.executable, str(tmp_path / "main.py")], stderr=-3)
+    end = time.monotonic() + TIMEOUT
+    while not (trace.exists() and trace.read_text()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(TIMEOUT) != 0
+    while any(alive(int(pid)) for pid in trace.read_text().split()):
+        assert time.monotonic() < end, "a process lives on"
+        time.sleep(0.1)
+    assert len(trace.read_text().split()) <= cores()
+
+
 @pytest.mark.parametrize(
     "jobs",
     [
