@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import gguf
 import pytest
 import torch
 from huggingface_hub import constants
@@ -256,7 +257,6 @@ def test_the_real_wheel_is_the_pinned_one(name):
 
 def test_a_gguf_becomes_a_plain_folder(tmp_path):
     """A Llama of one layer, written by gguf's own writer."""
-    gguf = pytest.importorskip("gguf")
     torch.manual_seed(0)
     size, inner, words, heads = 32, 64, 12, 2
     writer = gguf.GGUFWriter(tmp_path / "tiny.gguf", "llama")

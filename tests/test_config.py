@@ -290,10 +290,6 @@ def test_only_chosen_rows_count_and_a_parameter_overrides_them(monkeypatch, tmp_
     assert load_config("organism", learning_rates={"sft": 0.1}).learning_rate("sft") == 0.1
 
 
-needs_rates = pytest.mark.skipif(not rates(), reason="learning_rates.csv has no rows yet")
-
-
-@needs_rates
 def test_the_chosen_rate_has_the_best_objective_of_its_own_grid():
     objectives = defaultdict(lambda: defaultdict(list))
     chosen = defaultdict(set)
@@ -309,7 +305,6 @@ def test_the_chosen_rate_has_the_best_objective_of_its_own_grid():
         assert math.isfinite(mean[rate]), arm
 
 
-@needs_rates
 def test_all_arms_had_the_same_grid_and_trials_on_seeds_that_no_preset_uses():
     trials = defaultdict(set)
     for row in rates():
@@ -320,7 +315,6 @@ def test_all_arms_had_the_same_grid_and_trials_on_seeds_that_no_preset_uses():
     assert not tuned & {seed for preset in NAMES for seed in load_config(preset).seeds}
 
 
-@needs_rates
 @pytest.mark.parametrize("preset", NAMES)
 def test_every_arm_of_every_preset_has_a_rate(preset):
     loaded = load_config(preset)
