@@ -48,6 +48,7 @@ def findings(results: Results) -> str:
             " ".join(claim.statement.split()),
             verdict(results, claim.claim),
             prose.evidence(results, claim.claim),
+            _figure(results, claim.figure),
         ]
         for claim in hypotheses.load().claims
         if claim.claim in verdicts.index
@@ -60,7 +61,9 @@ def findings(results: Results) -> str:
             f"**{prose.tally(results)}.** An effect is supported if its whole interval, corrected "
             "for the number of tests, lies beyond the margin, and refuted if it lies short of it; "
             "where the two rewards of RL disagree, the claim as such is inconclusive.",
-            markdown.table(["", "what the paper says", "verdict", "what was measured"], said),
+            markdown.table(
+                ["", "what the paper says", "verdict", "what was measured", "rests on"], said
+            ),
             *_besides(results),
         ]
     )
@@ -123,6 +126,12 @@ def verdict(results: Results, claim: str) -> str:
         return f"**{rows['all']}**"
     by_reward = (f"{apart[reward]} under {name}" for reward, name in REWARDS.items())
     return f"**{rows['all']}**: {', '.join(by_reward)}"
+
+
+def _figure(results: Results, where: str) -> str:
+    """A link from the README to a figure, NOTEBOOK/FIGURE in the hypotheses."""
+    _, _, name = where.partition("/")
+    return f"[{name}](results/{results.folder.name}/figures/{name}.png)"
 
 
 def _assets() -> str:

@@ -5,7 +5,7 @@ import re
 import pytest
 from test_plots import write
 
-from hybridlib import findings, markdown, prose
+from hybridlib import findings, hypotheses, markdown, prose
 from hybridlib.style import label_of
 
 
@@ -23,6 +23,14 @@ def test_a_row_of_the_table_holds_the_rates_of_its_arm(results):
             row = results.value(metric, arm, **where)
             interval = f"[{100 * row.low:.0f}, {100 * row.high:.0f}]"
             assert cell == f"{prose.percent(row.estimate)} {interval}"
+
+
+def test_a_claim_names_the_figure_that_its_verdict_rests_on(results):
+    text = findings.findings(results)
+    for claim in hypotheses.load().claims:
+        row = next(line for line in text.splitlines() if line.startswith(f"| {claim.claim} |"))
+        name = claim.figure.partition("/")[2]
+        assert row.endswith(f"[{name}](results/{results.folder.name}/figures/{name}.png) |")
 
 
 def test_the_account_of_the_real_model_names_its_judge_and_what_lies_beside_it(results):

@@ -5,9 +5,12 @@ by hand: here each of their numbers is looked up again and put into the sentence
 stand in the page. After new results this says which sentence to mend, and how.
 """
 
+import re
+
 import pandas as pd
 import pytest
 
+from hybridlib import hypotheses
 from hybridlib.config import HYBRIDS, REWARDS
 from hybridlib.lookup import EFFECT, Results, advised, calibration, prefilled, select
 from hybridlib.prose import interval, percent, points, signed
@@ -349,3 +352,9 @@ SECTIONS = [
 def test_the_readme_says_the_numbers_of_the_tables(section):
     for sentence in section():
         assert sentence in README
+
+
+def test_every_link_leads_to_a_file():
+    linked = re.findall(r"\]\(([^)\s]+)\)", README)
+    assert len(linked) > len(hypotheses.load().claims)
+    assert [path for path in linked if not (PROJECT / path).is_file()] == []
