@@ -134,7 +134,7 @@ def other_bases():
     as_much = harm[harm < 0.05]
     low, high = (f"{100 * abs(end):.0f}" for end in (as_much.min(), as_much.max()))
     yield f"On {in_words(len(as_much))} of the {in_words(len(harm))} RL under the rule leaves as"
-    yield f"from {low} point less to {high} more"
+    yield f"from {low} points less to {high} more"
     yield f"C1 is refuted on {in_words(refuted.sum())} of the {in_words(len(model))}"
     yield f"it is not decided, {points(at('hidden_size', '256', *C1, 'model'))}"
 
@@ -283,9 +283,9 @@ def limits():
         percent(float(said.split()[-1]))
         for said in (at(*point, *C1, "rule").why for point in NO_BASE)
     }
-    assert right == {"20%", "78%", "98%"}
+    assert right == {"20%", "74%", "98%"}
     yield "fails the gate at sums (20% right)"
-    yield "at a share of 0.5 instead of 0.75 it gets 78% right, at 0 98%"
+    yield "at a share of 0.5 instead of 0.75 it gets 74% right, at 0 98%"
 
 
 def the_real_model():
