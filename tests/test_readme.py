@@ -137,6 +137,10 @@ def other_bases():
     yield f"from {low} points less to {high} more"
     yield f"C1 is refuted on {in_words(refuted.sum())} of the {in_words(len(model))}"
     yield f"it is not decided, {points(at('hidden_size', '256', *C1, 'model'))}"
+    again = [("minority_share", "0.15"), ("minority_share", "0.45"), ("hidden_size", "128")]
+    less, more, narrow = (signed(100 * at(*point, *C1, "rule").estimate) for point in again)
+    yield f"with less Spanish and is {less} now, +18 with more and is {more}, +8 at width 128"
+    yield f"at width 128 and is {narrow} "
 
 
 def learning_rate_of_sft():
