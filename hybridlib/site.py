@@ -113,7 +113,8 @@ def sources(project: Path, headline: str, pages: Path) -> Path:
     (pages / "_static" / "site.css").write_text(STYLE, encoding="utf-8")
     (pages / "index.md").write_text(_landing(folders), encoding="utf-8")
     readme = (project / "README.md").read_text(encoding="utf-8")
-    (pages / "README.md").write_text(readme.replace("](results/README.md)", "](index.md)"), "utf-8")
+    linked = _to_sections(readme.replace("](results/README.md)", "](index.md)"))
+    (pages / "README.md").write_text(linked, encoding="utf-8")
     for image in re.findall(r"\]\((\S+\.png)\)", readme):
         (pages / image).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(project / image, pages / image)
@@ -168,9 +169,16 @@ def _preset(results: Results, notebooks: Sequence[str]) -> str:
     name = results.folder.name
     _, account = findings.BLOCKS.get(name, ("", findings.findings))
     figures = gallery.figures(results.folder)
-    parts = [f"# {name}", _about(name), account(results), "## Figures"]
+    said = _to_sections(account(results)).replace(f"](results/{name}/index.md#", "](#")
+    parts = [f"# {name}", _about(name), said, "## Figures"]
     parts += [_figure(figure, lookup.claims(results)) for figure in figures]
     return "\n\n".join([*parts, _contents(notebooks)])
+
+
+def _to_sections(text: str) -> str:
+    """Links (not images) of the README to a figure's file, led to where the site explains it."""
+    link = r"(?<!!)(\[\w+\])\(results/(\w+)/figures/(\w+)\.png\)"
+    return re.sub(link, r"\1(results/\2/index.md#\3)", text)
 
 
 def _figure(figure: Figure, verdicts: Any) -> str:

@@ -42,6 +42,34 @@ def test_from_each_claim_one_link_leads_to_each_figure_that_speaks_to_it(pages):
         assert not anchor or f"### {name}\n" in text
 
 
+def test_the_links_of_every_page_lead_to_a_page_or_to_a_heading_of_one(pages):
+    texts = {path: path.read_text() for path in pages.rglob("*.md")}
+    for page, text in texts.items():
+        for place in re.findall(r"\]\((?!https?:)([^()\s]+)\)", text):
+            file, _, anchor = place.partition("#")
+            leads_to = (page.parent / file).resolve() if file else page
+            if leads_to.suffix == ".md":
+                assert not anchor or _headings(texts[leads_to], anchor), f"{page}: {place}"
+            else:
+                assert leads_to.exists() and not anchor, f"{page}: {place}"
+
+
+def _headings(text: str, anchor: str) -> list[str]:
+    headings = re.findall(r"^#{1,3} (.+)$", text, re.MULTILINE)
+    return [h for h in headings if re.sub(r"[^\w-]", "", h.lower().replace(" ", "-")) == anchor]
+
+
+@pytest.mark.parametrize("preset", [HEADLINE, "replication"])
+def test_what_a_verdict_rests_on_is_a_click_away_in_the_account_and_in_the_readme(pages, preset):
+    account = (pages / "results" / preset / "index.md").read_text()
+    readme = (pages / "README.md").read_text()
+    for claim in hypotheses.load().claims:
+        figure = claim.figure.partition("/")[2]
+        row = re.search(rf"^\| {claim.claim} \|.+$", account, re.MULTILINE)[0]
+        assert row.endswith(f"| [{figure}](#{figure}) |")
+        assert f"[{figure}](results/{HEADLINE}/index.md#{figure})" in readme
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_each_figure_stands_with_its_claims_its_notebook_and_its_command(pages, preset):
     text = (pages / "results" / preset / "index.md").read_text()
