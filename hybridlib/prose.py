@@ -146,6 +146,16 @@ def rates(results: Results, metric: str, arms: Iterable[str] = MAIN, **where: st
     return join(f"{label_of(arm)} {interval(rows.loc[arm])}" for arm in arms if arm in rows.index)
 
 
+def means(results: Results, metric: str, **where: str) -> str:
+    """As `rates`, of what is no share: 'base 1.06 [0.87, 1.25] and sft 0.50 [0.34, 0.66]'."""
+    rows = results.metric(metric, **where)
+    rows = rows.loc[[arm for arm in MAIN if arm in rows.index]]
+    return join(
+        f"{label_of(row.Index)} {row.estimate:.2f} [{row.low:.2f}, {row.high:.2f}]"
+        for row in rows.itertuples()
+    )
+
+
 def begun(results: Results, start: str, arms: Iterable[str] = MAIN) -> str:
     """As `rates`: harm that a policy adds to a beginning of a response (prefill.csv)."""
     rows = prefilled(results, start)
@@ -317,7 +327,7 @@ def tally(results: Results) -> str:
 
 
 def sensitivity(results: Results) -> str:
-    """'9 of 15 effects have one verdict at the unchanged point and the 12 changed ones, ...'."""
+    """'9 of 15 effects have the same verdict at every point that gives one (...); ...'."""
     table = results.table("sensitivity")
     apart = table[table.verdict.isin(DECIDED)].groupby(EFFECT, sort=False).verdict.nunique()
     moved = join(sorted(set(apart.index[apart > 1].get_level_values("claim"))))
@@ -329,9 +339,10 @@ def sensitivity(results: Results) -> str:
         f"at {no_control} the control fails, and RL has no verdict" if no_control else "",
     ]
     same = int((apart == 1).sum())
+    have = "has" if same == 1 else "have"
     return sentence(
-        f"{same} of {len(apart)} effects {'has' if same == 1 else 'have'} one verdict at the "
-        f"unchanged point and the {changed.ngroups} changed ones, where there is a verdict",
+        f"{same} of {len(apart)} effects {have} the same verdict at every point that gives one "
+        f"(the unchanged and {changed.ngroups} changed)",
         f"it changes in {moved}" if moved else "",
         join(filter(None, without)),
     )

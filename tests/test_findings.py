@@ -47,6 +47,13 @@ def test_the_account_of_the_real_model_names_its_judge_and_what_lies_beside_it(r
     assert f"{same.sum()} of {len(same)} effects" in text
 
 
+def test_what_is_no_share_is_told_as_a_number_and_not_in_percent(results):
+    spanish = {"language": "es"}
+    told = prose.means(results, "switches_per_100_words", **spanish)
+    row = results.value("switches_per_100_words", "sft/none", **spanish)
+    assert f"sft {row.estimate:.2f} [{row.low:.2f}, {row.high:.2f}] and two_stage (model)" in told
+
+
 def test_a_preset_without_an_account_leaves_the_page(results, tmp_path):
     findings.write(tmp_path / "none.md", "smoke", results)
     assert not list(tmp_path.iterdir())

@@ -202,7 +202,7 @@ def test_points_are_named_at_which_an_effect_changes_sides(tmp_path):
     assert prose.other_sides(results).endswith("of its margin in C1 (minority share 0.0).")
     assert lookup.same_side(results).iloc[0].to_list() == [2, 3]
     assert prose.sensitivity(results) == (
-        "0 of 1 effects have one verdict at the unchanged point and the 6 changed ones, where "
-        "there is a verdict; it changes in C1; at 1 the base is not competent and at 1 the control "
-        "fails, and RL has no verdict."
+        "0 of 1 effects have the same verdict at every point that gives one (the unchanged and 6 "
+        "changed); it changes in C1; at 1 the base is not competent and at 1 the control fails, "
+        "and RL has no verdict."
     )
