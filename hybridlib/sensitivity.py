@@ -3,8 +3,9 @@
 A point is a study with one parameter changed, of how the base is bred or of how it is trained, so
 its runs go through the run store like any other. Where the base of a point fails its gate there is
 nothing to train, and that is what is written. What the primary tests compare is trained and no
-more, on as many of the study's seeds as a verdict needs: the point where nothing is changed is in
-the committed results, or else in the store, already.
+more, on as many of the study's seeds as a verdict needs. The point where nothing is changed is in
+the committed results already; but what is trained on a base is compared on that base, so where
+this machine breeds another one (cores round differently) that point is decided here, too.
 
 Bases and runs of all points stand in one queue, so that no core waits for the end of a point.
 """
@@ -16,6 +17,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from hybridlib import hypotheses, jobs, publish, stats, study, tables
@@ -111,7 +113,8 @@ def sensitivity(
     """Train and measure every point that the store lacks; write sensitivity.csv beside the tables.
 
     Rows of axes that are not named stay as they were, locally or else in the committed results.
-    The point where nothing is changed is taken from the committed results if they are of this code.
+    The point where nothing is changed is taken from the committed results if they are of this code
+    and, as far as points share its base, of the base that is bred here.
 
     Raises
     ------
@@ -132,11 +135,18 @@ def sensitivity(
         said = ", ".join(f"{count} {verdict}" for verdict, count in found.items())
         report(f"[{len(done) - 1}/{len(asked)}] {point.parameter} {point.value}: {said}")
 
-    known = [point for point in asked if point.default and len(unchanged)]
-    for point in known:
-        decided(point, unchanged.assign(**point._asdict()))
-    others = [point for point in asked if point not in known]
     with jobs.processes() as pool:
+        base = _base_key(config)
+        on_it = [p for p in asked if _base_key(_changed(preset, overrides, p)) == base]
+        if len(unchanged) and not all(point.default for point in on_it):
+            pool.submit(_done, preset, overrides, _Task(on_it[0], None)).result()
+            if not _is_committed_base(config):
+                report("bred here, the base is not the committed one: what is unchanged is run too")
+                unchanged = unchanged[:0]
+        known = [point for point in asked if point.default and len(unchanged)]
+        for point in known:
+            decided(point, unchanged.assign(**point._asdict()))
+        others = [point for point in asked if point not in known]
         work = {t: pool.submit(_done, preset, overrides, t) for t in _queue(config, others)}
         for point in others:
             said = {task.unit: w.result() for task, w in work.items() if task.point == point}
@@ -187,6 +197,22 @@ def _done(preset: str, overrides: dict[str, Any], task: _Task) -> str:
 
 def _changed(preset: str, overrides: dict[str, Any], point: Point) -> RunConfig:
     return load_config(preset, **overrides | {point.parameter: point.value})
+
+
+def _base_key(config: RunConfig) -> str:
+    from hybridlib import runs
+
+    return runs.stage_key(config, "base", "base", "none", 0)
+
+
+def _is_committed_base(config: RunConfig) -> bool:
+    """Whether the base bred here does in its gate, to the last prompt, what the committed one did:
+    its weights are not committed, and one that was rounded differently answers differently."""
+    from hybridlib import runs
+
+    here, there = runs.base(config), study.committed(config.preset) / "tables"
+    gates = [pd.read_csv(folder / "gate.csv").value for folder in (here, there)]
+    return len(gates[0]) == len(gates[1]) and np.allclose(*gates, atol=1e-5)
 
 
 def _fails(base: Path) -> list[str]:

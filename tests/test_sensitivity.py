@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from hybridlib import jobs, lookup, prose, runs, sensitivity, study, tables
+from hybridlib import jobs, lookup, prose, publish, runs, sensitivity, study, tables
 from hybridlib.config import ParameterError, load_config
 from hybridlib.lookup import EFFECT
 from hybridlib.reward_model import OneSidedLabels
@@ -176,6 +176,31 @@ def test_other_axes_are_kept_and_the_same_point_is_replaced(made, tmp_path):
     kept = after[after.parameter.eq("base_seed")].reset_index(drop=True)
     pd.testing.assert_frame_equal(kept, before)
     assert not after.duplicated(["parameter", "value", *EFFECT]).any()
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_the_committed_unchanged_point_stands_beside_points_on_its_own_base_alone(
+    made, tmp_path, monkeypatch, alike
+):
+    path = sensitivity.sensitivity("confirmatory", ["base_seed=0"], report=str)
+    committed = tmp_path / "committed" / "tables"
+    committed.mkdir(parents=True)
+    pd.read_csv(path).assign(estimate=0.123).to_csv(committed / path.name, index=False)
+    gate = synthetic.gate()
+    gate.loc[len(gate) - 1, "value"] -= 0 if alike else 0.01
+    gate.to_csv(committed / "gate.csv", index=False, float_format="%.6g")
+    path.unlink()
+    monkeypatch.setattr(publish, "is_present", lambda folder: True)
+    said = []
+    sensitivity.sensitivity("confirmatory", ["narrow_categories"], report=said.append)
+    rows = pd.read_csv(path)
+    unchanged = rows[rows.parameter.eq("narrow_categories") & rows.default]
+    assert set(unchanged.estimate.eq(0.123)) == {alike}
+    assert any("the base is not the committed one" in line for line in said) != alike
+    # What changes the base has another base anyway.
+    sensitivity.sensitivity("confirmatory", ["base_seed"], report=str)
+    rows = pd.read_csv(path)
+    assert rows[rows.parameter.eq("base_seed") & rows.default].estimate.eq(0.123).all()
 
 
 def test_points_are_named_at_which_an_effect_changes_sides(tmp_path):
