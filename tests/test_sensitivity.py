@@ -74,8 +74,8 @@ def made(tmp_path, monkeypatch):
         if not folder.exists():
             folder.mkdir()
             bred.append((config.base.hidden_size, len(asked)))
-        passes = config.base.hidden_size != 128
-        synthetic.gate().assign(passes=passes).to_csv(folder / "gate.csv", index=False)
+            passes = config.base.hidden_size != 128
+            synthetic.gate().assign(passes=passes).to_csv(folder / "gate.csv", index=False)
         return folder
 
     def evaluate(config, variant, reward, seed):
