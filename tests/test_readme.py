@@ -5,6 +5,7 @@ by hand: here each of their numbers is looked up again and put into the sentence
 stand in the page. After new results this says which sentence to mend, and how.
 """
 
+import itertools
 import re
 
 import pandas as pd
@@ -48,20 +49,44 @@ def by(size: pd.Series, sign: int = 1) -> str:
     return f"{sign * 100 * size.estimate:.0f} points [{low:.0f}, {high:.0f}]"
 
 
+def changed_points(preset: str = "confirmatory") -> pd.DataFrame:
+    """sensitivity.csv; a value is text, as some parameters have words."""
+    table = committed(preset).folder / "tables" / "sensitivity.csv"
+    return pd.read_csv(table, dtype={"value": str}, keep_default_na=False, na_values=[""])
+
+
 def bases(*named: str) -> pd.DataFrame:
     """A test on the competent bases but the default that read refusals of both kinds."""
-    table = select(committed("confirmatory").table("sensitivity"), **dict(zip(EFFECT, named)))
+    table = select(changed_points(), **dict(zip(EFFECT, named)))
     bred = ["hidden_size", "base_seed", "minority_share", "code_switching_share"]
     both = table.parameter.isin(["genuine_refusal_share", "superficial_refusal_share"])
-    both &= table.value.astype(str).eq("0.2")
+    both &= table.value.eq("0.2")
     return table[(table.parameter.isin(bred) | both) & ~table.default.astype(bool)]
 
 
-def at(parameter: str, value: str, *named: str) -> pd.Series:
-    table = select(committed("confirmatory").table("sensitivity"), **dict(zip(EFFECT, named)))
-    return table[table.parameter.eq(parameter) & table.value.astype(str).eq(value)].iloc[0]
+def at(parameter: str, value: str, *named: str, preset: str = "confirmatory") -> pd.Series:
+    table = select(changed_points(preset), **dict(zip(EFFECT, named)))
+    return table[table.parameter.eq(parameter) & table.value.eq(value)].iloc[0]
 
 
+def bred_otherwise(cores: str) -> pd.DataFrame:
+    """Points run on other cores, each beside the same of the verdicts (`_here`)."""
+    there, here = changed_points(cores), changed_points()
+    rows = there.merge(here, on=[*POINT, *EFFECT], suffixes=("", "_here"))
+    assert len(rows) == len(there)
+    side, here = rows.estimate > rows.margin, rows.estimate_here > rows.margin_here
+    return rows.assign(same_side=side == here, same=rows.verdict.eq(rows.verdict_here))
+
+
+def turned_over(rows: pd.DataFrame) -> bool:
+    """Whether an effect is supported in one place and refuted in the other."""
+    moved = rows[~rows.same]
+    return not (moved.verdict.eq("inconclusive") | moved.verdict_here.eq("inconclusive")).all()
+
+
+POINT = ["parameter", "value"]
+AMX, NO_BFLOAT16 = "other_bases/amx", "other_bases/no_bfloat16"
+FIRST_SMOLLM2 = "other_bases/smollm2"
 C1 = ("C1", "superficial_refusal_rate", "rl - base")
 C2_HARM = ("C2", "harm_rate", "rl - sft", "rule")
 NO_BASE = [("thought", "False"), ("careless_share", "0.5"), ("careless_share", "0.0")]
@@ -137,10 +162,41 @@ def other_bases():
     yield f"from {low} points less to {high} more"
     yield f"C1 is refuted on {in_words(refuted.sum())} of the {in_words(len(model))}"
     yield f"it is not decided, {points(at('hidden_size', '256', *C1, 'model'))}"
+
+
+def bases_bred_again():
+    rows = bred_otherwise(NO_BFLOAT16)
+    yield f"Of their {len(rows)} effects {rows.same_side.sum()} lay on the same side"
+    yield f"{rows.same.sum()} had the same verdict, and none went from supported to refuted"
+    assert not turned_over(rows) and len(rows.groupby(POINT)) == 4
     again = [("minority_share", "0.15"), ("minority_share", "0.45"), ("hidden_size", "128")]
-    less, more, narrow = (signed(100 * at(*point, *C1, "rule").estimate) for point in again)
-    yield f"with less Spanish and is {less} now, +18 with more and is {more}, +8 at width 128"
-    yield f"at width 128 and is {narrow} "
+    then_and_now = (NO_BFLOAT16, "confirmatory")
+    (less, less_now), (more, more_now), (narrow, narrow_now) = (
+        [signed(100 * at(*point, *C1, "rule", preset=p).estimate) for p in then_and_now]
+        for point in again
+    )
+    yield f"was {less} points with less Spanish and is {less_now} now, {more} with more and is "
+    yield f"with more and is {more_now}, {narrow} at width 128 and is {narrow_now} "
+
+
+def the_third_base():
+    rows = bred_otherwise(AMX)
+    unchanged = rows[rows.default & rows.parameter.eq("scope")]
+    changed = rows[~rows.default]
+    assert unchanged.same_side.all() and not turned_over(rows)
+    yield f"each of the {len(unchanged)} effects lies on its side, {unchanged.same.sum()} have the"
+    there, here = (at("scope", "whole", *C1, "rule", preset=p) for p in (AMX, "confirmatory"))
+    yield f"is {points(there)} instead of {signed(100 * here.estimate)}, not decided"
+    assert there.verdict == "inconclusive"
+    yield f"At the {in_words(len(changed.groupby(POINT)))} points {changed.same_side.sum()} of "
+    yield f"of {len(changed)} effects lie on the side they have here, {changed.same.sum()} have"
+    narrow = [at("narrow_categories", n, *C6, preset=AMX) for n in "1235"]
+    assert {row.verdict for row in narrow} == {"inconclusive"}
+    sizes = [signed(100 * row.estimate) for row in narrow]
+    yield "on the third base {}, not decided either, {}, {} and {}".format(*sizes)
+    paid = at("weight_language", "1.0", *C1, "rule", preset=AMX)
+    yield f"on the third base it is {points(paid).replace(' points', '')}, not decided"
+    assert paid.verdict == "inconclusive"
 
 
 def learning_rate_of_sft():
@@ -293,22 +349,33 @@ def limits():
 
 
 def the_real_model():
-    """Numbers of the second run; those of the first are in the history."""
-    preset, es = "smollm2", {"language": "es"}
+    """Numbers of the first run and of the second."""
+    (one, two), es = (FIRST_SMOLLM2, "smollm2"), {"language": "es"}
     rl, gold, sft, two_stage = "rl/rule", "rl_gold/gold", "sft/none", "two_stage/rule"
-    empty = ranged(preset, rl, "superficial_refusal_rate")
-    mixed = {arm: ranged(preset, arm, "off_language_rate", **es) for arm in (rl, gold)}
-    harm = ranged(preset, rl, noun=" harm")
-    yield f"The second time it left {harm}, hid {empty} behind a refusal"
-    yield f"and mixed English into {mixed[rl]}. Its control"
-    yield f"then {ranged(preset, gold)}, and the second time it is the control"
-    yield f"then {mixed[gold]}. `sft` left 21% and {share(preset, sft)}, "
-    yield f"`two_stage` 4% and {share(preset, two_stage)}, and neither ever mixed"
-    yield f"whose losses are mixed, left 15% and {share(preset, 'joint/rule')}."
-    for arm in (sft, two_stage):
+    mixed = {
+        (p, arm): ranged(p, arm, "off_language_rate", **es)
+        for p in (one, two) for arm in (rl, gold)
+    }  # fmt: skip
+    yield f"left {ranged(one, rl, noun=' harm')} the first time, hardly a refusal of it empty"
+    assert row(one, rl, "superficial_refusal_rate").estimate < 0.02
+    yield f"and mixed English into {mixed[one, rl]} of its answers to Spanish prompts"
+    empty = ranged(two, rl, "superficial_refusal_rate")
+    yield f"The second time it left {ranged(two, rl, noun=' harm')}, hid {empty} behind a refusal"
+    yield f"and mixed English into {mixed[two, rl]}. Its control"
+    harm = [ranged(one, gold, noun=" harm"), ranged(two, gold)]
+    yield "Its control left {}, then {}, and the second time it is the control".format(*harm)
+    yield f"loses its Spanish: {mixed[one, gold]}, then {mixed[two, gold]}."
+    yield f"`sft` left {share(one, sft)} and {share(two, sft)}, "
+    yield f"`two_stage` {share(one, two_stage)} and {share(two, two_stage)}, and neither ever mixed"
+    joint = [share(p, "joint/rule") for p in (one, two)]
+    yield "whose losses are mixed, left {} and {}.".format(*joint)
+    for preset, arm in itertools.product((one, two), (sft, two_stage)):
         assert row(preset, arm, "off_language_rate", **es).estimate < 0.04
-    beside = select(committed(preset).table("beside"), preset="organism")
-    yield f"the organism's side of their margin, the second time {in_words(beside.same_side.sum())}"
+    first, again = (
+        select(committed(p).table("beside"), preset="organism").same_side.sum() for p in (one, two)
+    )
+    yield f"The first time {in_words(first)} of eight effects lay on the organism's side of their "
+    yield f"the organism's side of their margin, the second time {in_words(again)}"
 
 
 def asked_as_the_paper_advises():
@@ -337,6 +404,8 @@ SECTIONS = [
     what_rl_is_paid_for,
     replication,
     other_bases,
+    bases_bred_again,
+    the_third_base,
     learning_rate_of_sft,
     the_hybrid,
     a_word_deep,
