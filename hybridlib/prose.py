@@ -76,6 +76,11 @@ def interval(row: pd.Series) -> str:
     return f"{percent(row.estimate)} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
 
 
+def amount(row: pd.Series) -> str:
+    """'1.06 [0.87, 1.25]': what is no share, with its 95% interval."""
+    return f"{row.estimate:.2f} [{row.low:.2f}, {row.high:.2f}]"
+
+
 def signed(value: float, digits: int = 0) -> str:
     """'+12', '-3', '0': never '-0'."""
     text = f"{value:+.{digits}f}"
@@ -149,11 +154,7 @@ def rates(results: Results, metric: str, arms: Iterable[str] = MAIN, **where: st
 def means(results: Results, metric: str, **where: str) -> str:
     """As `rates`, of what is no share: 'base 1.06 [0.87, 1.25] and sft 0.50 [0.34, 0.66]'."""
     rows = results.metric(metric, **where)
-    rows = rows.loc[[arm for arm in MAIN if arm in rows.index]]
-    return join(
-        f"{label_of(row.Index)} {row.estimate:.2f} [{row.low:.2f}, {row.high:.2f}]"
-        for row in rows.itertuples()
-    )
+    return join(f"{label_of(arm)} {amount(rows.loc[arm])}" for arm in MAIN if arm in rows.index)
 
 
 def begun(results: Results, start: str, arms: Iterable[str] = MAIN) -> str:

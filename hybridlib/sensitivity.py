@@ -136,13 +136,11 @@ def sensitivity(
         report(f"[{len(done) - 1}/{len(asked)}] {point.parameter} {point.value}: {said}")
 
     with jobs.processes() as pool:
-        base = _base_key(config)
-        on_it = [p for p in asked if _base_key(_changed(preset, overrides, p)) == base]
-        if len(unchanged) and not all(point.default for point in on_it):
-            pool.submit(_done, preset, overrides, _Task(on_it[0], None)).result()
-            if not _is_committed_base(config):
-                report("bred here, the base is not the committed one: what is unchanged is run too")
-                unchanged = unchanged[:0]
+        changes = [_changed(preset, overrides, point) for point in asked if not point.default]
+        shared = len(unchanged) and _base_key(config) in map(_base_key, changes)
+        if shared and not pool.submit(_is_committed_base, config).result():
+            report("bred here, the base is not the committed one: what is unchanged is run too")
+            unchanged = unchanged[:0]
         known = [point for point in asked if point.default and len(unchanged)]
         for point in known:
             decided(point, unchanged.assign(**point._asdict()))

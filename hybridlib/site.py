@@ -113,8 +113,8 @@ def sources(project: Path, headline: str, pages: Path) -> Path:
     (pages / "_static" / "site.css").write_text(STYLE, encoding="utf-8")
     (pages / "index.md").write_text(_landing(folders), encoding="utf-8")
     readme = (project / "README.md").read_text(encoding="utf-8")
-    linked = _to_sections(readme.replace("](results/README.md)", "](index.md)"))
-    (pages / "README.md").write_text(linked, encoding="utf-8")
+    readme = _to_sections(readme.replace("](results/README.md)", "](index.md)"))
+    (pages / "README.md").write_text(readme, encoding="utf-8")
     for image in re.findall(r"\]\((\S+\.png)\)", readme):
         (pages / image).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(project / image, pages / image)

@@ -192,13 +192,14 @@ def test_the_committed_unchanged_point_stands_beside_points_on_its_own_base_alon
     path.unlink()
     monkeypatch.setattr(publish, "is_present", lambda folder: True)
     said = []
-    sensitivity.sensitivity("confirmatory", ["narrow_categories"], report=said.append)
+    narrow = ["narrow_categories=1", "narrow_categories=2"]
+    sensitivity.sensitivity("confirmatory", narrow, report=said.append)
     rows = pd.read_csv(path)
     unchanged = rows[rows.parameter.eq("narrow_categories") & rows.default]
     assert set(unchanged.estimate.eq(0.123)) == {alike}
     assert any("the base is not the committed one" in line for line in said) != alike
     # What changes the base has another base anyway.
-    sensitivity.sensitivity("confirmatory", ["base_seed"], report=str)
+    sensitivity.sensitivity("confirmatory", ["base_seed=0", "base_seed=1"], report=str)
     rows = pd.read_csv(path)
     assert rows[rows.parameter.eq("base_seed") & rows.default].estimate.eq(0.123).all()
 
