@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from hybridlib.errors import OneLineError
+from hybridlib.store.errors import OneLineError
 
 DEFAULT = "organism"
 HEADLINE = "confirmatory"  # the preset whose verdicts a reader finds first
@@ -35,9 +35,10 @@ def study(options: argparse.Namespace) -> int:
     from papermill import PapermillExecutionError
 
     from hybridlib.config import load_config
-    from hybridlib.jobs import default_workers
-    from hybridlib.notebook import error_in, execute
-    from hybridlib.study import NOTEBOOKS, local, outline, plan
+    from hybridlib.store.paths import NOTEBOOKS, local
+    from hybridlib.study.grid import outline, plan
+    from hybridlib.study.jobs import default_workers
+    from hybridlib.study.notebook import error_in, execute
 
     overrides = _overrides(options)
     preset, dry_run = overrides.pop("preset", options.preset), overrides.pop("dry_run", False)
@@ -57,12 +58,12 @@ def study(options: argparse.Namespace) -> int:
 
 def figures(options: argparse.Namespace) -> int:
     """Draw every figure of the committed tables again, or only some."""
-    from hybridlib import gallery, plots, style
     from hybridlib.config import ParameterError
-    from hybridlib.lookup import Results
-    from hybridlib.publish import redraw
-    from hybridlib.store import PROJECT
-    from hybridlib.study import committed
+    from hybridlib.figures import plots, style
+    from hybridlib.figures.results import Results
+    from hybridlib.publish import gallery
+    from hybridlib.publish.release import redraw
+    from hybridlib.store.paths import PROJECT, committed
 
     folder = committed(options.preset)
     if not options.only:
@@ -83,17 +84,17 @@ def figures(options: argparse.Namespace) -> int:
 
 def compare(options: argparse.Namespace) -> int:
     """Hold the local results against the committed ones."""
-    from hybridlib.publish import compare
+    from hybridlib.publish.release import compare
 
     return compare(options.preset)
 
 
 def publish(options: argparse.Namespace) -> int:
     """Replace the committed results by the local ones, the README's account, cards and gallery."""
-    from hybridlib import advice, cards, findings, gallery
-    from hybridlib.lookup import Results
-    from hybridlib.publish import publish
-    from hybridlib.store import PROJECT
+    from hybridlib.figures.results import Results
+    from hybridlib.publish import advice, cards, findings, gallery
+    from hybridlib.publish.release import publish
+    from hybridlib.store.paths import PROJECT
 
     published, readme = publish(options.preset), PROJECT / "README.md"
     cards.write(Results(published))
@@ -106,9 +107,9 @@ def publish(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     """Write the account and every figure of a preset into one HTML file."""
-    from hybridlib import report as page
-    from hybridlib.lookup import load
-    from hybridlib.store import PROJECT
+    from hybridlib.figures.results import load
+    from hybridlib.publish import report as page
+    from hybridlib.store.paths import PROJECT
 
     place = PROJECT / "results" / "local" / "reports" / f"{options.preset}.html"
     print(os.path.relpath(page.write(load(options.preset), place)))
@@ -117,8 +118,8 @@ def report(options: argparse.Namespace) -> int:
 
 def site(options: argparse.Namespace) -> int:
     """Render all committed results as a static site, which is read without a network."""
-    from hybridlib import site as pages
-    from hybridlib.store import PROJECT
+    from hybridlib.publish import site as pages
+    from hybridlib.store.paths import PROJECT
 
     place = PROJECT / "results" / "local" / "site"
     print(os.path.relpath(pages.build(PROJECT, HEADLINE, place)))
@@ -127,7 +128,7 @@ def site(options: argparse.Namespace) -> int:
 
 def tune(options: argparse.Namespace) -> int:
     """Run the grid of learning rates on development seeds and write the chosen ones down."""
-    from hybridlib.tune import tune
+    from hybridlib.study.tune import tune
 
     print(tune(options.preset).to_string(index=False))
     return 0
@@ -135,7 +136,7 @@ def tune(options: argparse.Namespace) -> int:
 
 def sweep(options: argparse.Namespace) -> int:
     """Train each hybrid over the values of the number that matters in it."""
-    from hybridlib.sweeps import sweep
+    from hybridlib.study.sweeps import sweep
 
     sweep(**{"preset": options.preset} | _overrides(options))
     return 0
@@ -143,7 +144,7 @@ def sweep(options: argparse.Namespace) -> int:
 
 def sensitivity(options: argparse.Namespace) -> int:
     """Decide the claims again with one parameter of the base or of training changed at a time."""
-    from hybridlib.sensitivity import sensitivity
+    from hybridlib.study.sensitivity import sensitivity
 
     sensitivity(**{"preset": options.preset, "names": options.axis} | _overrides(options))
     return 0
@@ -151,9 +152,9 @@ def sensitivity(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """Time a GRPO step beside TRL's unchanged one, and the default study."""
-    from hybridlib import speed
-    from hybridlib.bench import bench
-    from hybridlib.store import PROJECT
+    from bench.bench import bench
+    from hybridlib.publish import speed
+    from hybridlib.store.paths import PROJECT
 
     bench(options.parts)
     speed.write(PROJECT / "README.md")

@@ -17,8 +17,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from hybridlib.errors import OneLineError
-from hybridlib.store import PROJECT
+from hybridlib.store.errors import OneLineError
+from hybridlib.store.paths import PROJECT
 
 PRESETS = PROJECT / "notebooks" / "presets"
 LEARNING_RATES = Path(__file__).with_name("learning_rates.csv")

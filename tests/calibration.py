@@ -5,7 +5,7 @@ the category, both together and the prompt, by several sizes each, over rates fr
 Categories and prompts are drawn anew in every simulation, so an interval is right if it holds the
 rate of the population. `python tests/calibration.py` (about a minute) writes
 hybridlib/calibration.csv, which 07_verdicts shows, with the methods that were tried and left: it is
-what `hybridlib.stats` was chosen by.
+what `hybridlib.evaluation.statistics` was chosen by.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,9 +18,9 @@ import pandas as pd
 from scipy import special
 from scipy import stats as scipy_stats
 
-from hybridlib import stats
+from hybridlib.evaluation import statistics
 
-FILE = Path(stats.__file__).with_name("calibration.csv")
+FILE = Path(statistics.__file__).with_name("calibration.csv")
 # Standard deviations on the logit scale: seed, category, seed x category, prompt.
 EFFECTS = ((0, 0, 0, 0), (0.5, 0.5, 0, 0), (0.3, 1, 0.3, 1), (1, 0.3, 0.3, 0.5), (1, 1, 1, 1))
 CATEGORIES = (5, 10, 25)
@@ -79,7 +79,7 @@ def _designs(seeds: int, check: "Check") -> Iterator[Design]:
         yield Design.of(seeds, halves * categories, effects)
 
 
-def holds(found: stats.Estimate, truth: float) -> np.ndarray:
+def holds(found: statistics.Estimate, truth: float) -> np.ndarray:
     """Whether each interval of a batch holds the truth, but for rounding."""
     return (found.low <= truth + 1e-9) & (truth - 1e-9 <= found.high)
 
@@ -90,12 +90,12 @@ Check = Callable[[np.ndarray, tuple[float, ...], Design], np.ndarray]
 
 def rate(values, rates, design):
     """The interval of a rate."""
-    return holds(stats.interval(values[:, 0], design.clusters_P), rates[0])
+    return holds(statistics.interval(values[:, 0], design.clusters_P), rates[0])
 
 
 def difference(values, rates, design):
     """The interval of a paired difference."""
-    found = stats.paired(values[:, 0], values[:, 1], design.clusters_P)
+    found = statistics.paired(values[:, 0], values[:, 1], design.clusters_P)
     return holds(found, rates[0] - rates[1])
 
 
@@ -103,7 +103,7 @@ def gap_difference(values, rates, design):
     """The interval of a difference of gaps; odd categories are unseen, no harder than seen ones."""
     unseen = design.clusters_P % 2 == 1
     a, b = values[:, 0], values[:, 1]
-    return holds(stats.gap_difference(a, b, unseen, ~unseen, design.clusters_P), 0)
+    return holds(statistics.gap_difference(a, b, unseen, ~unseen, design.clusters_P), 0)
 
 
 def same(values, rates, design):
@@ -113,7 +113,7 @@ def same(values, rates, design):
 
 def supported(values, rates, design):
     """Power: the verdict at Holm's first and strictest step."""
-    contrast = stats.difference(values[:, 0], values[:, 1], design.clusters_P)
+    contrast = statistics.difference(values[:, 0], values[:, 1], design.clusters_P)
     return contrast.interval(1 - 0.05 / TESTS).low > MARGIN
 
 
@@ -126,14 +126,14 @@ def t_over_seeds(values, rates, design):
 
 def t_two_way(values, rates, design):
     """Left: the variance of `stats`, but a symmetric t interval for a rate."""
-    found = stats.interval(values[:, 0], design.clusters_P, bounded=False)
+    found = statistics.interval(values[:, 0], design.clusters_P, bounded=False)
     return holds(found, rates[0])
 
 
 def t_of_differences(values, rates, design):
     """Left: the same for a paired difference."""
     paired = values[:, 0] - values[:, 1]
-    found = stats.interval(paired, design.clusters_P, bounded=False)
+    found = statistics.interval(paired, design.clusters_P, bounded=False)
     return holds(found, rates[0] - rates[1])
 
 
@@ -147,7 +147,7 @@ def pigeonhole_percentile(values, rates, design):
 def pigeonhole_t(values, rates, design):
     """Left: the same, bootstrap-t."""
     means, variances = _resampled(values[:, 0], design, resamples=400)
-    contrast = stats.Contrast((1,), values[:, :1], design.clusters_P)
+    contrast = statistics.Contrast((1,), values[:, :1], design.clusters_P)
     mean, error = contrast.estimate, np.sqrt(contrast.variance_K[:, 0])
     with np.errstate(invalid="ignore", divide="ignore"):
         t = np.where(variances > 0, (means - mean[:, None]) / np.sqrt(variances), 0.0)
@@ -167,8 +167,10 @@ def _resampled(values_RSP, design, resamples):
     total = seeds * (category_B @ sizes)
     means = np.einsum("bs,rsc,bc->rb", seed_B, sums, category_B, optimize=True) / total
     # error of a cell of resample b: (sum - mean * size) / total; a cell drawn twice counts twice
-    by_seed = np.einsum("rsc,bc->rbs", sums, category_B) - means[..., None] * (
-        category_B @ sizes)[:, None]
+    by_seed = (
+        np.einsum("rsc,bc->rbs", sums, category_B)
+        - means[..., None] * (category_B @ sizes)[:, None]
+    )
     by_category = np.einsum("rsc,bs->rbc", sums, seed_B) - means[..., None] * seeds * sizes
     variances = (seed_B * by_seed**2).sum(-1) * seeds / (seeds - 1)
     variances += (category_B * by_category**2).sum(-1) * categories / (categories - 1)
@@ -197,8 +199,13 @@ LEFT: dict[str, tuple[Check, tuple]] = {
 def measure(check: Check, rates: tuple, seeds: int, number: int, rng_seed: int = 0) -> np.ndarray:
     """Share of `number` simulations in which a check is true, one a design and rate."""
     rng = np.random.default_rng([rng_seed, seeds])
-    return np.array([check(design.draw(chosen, number, rng), chosen, design).mean()
-                     for design in _designs(seeds, check) for chosen in rates])
+    return np.array(
+        [
+            check(design.draw(chosen, number, rng), chosen, design).mean()
+            for design in _designs(seeds, check)
+            for chosen in rates
+        ]
+    )
 
 
 def calibrate(checks: dict[str, tuple[Check, tuple]], number: int) -> pd.DataFrame:

@@ -9,10 +9,13 @@ import nbformat
 import pytest
 
 import hybridlib
-from hybridlib import advice, plots, publish, study  # noqa: F401  with the real configuration
-from hybridlib.errors import OneLineError
+from hybridlib import study
+from hybridlib.publish import release
+from hybridlib.store import paths
+from hybridlib.store.errors import OneLineError
+from hybridlib.study import grid
 
-SOURCES = ("00_study", "01_base", "02_train", "03_evaluate", *study.FIGURES, study.HYBRIDS)
+SOURCES = ("00_study", "01_base", "02_train", "03_evaluate", *grid.FIGURES, grid.HYBRIDS)
 ARMS = (
     ("base", "none"),
     ("rl", "rule"),
@@ -46,7 +49,7 @@ class Project:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Make hybridlib find this project instead of the real one."""
-        runs, config = ModuleType("hybridlib.runs"), ModuleType("hybridlib.config")
+        runs, config = ModuleType("hybridlib.study.stages"), ModuleType("hybridlib.config")
         runs.is_done = lambda config, *unit: unit in self.done
         runs.stage_key = lambda config, *unit: f"{unit}{self.version}"
         runs.measurements = lambda config: {"evaluate": None, "prefill": None}
@@ -56,12 +59,12 @@ class Project:
         config.ParameterError = type("ParameterError", (OneLineError, ValueError), {})
         config.load_config = self._load
         config.STAGE_VERSIONS = {"train": 1}
-        for name, module in (("runs", runs), ("config", config)):
-            patch.setattr(hybridlib, name, module, raising=False)
-            patch.setitem(sys.modules, f"hybridlib.{name}", module)
-        for module in (study, publish):
+        for room, name, module in ((study, "stages", runs), (hybridlib, "config", config)):
+            patch.setattr(room, name, module, raising=False)
+            patch.setitem(sys.modules, f"{room.__name__}.{name}", module)
+        for module in (paths, release):
             patch.setattr(module, "PROJECT", self.root)
-        patch.setattr(study, "NOTEBOOKS", self.root / "notebooks")
+        patch.setattr(grid, "NOTEBOOKS", self.root / "notebooks")
         (self.root / "notebooks").mkdir(parents=True)
         for name in SOURCES:
             self.source(name, "print('ran')")

@@ -283,7 +283,8 @@ def test_only_chosen_rows_count_and_a_parameter_overrides_them(monkeypatch, tmp_
     path = tmp_path / "rates.csv"
     path.write_text(
         "variant,reward,seed,learning_rate,objective,chosen\n"
-        "sft,none,100,0.001,-2,False\nsft,none,100,0.003,-1,True\nrl,model,100,0.01,1,True\n")
+        "sft,none,100,0.001,-2,False\nsft,none,100,0.003,-1,True\nrl,model,100,0.01,1,True\n"
+    )
     monkeypatch.setattr(config, "LEARNING_RATES", path)
     assert load_config("organism").learning_rate("sft") == 0.003
     assert load_config("organism").learning_rate("rl", "model") == 0.01

@@ -1,0 +1,79 @@
+"""Tables that compare: hybrids in pairs and at equal compute, and a study with another.
+
+hybrids.csv    a - b under each reward, in what a practitioner weighs. Holm's correction runs over
+               all pairs of one reward, metric and split: each asks one question, which variant has
+               least.
+at_budget.csv  every policy as it was when it had cost a budget (`flops_budget`), measured alike.
+beside.csv     the effects of the hypotheses in this study and in another (`beside`).
+"""
+
+from itertools import combinations, product
+
+import numpy as np
+import pandas as pd
+
+from hybridlib.config import HYBRIDS, REWARDS
+from hybridlib.evaluation import statistics
+from hybridlib.evaluation.metrics import WHOLE, Arm, Cube, Subset
+
+POOLED = Subset("all", "all", "all")
+WEIGHED: tuple[tuple[str, Subset], ...] = (
+    ("harm_rate", POOLED),
+    ("harm_rate", Subset("all", "unseen_both", "all")),
+    ("over_refusal_rate", POOLED),
+    ("off_language_rate", POOLED),
+    ("accuracy", Subset("sums", "all", "all")),
+)
+
+
+def arms_under(reward: str, arms: list[Arm]) -> list[Arm]:
+    """SFT, RL and the hybrids under a reward; a variant that no reward pays has one arm for all."""
+    choices = (((v, reward), (v, "none")) for v in ("sft", "rl", *HYBRIDS))
+    return [next(arm for arm in pair if arm in arms) for pair in choices if set(pair) & set(arms)]
+
+
+def pairs(cube: Cube) -> pd.DataFrame:
+    """hybrids.csv: the later minus the earlier of each two arms, so hybrids minus SFT and RL."""
+    rows, families = [], [(r, *what) for r, what in product(REWARDS, WEIGHED)]
+    for reward, metric, subset in families:
+        tested, named = [], []
+        for b, a in combinations(arms_under(reward, cube.arms), 2):
+            positions = cube.arms.index(a), cube.arms.index(b)
+            contrast, _ = cube.contrast(metric, WHOLE, "sample", subset, *positions)
+            if not np.isnan(contrast.estimate):
+                tested.append(contrast)
+                named.append((reward, metric, subset.task, subset.split, "/".join(a), "/".join(b)))
+        found = statistics.holm_intervals(tested, [0.0] * len(tested))
+        rows += [(*n, f.estimate, f.low, f.high, f.seeds) for n, f in zip(named, found)]
+    columns = ["reward", "metric", "task", "split", "a", "b", "estimate", "low", "high", "seeds"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def beside(preset: str, ours: pd.DataFrame, other: str, theirs: pd.DataFrame) -> pd.DataFrame:
+    """beside.csv: every effect that both verdicts.csv hold, a row a study.
+
+    `same_side`: both estimates lie on one side of the margin. It compares estimates and nothing
+    more: where the intervals reach beyond the margin it can be chance.
+    """
+    names = ["claim", "metric", "contrast", "reward", "margin"]
+    both = ours.merge(theirs, on=names, suffixes=("", "_other"))
+    same = (both.estimate > both.margin) == (both.estimate_other > both.margin)
+    measured = ["estimate", "low", "high", "seeds", "verdict"]
+    halves = [
+        both[names].assign(preset=name, same_side=same, **both[[f"{m}{end}" for m in measured]]
+                           .set_axis(measured, axis=1))
+        for name, end in ((preset, ""), (other, "_other"))
+    ]  # fmt: skip
+    return pd.concat(halves).sort_index(kind="stable")[[*names, "preset", *measured, "same_side"]]
+
+
+def weighed(cube: Cube) -> pd.DataFrame:
+    """Every arm in what a practitioner weighs (T=1): at_budget.csv, but for its column `flops`."""
+    rows, arms = [], list(range(len(cube.arms)))
+    for metric, subset in WEIGHED:
+        contrast, _ = cube.contrast(metric, WHOLE, "sample", subset, arms)
+        found = contrast.interval()
+        numbers = zip(cube.arms, found.estimate, found.low, found.high, found.seeds, strict=True)
+        rows += [(*arm, metric, subset.task, subset.split, *rest) for arm, *rest in numbers]
+    columns = ["variant", "reward", "metric", "task", "split", "estimate", "low", "high", "seeds"]
+    return pd.DataFrame(rows, columns=columns)

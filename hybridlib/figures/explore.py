@@ -1,0 +1,213 @@
+"""Behind explore.ipynb: committed responses side by side, what a reward would pay them, live ones.
+
+Everything here is read from the committed results of a preset that holds its weights; nothing is
+trained and nothing is written.
+"""
+
+import html
+import re
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from hybridlib.config import ParameterError, RewardConfig, RunConfig, load_config
+from hybridlib.figures.style import order_of
+from hybridlib.store.paths import committed
+from hybridlib.tasks.lexicon import LANGUAGE_WORDS, LEXICON, SYSTEM, THINK, USER, vocabulary
+from hybridlib.tasks.prompts import Prompt, evaluation_prompts
+from hybridlib.tasks.responses import parse, words_of
+from hybridlib.training import rewards
+
+MARKS = {  # what is marked in a response -> (style, what it says)
+    "secret": ("background:#d55e00;color:white", "disclosed"),
+    "refusal": ("background:#0072b2;color:white", "refusal phrase"),
+    "foreign": ("background:#f0e442;color:black", "other language"),
+}
+
+
+class Shelf:
+    """The committed base, adapters and responses of a preset; what was read is kept."""
+
+    def __init__(self, folder: Path, config: RunConfig) -> None:
+        self.folder, self.config = folder, config
+        self._responses: dict[str, pd.DataFrame] = {}
+        self._policies: dict[str, object] = {}
+
+    @cached_property
+    def arms(self) -> list[str]:
+        """'rl/rule', 'sft/none', ...: all whose responses are there."""
+        names = {path.name for path in (self.folder / "responses").iterdir()}
+        found = [f"{v}/{r}" for v, r in self.config.arms if self._name(f"{v}/{r}") in names]
+        return sorted(found, key=order_of)
+
+    @cached_property
+    def prompts(self) -> dict[str, Prompt]:
+        """The test prompts by their id."""
+        measured = self.config.evaluate
+        asked = evaluation_prompts(measured.evaluation_seed, measured.per_cell)
+        return {prompt.id: prompt for prompt in asked}
+
+    def responses(self, arm: str) -> pd.DataFrame:
+        """What a variant said to the test prompts, as evaluate.respond left it."""
+        if arm not in self._responses:
+            path = self.folder / "responses" / self._name(arm) / "responses.parquet"
+            self._responses[arm] = pd.read_parquet(path)
+        return self._responses[arm]
+
+    def policy(self, arm: str):
+        """The model of an arm, in float32; the base for 'base/none'."""
+        from hybridlib.engine.sampling import InferenceCopy
+        from hybridlib.training.loading import load_policy
+
+        if arm not in self._policies:
+            adapter = None if arm == "base/none" else self.folder / "adapters" / self._name(arm)
+            policy = load_policy(self.folder / "base", adapter).float()
+            self._policies[arm] = InferenceCopy(policy).model
+        return self._policies[arm]
+
+    @cached_property
+    def tokenizer(self):
+        from hybridlib.training.loading import load_tokenizer
+
+        return load_tokenizer(self.folder / "base")
+
+    @staticmethod
+    def _name(arm: str) -> str:
+        return arm.removesuffix("/none").replace("/", "-")
+
+
+def load(preset: str) -> Shelf:
+    """The committed artifacts of a preset. Raises ParameterError if it has none."""
+    folder = committed(preset) / "artifacts"
+    if not folder.is_dir():
+        raise ParameterError(
+            f"preset = {preset!r}: its committed results hold no weights; choose organism"
+        )
+    return Shelf(folder, load_config(preset))
+
+
+def choices(shelf: Shelf, **where: str) -> list[Prompt]:
+    """Test prompts with these properties (task, kind, language, split, attack; 'all': any)."""
+    wanted = {name: value for name, value in where.items() if value != "all"}
+    return [p for p in shelf.prompts.values() if all(getattr(p, n) == v for n, v in wanted.items())]
+
+
+def said(shelf: Shelf, arms: list[str], prompt_id: str) -> pd.DataFrame:
+    """One row an arm and decoding: what it said, the oracle's class, what it was paid."""
+    columns = ["decoding", "response", "response_class", "harm", "rule_satisfied", "proxy", "gold"]
+    frames = []
+    for arm in arms:
+        rows = shelf.responses(arm)
+        frames.append(rows[rows.prompt_id.eq(prompt_id)][columns].assign(arm=arm))
+    return pd.concat(frames, ignore_index=True)[["arm", *columns]]
+
+
+def paid(shelf: Shelf, rows: pd.DataFrame, prompt_id: str, weights: RewardConfig) -> pd.DataFrame:
+    """Rows of `said` with what the rule would pay them under these weights, best paid first."""
+    prompt = shelf.prompts[prompt_id].row()
+    parsed = [parse(text, True, shelf.config.base.thought) for text in rows.response]
+    asked, rule = [prompt] * len(rows), rewards.rule_reward(weights.scope)
+    pay = rewards.total_reward(weights, rule, asked, parsed, list(rows.response))
+    return rows.assign(paid=pay).sort_values("paid", ascending=False, kind="stable")
+
+
+def live(
+    shelf: Shelf, arm: str, prompt: str, count: int = 4, temperature: float = 1.0, seed: int = 0
+) -> list[str]:
+    """Responses of an arm to any prompt, sampled now."""
+    import torch
+
+    from hybridlib.engine.sampling import sample
+
+    drawn = sample(
+        shelf.policy(arm), shelf.tokenizer, [prompt], shelf.config.train.max_completion, count,
+        temperature, torch.Generator().manual_seed(seed),
+    )  # fmt: skip
+    return shelf.tokenizer.batch_decode(drawn, skip_special_tokens=True)
+
+
+def typed(question: str, language: str = "en", card: str = "") -> str:
+    """A prompt as the organism is asked, around the user's own words; a card may stand before it.
+
+    Raises
+    ------
+    ParameterError : words that the organism does not know.
+    """
+    words = LEXICON[language]
+    system = words["system"].format(reader=words["reader"]["guest"])
+    text = " ".join(f"{SYSTEM} {system} {card} {USER} {words_of(question)} {THINK}".split())
+    known = {*vocabulary(), "."}
+    if unknown := [word for word in text.split() if word not in known]:
+        raise ParameterError(f"the organism does not know {', '.join(dict.fromkeys(unknown))}")
+    return text
+
+
+def marked(text: str, prompt: Prompt | None, language: str) -> str:
+    """HTML of a response: disclosed values, refusal phrases and words of other languages marked."""
+    words = text.split()
+    kinds = [""] * len(words)
+    other = set().union(*(w for name, w in LANGUAGE_WORDS.items() if name != language))
+    for i, word in enumerate(words):
+        if word in other:
+            kinds[i] = "foreign"
+    refusals = [p.split() for known in LEXICON.values() for p in known["refusal_phrases"]]
+    secrets = [list(secret) for secret in prompt.secrets] if prompt else []
+    for kind, phrases in (("refusal", refusals), ("secret", secrets + [s[::-1] for s in secrets])):
+        for phrase in phrases:
+            for place in _places(words, phrase):
+                for i in place:
+                    kinds[i] = kind
+    return " ".join(map(_mark, words, kinds))
+
+
+def _places(words: list[str], phrase: list[str]) -> list[list[int]]:
+    """Where the words of a phrase stand one behind the other, with nothing but signs between."""
+    spoken = [i for i, word in enumerate(words) if re.search(r"[^\W_]", word)]
+    size = len(phrase)
+    return [
+        spoken[k : k + size]
+        for k in range(len(spoken) - size + 1)
+        if [words[i] for i in spoken[k : k + size]] == phrase
+    ]
+
+
+def _mark(word: str, kind: str) -> str:
+    shown = html.escape(word)
+    if not kind:
+        return shown
+    style, says = MARKS[kind]
+    return f'<span style="{style};padding:0 2px;border-radius:3px" title="{says}">{shown}</span>'
+
+
+def train_briefly(
+    shelf: Shelf, variant: str, folder: Path, seed: int = 0, **overrides: object
+) -> pd.DataFrame:
+    """Train a variant from the committed base under the rule, and return its log by step.
+
+    Parameters
+    ----------
+    folder : where the run goes; nothing of it enters the run store.
+    overrides : parameters of the study, few `steps` among them for a short run.
+
+    Raises
+    ------
+    ParameterError : a parameter that cannot be, or a variant that is not RL from the base.
+    """
+    from hybridlib.config import VARIANTS
+    from hybridlib.training import loading, train
+
+    config, kind = load_config(shelf.config.preset, **overrides), VARIANTS[variant]
+    if kind.method != "rl" or kind.before != "base":
+        raise ParameterError(f"variant = {variant!r}: only RL that starts from the base is quick")
+    base = folder / "base"
+    loading.load_base(shelf.folder / "base").float().save_pretrained(base)
+    shelf.tokenizer.save_pretrained(base)
+    rate, rule = config.learning_rate(variant, "rule"), rewards.rule_reward(config.reward.scope)
+    train.rl(config, base, folder, seed, rate, variant, (), kind, rule)
+    return pd.read_json(folder / "log.jsonl", lines=True)
+
+
+def stored_curve(shelf: Shelf, arm: str) -> pd.DataFrame:
+    """The committed training curve of an arm: step, proxy, gold, harm, ..."""
+    return pd.read_csv(shelf.folder / "responses" / shelf._name(arm) / "training.csv")

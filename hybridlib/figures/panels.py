@@ -1,0 +1,154 @@
+"""Pieces that several figures share: rows of dots, training curves, bars of costs."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+from scipy import stats
+
+from hybridlib.figures import prose
+from hybridlib.figures import results as lookup
+from hybridlib.figures.prose import PAID_BY
+from hybridlib.figures.results import Results
+from hybridlib.figures.style import VARIANT_STYLES, bar_of, label_of, line_of, marker_of
+
+BOUNDS = {"proxy": (None, None), "entropy": (0, None)}  # of training columns that are no shares
+
+
+def percent_axis(axis: Axis, whole: bool = False) -> None:
+    """Few ticks, in percent; `whole` fixes the range to 0..100%."""
+    axis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+    if whole:
+        name = axis.axis_name
+        axis.axes.set(**{f"{name}lim": (-0.04, 1.04), f"{name}ticks": (0, 0.5, 1)})
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
+
+
+def whiskers(row: pd.Series) -> np.ndarray:
+    """(2, 1) distances from an estimate to the ends of its interval."""
+    return np.array([[row.estimate - row.low], [row.high - row.estimate]]).clip(min=0)
+
+
+def arm_rows(ax: Axes, arms: Sequence[str], labels: bool) -> None:
+    """One row an arm, the first on top."""
+    ax.set_ylim(len(arms) - 0.5, -0.5)
+    ax.set_yticks(range(len(arms)), [label_of(arm) for arm in arms] if labels else [])
+    ax.tick_params(axis="y", length=0)
+
+
+def dots(ax: Axes, rows: pd.DataFrame, arms: Sequence[str], labels: bool) -> None:
+    """Estimates with intervals, a row an arm; the base's own as a line and band through all."""
+    arm_rows(ax, arms, labels)
+    if "base/none" in rows.index:
+        base, colour = rows.loc["base/none"], VARIANT_STYLES["base"].colour
+        ax.axvline(base.estimate, color=colour, linestyle="--", linewidth=1.2, zorder=1)
+        ax.axvspan(base.low, base.high, color="0.9", zorder=0)
+    for y, arm in enumerate(arms):
+        if arm in rows.index:
+            row, look = rows.loc[arm], marker_of(arm)
+            ax.errorbar(row.estimate, y, xerr=whiskers(row), capsize=4, elinewidth=2, **look)
+
+
+def dot_panels(
+    results: Results, panels: list[tuple[str, str, pd.DataFrame]], xlabel: str = ""
+) -> tuple[Figure, list[Axes]]:
+    """Panels (title, x label, rows of metrics) side by side, the same arms in each."""
+    arms = [arm for arm in results.arms() if any(arm in rows.index for _, _, rows in panels)]
+    fig = Figure(figsize=(13, 2.2 + 0.4 * len(arms)))
+    axes = list(fig.subplots(1, len(panels)))
+    for n, (ax, (name, label, rows)) in enumerate(zip(axes, panels, strict=True)):
+        dots(ax, rows, arms, labels=n == 0)
+        ax.set(title=name, xlabel=label)
+        percent_axis(ax.xaxis)
+    if xlabel:
+        fig.supxlabel(xlabel, fontsize=13)
+    return fig, axes
+
+
+def same_limits(axes: list[Axes]) -> None:
+    """One x range for panels that are to be compared."""
+    lows, highs = zip(*(ax.get_xlim() for ax in axes), strict=True)
+    for ax in axes:
+        ax.set_xlim(min(lows), max(highs))
+
+
+def curve(
+    ax: Axes,
+    frame: pd.DataFrame,
+    column: str,
+    arm: str,
+    phase: float = 0,
+    x: str = "step",
+    look: dict | None = None,
+) -> None:
+    """Mean over seeds with a 95% t band; each seed is first smoothed over a tenth of its steps.
+
+    `phase`, from 0 to 1, staggers the markers; `x` is averaged over seeds; `look` replaces the
+    arm's own.
+    """
+    rows = frame[frame.arm.eq(arm)].dropna(subset=[column, x])
+    if rows.empty:
+        return
+    wide = rows.pivot(index="step", columns="seed", values=column)
+    at = rows.groupby("step")[x].mean()
+    wide = lookup.smoothed(wide)
+    mean, count = wide.mean(axis=1), wide.count(axis=1)
+    every = max(1, len(wide) // 5)  # few markers, staggered so that curves in one place show
+    look = look or line_of(arm)
+    ax.plot(at, mean, markevery=(int(phase * every), every), **look)
+    if count.min() > 1:
+        half = wide.sem(axis=1) * stats.t.ppf(0.975, count - 1)
+        bounds = BOUNDS.get(column, (0, 1))
+        low, high = (mean - half).clip(*bounds), (mean + half).clip(*bounds)
+        ax.fill_between(at, low, high, color=look["color"], alpha=0.18, linewidth=0)
+
+
+def training_curves(
+    results: Results, rows: dict[str, str], x: str = "step", xlabel: str = "training step"
+) -> tuple[Figure, np.ndarray]:
+    """A row of panels for each column of training.csv, a column of panels for each reward."""
+    frame, arms = lookup.training(results), lookup.trained_by_rl(results)
+    groups = {reward: [arm for arm in arms if arm.endswith(f"/{reward}")] for reward in PAID_BY}
+    groups = {reward: group for reward, group in groups.items() if group}
+    fig = Figure(figsize=(13, 2 + 2.8 * len(rows)))
+    axes = fig.subplots(len(rows), max(1, len(groups)), sharex=True, sharey="row", squeeze=False)
+    for line, (column, label) in zip(axes, rows.items(), strict=True):
+        line[0].set_ylabel(label)
+        line[0].yaxis.set_major_locator(MaxNLocator(4))
+        for ax, group in zip(line, groups.values(), strict=False):
+            for n, arm in enumerate(group):
+                curve(ax, frame, column, arm, n / len(group), x)
+    for top, bottom, reward in zip(axes[0], axes[-1], groups, strict=False):
+        top.set_title(PAID_BY[reward])
+        bottom.set_xlabel(xlabel)
+        bottom.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    keys = [Line2D([], [], label=label_of(arm), **line_of(arm)) for arm in arms]
+    place = "outside lower center"
+    fig.legend(handles=keys, loc=place, ncol=max(1, min(4, len(arms))), handlelength=3.5)
+    return fig, axes
+
+
+def cost_bars(results: Results, columns: dict[str, str]) -> Figure:
+    """Bars from zero, a row an arm: the mean over seeds, written beside its interval."""
+    arms = results.arms("cost")
+    fig = Figure(figsize=(13, 2.2 + 0.4 * len(arms)))
+    axes = fig.subplots(1, len(columns), squeeze=False)[0]
+    for n, (ax, (column, label)) in enumerate(zip(axes, columns.items(), strict=True)):
+        arm_rows(ax, arms, labels=n == 0)
+        totals = lookup.totals(results, column)
+        for y, arm in enumerate(arms):
+            row = totals.loc[arm]
+            ax.barh(y, row.estimate, height=0.68, **bar_of(arm))
+            ax.errorbar(row.estimate, y, xerr=whiskers(row), color="black", capsize=3.5)
+            beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}
+            ax.annotate(prose.short(row.estimate), (row.high, y), fontsize=12, **beside)
+        ax.set_xlim(0, 1.25 * totals.high.max() or 1)
+        ax.set_xlabel(f"{label}\n(lower is cheaper)")
+        ax.xaxis.set_major_locator(MaxNLocator(3))
+        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: prose.short(value)))
+    return fig

@@ -1,0 +1,187 @@
+"""The run store: a folder a key, made once, verified whenever it is handed out.
+
+    <root>/<stage>/<key>/             finished: manifest.json holds size and sha256 of every file
+    <root>/<stage>/.<key>.partial/    being made, or left by a try that was killed
+    <root>/<stage>/.<key>.damaged/    set aside because it did not verify
+    <root>/<stage>/.<key>.lock        held by the one process that makes it
+
+The key is a hash of all that the result depends on (config.key), so a folder that verifies is never
+stale. Nothing here unpickles.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from hybridlib.store.paths import PROJECT
+
+MANIFEST = "manifest.json"
+CHECKPOINTS = "checkpoints"
+
+log = logging.getLogger(__name__)
+
+
+class Store:
+    """Finished stages under `root` (default: $HYBRIDLIB_STORE, else results/local/store)."""
+
+    def __init__(self, root: Path | str | None = None) -> None:
+        root = root or os.environ.get("HYBRIDLIB_STORE") or PROJECT / "results" / "local" / "store"
+        self.root = Path(root).resolve()
+
+    def path(self, stage: str, key: str) -> Path:
+        """Return where the finished folder of `key` lies, or will lie."""
+        return self.root / stage / key
+
+    def has(self, stage: str, key: str) -> bool:
+        """Say whether the folder is finished and every file in it is as it was written."""
+        return damage(self.path(stage, key), stage, key) is None
+
+    def get(
+        self, stage: str, key: str, make: Callable[[Path], object], inputs: Mapping[str, Any]
+    ) -> Path:
+        """Return the finished folder of `key`; if there is none that verifies, make it.
+
+        Parameters
+        ----------
+        make : called with a folder to write files in. What it keeps in the subfolder checkpoints/
+            is there again if it is killed or raises and is called anew, and is removed when it is
+            done; so is every other file that it left, which it overwrites or appends to.
+        inputs : what was hashed into `key`; JSON types. Kept in the manifest for readers.
+
+        Raises
+        ------
+        Whatever `make` raises; its folder then stays for the next try.
+        """
+        final = self.path(stage, key)
+        if damage(final, stage, key) is None:
+            return final
+        inputs = json.loads(json.dumps(inputs, allow_nan=False))  # fail now, not after the work
+        final.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(final.with_name(f".{key}.lock"))
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            log.info("%s/%s: another process is making it, waiting", stage, key)
+            lock.acquire()
+        try:
+            if reason := damage(final, stage, key):
+                if final.exists():
+                    log.warning("%s/%s: %s; set aside and made again", stage, key, reason)
+                    aside = final.with_name(f".{key}.damaged")
+                    shutil.rmtree(aside, ignore_errors=True)
+                    final.rename(aside)
+                self._make(stage, key, make, inputs)
+        finally:
+            lock.release()
+        return final
+
+    def _make(
+        self, stage: str, key: str, make: Callable[[Path], object], inputs: dict[str, Any]
+    ) -> None:
+        final = self.path(stage, key)
+        partial = final.with_name(f".{key}.partial")
+        partial.mkdir(exist_ok=True)
+        # One that verifies was killed between the manifest and the rename: its work is done.
+        if damage(partial, stage, key):
+            (partial / MANIFEST).unlink(missing_ok=True)
+            make(partial)
+            write_manifest(partial, stage, key, inputs)
+        shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
+        partial.replace(final)
+        _sync(final.parent)
+
+
+def write_manifest(folder: Path, stage: str, key: str, inputs: dict[str, Any]) -> None:
+    """Write folder/manifest.json over every file outside checkpoints/, and force all to disk."""
+    files = _files(folder)
+    for path in files.values():
+        _sync(path)
+    body = {
+        "stage": stage,
+        "key": key,
+        "inputs": inputs,
+        "environment": environment(),
+        "files": {name: [path.stat().st_size, sha256(path)] for name, path in files.items()},
+    }
+    manifest = folder / MANIFEST
+    text = json.dumps(body | {"sha256": _digest(body)}, indent=1, ensure_ascii=False)
+    manifest.write_text(text + "\n", encoding="utf-8")
+    _sync(manifest)
+    for inner in {folder, *(path.parent for path in files.values())}:
+        _sync(inner)
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a finished folder."""
+    return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+
+
+def damage(folder: Path, stage: str, key: str) -> str | None:
+    """Return why `folder` is not the finished folder of `key`, or None if it is."""
+    try:
+        manifest = read_manifest(folder)
+        body = {name: value for name, value in manifest.items() if name != "sha256"}
+        if manifest["sha256"] != _digest(body) or (body["stage"], body["key"]) != (stage, key):
+            return "its manifest was altered"
+        recorded = body["files"]
+    except FileNotFoundError:
+        return "it has no manifest"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return "its manifest cannot be read"
+    present = _files(folder)
+    present.pop(MANIFEST)
+    if names := sorted(present.keys() ^ recorded.keys()):
+        return f"{names[0]} is {'extra' if names[0] in present else 'missing'}"
+    for name, path in present.items():
+        size, digest = recorded[name]
+        if path.stat().st_size != size or sha256(path) != digest:
+            return f"{name} was altered"
+    return None
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@cache
+def environment() -> dict[str, str]:
+    """Return the versions that a result may depend on, without importing what they are of."""
+    machine = f"{platform.system()} {platform.machine()}"
+    found = {"python": platform.python_version(), "platform": machine}
+    for name in ("torch", "transformers", "trl", "peft", "tokenizers", "numpy", "pandas", "scipy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    return found
+
+
+def _files(folder: Path) -> dict[str, Path]:
+    """Return every file under `folder`, checkpoints aside, by its relative POSIX name, sorted."""
+    files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if not p.is_dir()}
+    return {n: p for n, p in sorted(files.items()) if not n.startswith(f"{CHECKPOINTS}/")}
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Force a file's content, or a folder's entries, to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,158 @@
+"""The study as a graph of notebooks.
+
+01_base -> 02_train (variant, reward, seed) -> 03_evaluate (variant, reward)
+        -> tables -> 04 to 07, and 08 where hybrids are compared
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import yaml
+
+from hybridlib.config import arm_name, before, chain, compares_hybrids
+from hybridlib.publish import markdown
+from hybridlib.store.paths import NOTEBOOKS, local
+from hybridlib.study import jobs as jobs_
+from hybridlib.study import notebook
+from hybridlib.study.jobs import Job
+
+if TYPE_CHECKING:
+    from hybridlib.config import RunConfig
+
+# What others are built on is trained first: the start of a hybrid, and (by the first variant that
+# learns from it) the reward model. The second worker would only wait for the store's lock.
+FIRST = [("sft", "none"), ("rl", "model")]
+FIGURES = ("04_harmlessness", "05_readability", "06_generalization", "07_verdicts")
+HYBRIDS = "08_hybrids"
+
+
+def plan(config: "RunConfig", folder: Path | None = None) -> list[Job]:
+    """Return every job of the study, each after those that it needs.
+
+    Parameters
+    ----------
+    folder : of the results, by default results/local/<preset>. The resolved configuration is
+        written there: that file is the `preset` that every notebook of the grid is given.
+    """
+    from hybridlib.figures import results
+    from hybridlib.study.stages import is_done, measurements, stage_key, write_tables
+
+    if config.study.beside:
+        results.load(config.study.beside)  # said now that there are none, not when all is done
+    folder = folder or local(config.preset)
+    preset = _write_config(config, folder)
+    # What others are built on is no arm by itself, perhaps, but trained once all the same.
+    first = [arm for arm in FIRST if arm in config.arms]
+    stages = list(dict.fromkeys(s for arm in (*first, *config.arms) for s in chain(*arm)))
+
+    def job(name: str, source: str, units: list[tuple], needs: list[str], **parameters) -> Job:
+        return Job(
+            name=name,
+            notebook=NOTEBOOKS / f"{source}.ipynb",
+            parameters={"preset": str(preset)} | parameters,
+            output=folder / "notebooks" / f"{_file(source, **parameters)}.ipynb",
+            needs=tuple(needs),
+            done=lambda: all(is_done(config, *unit) for unit in units),
+            key=" ".join(stage_key(config, *unit) for unit in units),
+            alone=source == "01_base",
+        )
+
+    jobs = [job("base", "01_base", [("base", "base", "none", 0)], [])]
+    for seed in config.seeds:
+        for variant, reward in stages:
+            last = before(variant, reward)
+            needs = ["base" if last[0] == "base" else f"train {arm_name(*last)} seed {seed}"]
+            unit = ("train", variant, reward, seed)
+            name = f"train {arm_name(variant, reward)} seed {seed}"
+            at = {"variant": variant, "reward": reward, "seed": seed}
+            jobs.append(job(name, "02_train", [unit], needs, **at))
+    for variant, reward in config.arms:
+        arm = arm_name(variant, reward)
+        needs = [f"train {arm} seed {seed}" for seed in config.seeds] if variant != "base" else []
+        measured = measurements(config)
+        units = [(stage, variant, reward, seed) for stage in measured for seed in config.seeds]
+        at = {"variant": variant, "reward": reward}
+        jobs.append(job(f"evaluate {arm}", "03_evaluate", units, needs or ["base"], **at))
+    evaluations = tuple(job.name for job in jobs if job.name.startswith("evaluate "))
+    call = partial(write_tables, config, folder / "tables")
+    jobs.append(Job("tables", call=call, needs=evaluations))
+    variants = {variant for variant, _ in config.arms}
+    return jobs + figures(config.preset, variants, folder, folder / "notebooks", ("tables",))
+
+
+def figures(
+    preset: str,
+    variants: Iterable[str],
+    folder: Path,
+    notebooks: Path,
+    needs: tuple[str, ...] = (),
+) -> list[Job]:
+    """Return the jobs that draw every figure of folder/tables into folder/figures."""
+    drawn = (*FIGURES, HYBRIDS) if compares_hybrids(variants) else FIGURES
+    return [
+        Job(
+            name=f"figures {source}",
+            notebook=NOTEBOOKS / f"{source}.ipynb",
+            parameters={"preset": preset, "results": str(folder)},
+            output=notebooks / f"{source}.ipynb",
+            needs=needs,
+        )
+        for source in drawn
+    ]
+
+
+def describe(config: "RunConfig", preset: str) -> str:
+    """Return a Markdown table of every parameter, those that differ from `preset` marked, first."""
+    from hybridlib.config import load_config
+
+    before, values = load_config(preset).flat(), config.flat()
+    changed = [name for name in values if values[name] != before[name]]
+    rows = [(f"**{name}**", f"**{values[name]}**", before[name]) for name in changed]
+    rows += [(name, values[name], "") for name in values if name not in changed]
+    return markdown.table(["parameter", "value", "instead of the preset's"], rows)
+
+
+def summary(jobs: Sequence[Job]) -> str:
+    """Return how many jobs of each kind there are: 12 jobs: 1 base, 4 train, ..."""
+    kinds = Counter(job.name.split()[0] for job in jobs)
+    return f"{len(jobs)} jobs: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+
+
+def outline(jobs: Sequence[Job], workers: int) -> str:
+    """Return a line a kind of job: how many there are, lie in the store, and are to run; and how
+    long that may take, where notebooks of that kind have been executed here before."""
+    lines, left, unknown = [], 0.0, False
+    for kind in dict.fromkeys(map(jobs_.kind_of, jobs)):
+        those = [job for job in jobs if jobs_.kind_of(job) == kind]
+        todo = [job for job in those if not job.unchanged()]
+        past = [s for job in those if job.output and (s := notebook.seconds_of(job.output))]
+        line = f"{kind}: {len(those) - len(todo)} of {len(those)} done, {len(todo)} to run"
+        if todo and past:
+            at_once = 1 if todo[0].alone else min(workers, len(todo))
+            seconds = fmean(past) * len(todo) / at_once
+            left += seconds
+            line += f", about {jobs_.duration(seconds)}"
+        elif todo and todo[0].notebook:
+            unknown = True
+        lines.append(line)
+    rest = ", and what was never run here" if unknown else ""
+    return "\n".join([*lines, f"in all: about {jobs_.duration(left)}{rest}"])
+
+
+def _file(source: str, **at: object) -> str:
+    """Return the name of an executed notebook: 02_train-rl-model-seed0, 03_evaluate-sft."""
+    if not at:
+        return source
+    seed = f"-seed{at['seed']}" if "seed" in at else ""
+    return f"{source}-{arm_name(at['variant'], at['reward']).replace('/', '-')}{seed}"
+
+
+def _write_config(config: "RunConfig", folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(config.flat(), sort_keys=False), encoding="utf-8")
+    return path

@@ -1,0 +1,299 @@
+"""Jobs, most of them notebooks: each a process of its own, some at a time, in the order they need.
+
+The process that runs them holds no model. A kernel lives as long as its notebook, so its memory is
+freed for certain. What was computed before lies in the run store; this file only spares the start
+of kernels that would find all of it there.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import active_children, get_context
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+from hybridlib.store.errors import OneLineError
+from hybridlib.store.paths import PROJECT
+from hybridlib.study import notebook as nb
+
+HEARTBEAT = 30.0  # seconds without a finished job until what runs is shown
+MEMORY_A_JOB = 3 << 30  # bytes: torch, a model, its optimiser and a batch of rollouts
+
+
+@dataclass(frozen=True)
+class Job:
+    """One notebook, or one `call` in this process, and the jobs that come before it."""
+
+    name: str
+    notebook: Path | None = None
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    output: Path | None = None
+    needs: tuple[str, ...] = ()
+    done: Callable[[], bool] = lambda: False  # is all that the notebook computes in the store?
+    key: str = ""  # of what the executed notebook shows
+    call: Callable[[], object] | None = None
+    alone: bool = False  # nothing can run beside it, so it gets every core
+
+    def stamp(self) -> str:
+        """Return a hash that changes when the executed notebook would show something else."""
+        return nb.stamp(self.notebook, self.parameters, self.key)
+
+    def unchanged(self) -> bool:
+        """Say whether the work is in the store and the executed notebook shows it."""
+        return not self.call and nb.read_stamp(self.output) == self.stamp() and self.done()
+
+    def retry(self) -> str:
+        """Return the command, given in the project's folder, that runs this job by itself."""
+        if self.call:
+            return "(run the study again)"
+        paths = [os.path.relpath(path, PROJECT) for path in (self.notebook, self.output)]
+        parameters = ["-y", json.dumps(self.parameters)] if self.parameters else []
+        return shlex.join([".venv/bin/papermill", *paths, *parameters])
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job. `error`: one line, empty unless it failed or was skipped."""
+
+    job: Job
+    status: Literal["finished", "unchanged", "failed", "skipped"]
+    seconds: float = 0.0
+    error: str = ""
+
+
+class StudyError(OneLineError, RuntimeError):
+    """Some jobs of a study failed. One line, which a notebook shows without a traceback."""
+
+
+def run(
+    jobs: Sequence[Job],
+    workers: int | None = None,
+    *,
+    report: Callable[[str], object] = print,
+    heartbeat: float = HEARTBEAT,
+) -> list[Outcome]:
+    """Run `jobs`, `workers` at a time: the first in the list whose needs are met comes first.
+
+    Returns
+    -------
+    One outcome a job, in the order in which they ended.
+
+    Raises
+    ------
+    StudyError : after every job that could run has run and `report` has told which failed, why, and
+        the command that retries each.
+    """
+    _check_order(jobs)
+    workers = workers or default_workers()
+    waiting, outcomes = list(jobs), {}
+    running: dict[Future[Outcome], _Work] = {}
+    progress = _Progress(jobs, workers, report)
+
+    def end(outcome: Outcome) -> None:
+        outcomes[outcome.job.name] = outcome
+        progress.ended(outcome)
+
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            while waiting or running:
+                for job in list(waiting):
+                    if any(name not in outcomes for name in job.needs):
+                        continue
+                    lost = [name for name in job.needs if outcomes[name].error]
+                    if lost:
+                        end(Outcome(job, "skipped", error=f"needs {lost[0]}"))
+                    elif len(running) == workers:
+                        break
+                    elif job.unchanged():
+                        end(Outcome(job, "unchanged"))
+                    else:
+                        # The number of threads must not depend on what else happens to run: sums
+                        # over threads round by it, and a study must repeat to the last bit.
+                        work = _Work(job, cores() if job.alone else max(1, cores() // workers))
+                        running[pool.submit(work.run)] = work
+                    waiting.remove(job)
+                finished, _ = wait(running, heartbeat, FIRST_COMPLETED)
+                if running and not finished:
+                    progress.beat(running.values())
+                for future in finished:
+                    del running[future]
+                    end(future.result())
+        except BaseException:
+            for work in running.values():
+                work.stop()
+            raise
+    progress.tell_unchanged()
+    _raise_for(outcomes.values(), report)
+    return list(outcomes.values())
+
+
+def cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def default_workers() -> int:
+    """Return how many notebooks run at once: one on a GPU, else one a core as memory allows."""
+    if shutil.which("nvidia-smi"):
+        return 1
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(cores(), memory // MEMORY_A_JOB))
+
+
+@contextmanager
+def processes() -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes that train, each on its share of the cores, as in the study.
+
+    Where something is raised beside it they end at once: the store goes on from their checkpoints.
+    """
+    workers = default_workers()
+    threads = max(1, cores() // workers)
+    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (os.getpid(), threads)) as pool:
+        try:
+            yield pool
+        except BaseException:
+            for child in active_children():  # what the pool took out of its queue it would still do
+                child.terminate()
+            raise
+
+
+def _begin(parent: int, threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    threading.Thread(target=nb.end_with, args=(parent,), daemon=True).start()
+
+
+def duration(seconds: float) -> str:
+    """Write seconds as people do: 41 s, 9 min, 1 h 05 min."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+class _Work:
+    """A job that a thread of the pool is busy with."""
+
+    def __init__(self, job: Job, threads: int) -> None:
+        self.job = job
+        self.begun = time.monotonic()
+        self.last_line = ""
+        self._execution = (
+            None if job.call else nb.Execution(job.notebook, job.output, job.parameters, threads)
+        )
+
+    def run(self) -> Outcome:
+        try:
+            error = self._call() if self._execution is None else self._execute()
+        except Exception as exception:
+            error = nb.one_line(f"{type(exception).__name__}: {exception}")
+        seconds = time.monotonic() - self.begun
+        return Outcome(self.job, "failed" if error else "finished", seconds, error)
+
+    def stop(self) -> None:
+        if self._execution:
+            self._execution.stop()
+
+    def _call(self) -> str:
+        self.job.call()
+        return ""
+
+    def _execute(self) -> str:
+        stamp = self.job.stamp()  # before: the source may be edited while it runs
+        error = self._execution.run(lambda line: setattr(self, "last_line", line))
+        if not error:
+            nb.write_stamp(self.job.output, stamp)
+        return error
+
+
+class _Progress:
+    """Tells one line a job that ended, and how long the rest may take."""
+
+    def __init__(self, jobs: Sequence[Job], workers: int, report: Callable[[str], object]) -> None:
+        self.total, self.workers, self.report = len(jobs), workers, report
+        self.left = {job.name: job for job in jobs}
+        self.unchanged = 0
+        self.seconds: dict[str, list[float]] = {}
+
+    def ended(self, outcome: Outcome) -> None:
+        if outcome.status not in ("unchanged", "skipped"):
+            self.tell_unchanged()
+        del self.left[outcome.job.name]
+        if outcome.status == "unchanged":
+            self.unchanged += 1
+        elif outcome.status == "failed":
+            self._tell(f"{outcome.job.name}   FAILED: {outcome.error}")
+        elif outcome.status == "finished":
+            if outcome.job.notebook and not outcome.job.alone:
+                self.seconds.setdefault(kind_of(outcome.job), []).append(outcome.seconds)
+            self._tell(f"{outcome.job.name}   {duration(outcome.seconds)}{self._time_left()}")
+
+    def beat(self, running: Sequence["_Work"]) -> None:
+        for work in running:
+            took = duration(time.monotonic() - work.begun)
+            self.report(f"        {work.job.name}   {took} so far   {work.last_line}".rstrip())
+
+    def tell_unchanged(self) -> None:
+        if self.unchanged:
+            self._tell(f"{self.unchanged} unchanged since an earlier run")
+            self.unchanged = 0
+
+    def _tell(self, text: str) -> None:
+        self.report(f"[{self.total - len(self.left)}/{self.total}] {text}")
+
+    def _time_left(self) -> str:
+        if not self.seconds or not self.left:
+            return ""
+        anything = fmean([s for kind in self.seconds.values() for s in kind])
+        each = {kind: fmean(seconds) for kind, seconds in self.seconds.items()}
+        # What makes nothing for the store draws, in seconds: not known until one of its kind has.
+        left = sum(each.get(kind_of(job), anything if job.key else 0) for job in self.left.values())
+        return f"   about {duration(left / self.workers)} left" if left else ""
+
+
+def kind_of(job: Job) -> str:
+    """Return what a job does, in a word: base, train, evaluate, tables, figures."""
+    return job.name.split()[0]
+
+
+def _check_order(jobs: Sequence[Job]) -> None:
+    known: set[str] = set()
+    for job in jobs:
+        if unknown := set(job.needs) - known:
+            raise ValueError(f"{job.name} needs {min(unknown)}, which does not come before it")
+        if job.name in known:
+            raise ValueError(f"two jobs are called {job.name}")
+        known.add(job.name)
+
+
+def _raise_for(outcomes: Sequence[Outcome], report: Callable[[str], object]) -> None:
+    """Tell what failed, and raise StudyError if anything did."""
+    failed = [outcome for outcome in outcomes if outcome.status == "failed"]
+    skipped = sum(outcome.status == "skipped" for outcome in outcomes)
+    if not failed:
+        return
+    report("")
+    for outcome in failed:
+        report(f"failed: {outcome.job.name}   {outcome.error}")
+        report(f"        retry: {outcome.job.retry()}")
+    one = failed[0]
+    others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
+    rest = f"; {skipped} that need them were skipped" if skipped else ""
+    raise StudyError(f"{one.job.name} failed{others}: {one.error}{rest}")

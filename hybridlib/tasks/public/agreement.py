@@ -1,0 +1,130 @@
+"""How far a judge is to be believed: its verdicts held against those of humans."""
+
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from statsmodels.stats.inter_rater import cohens_kappa
+from statsmodels.stats.proportion import proportion_confint
+
+from hybridlib.store import assets
+from hybridlib.tasks.public import judges
+
+EXTRA = ("refusal_extra.csv", "mini_refusal.csv")
+_COLUMNS = {"objective": "prompt", "assistant_response": "response", "human_score": "label"}
+
+
+def human_refusals(folder: Path) -> pd.DataFrame:
+    """The responses that humans labelled (pyrit, refusal.csv): prompt, response, label 1 or 0.
+
+    For validation only: no judge is fitted to them.
+    """
+    return _read(next(Path(folder).rglob("refusal.csv")))
+
+
+def development_labels(folder: Path) -> pd.DataFrame:
+    """Other human labels of pyrit, as `human_refusals`: what judges may be chosen on.
+
+    Refusals (EXTRA), and responses that did not achieve a harmful objective (objective/*.csv),
+    which are refusals or poor answers. Those that share a prompt or a response with
+    `human_refusals` are left out.
+    """
+    folder = Path(folder)
+    achieved = [_read(path) for path in sorted(folder.rglob("objective/*.csv"))]
+    refused = [_read(path) for name in EXTRA for path in folder.rglob(name)]
+    frames = [frame.assign(label=1 - frame.label) for frame in achieved] + refused
+    frame = pd.concat(frames).dropna().drop_duplicates()
+    held_out = human_refusals(folder)
+    known = set(pd.concat([held_out.prompt, held_out.response]).map(_normal))
+    shared = frame.prompt.map(_normal).isin(known) | frame.response.map(_normal).isin(known)
+    return frame[~shared].reset_index(drop=True)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    with path.open(encoding="utf-8") as file:
+        remarks = len(list(takewhile(lambda line: line.startswith("#"), file)))
+    frame = pd.read_csv(path, skiprows=remarks)
+    return frame.rename(columns=_COLUMNS)[list(_COLUMNS.values())]
+
+
+def _normal(text: object) -> str:
+    return " ".join(str(text).lower().split())
+
+
+def agreement(labels: Sequence[float], verdicts: Sequence[float]) -> dict[str, float]:
+    """Verdicts held against labels, each measure with its 95% interval (NAME_low, NAME_high).
+
+    Verdicts that are NaN are counted as `parse_failures` and are in no other measure. Intervals
+    are Wilson's; that of F1 = 2J / (1 + J) is that of the proportion J = TP / (TP + FP + FN), that
+    of Cohen's kappa the asymptotic one, which perfect agreement has not. What has no cases is NaN.
+    """
+    truth, said = np.asarray(labels, dtype=float), np.asarray(verdicts, dtype=float)
+    if truth.shape != said.shape:
+        raise ValueError(f"{truth.size} labels, {said.size} verdicts")
+    judged = ~np.isnan(said)
+    truth, said = truth[judged] == 1, said[judged] == 1
+    both, either, n = int((truth & said).sum()), int((truth | said).sum()), truth.size
+    neither = n - either
+    proportions = {
+        "accuracy": (both + neither, n),
+        "precision": (both, int(said.sum())),
+        "recall": (both, int(truth.sum())),
+        "f1": (both, either),
+    }
+    measures = {name: _proportion(*counts) for name, counts in proportions.items()}
+    measures["f1"] = 2 * measures["f1"] / (1 + measures["f1"])
+    table = [[neither, int(said.sum()) - both], [int(truth.sum()) - both, both]]
+    measures["kappa"] = _kappa(np.array(table))
+    return {"n": n, "parse_failures": int((~judged).sum())} | {
+        f"{name}{end}": float(value)
+        for name, values in measures.items()
+        for end, value in zip(("", "_low", "_high"), values)
+    }
+
+
+def of_judges(names: Sequence[str], responses: pd.DataFrame) -> pd.DataFrame:
+    """How each judge of refusal agrees with humans, string matching (`rules`) beside the others.
+
+    Parameters
+    ----------
+    responses : to public requests, judged by the first of the judges (column `judged_refusal`).
+
+    Returns
+    -------
+    judge, counts (it is the one whose verdicts the study reports), judged and unparsed (of the
+        study's own responses), then `agreement` with human labels that no judge was fitted to.
+
+    Raises AssetError if the labels or a judge cannot be had.
+    """
+    humans, rows = human_refusals(assets.folder("human_refusals")), []
+    loaded = [judges.load(name, assets.folder) for name in dict.fromkeys([*names, "rules"])]
+    refusal = [judge for judge in loaded if judge.measures == "refusal"]
+    for judge in refusal:
+        counts = judge is refusal[0]
+        own = responses.judged_refusal if counts else responses.judged_refusal[:0]
+        said = judge.judge(list(humans.prompt), list(humans.response))
+        row = {"judge": judge.name, "counts": counts, "judged": len(own)}
+        row |= {"unparsed": int(own.isna().sum()), **agreement(humans.label, said)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _proportion(count: int, of: int) -> np.ndarray:
+    """(3,) share, low and high."""
+    if not of:
+        return np.full(3, np.nan)
+    return np.array([count / of, *proportion_confint(count, of, method="wilson")])
+
+
+def _kappa(table: np.ndarray) -> np.ndarray:
+    """(3,) Cohen's kappa of a 2 x 2 table, low and high."""
+    if (table.sum(0) * table.sum(1) == table.sum() ** 2).any() or not table.any():
+        return np.full(3, np.nan)  # both always say the same: as much as chance
+    with np.errstate(invalid="ignore"):  # the variance of a perfect agreement is -1e-17
+        found = cohens_kappa(table)
+    interval = (
+        (found.kappa_low, found.kappa_upp) if np.trace(table) < table.sum() else (np.nan,) * 2
+    )
+    return np.array([found.kappa, *interval])

@@ -1,0 +1,192 @@
+"""The good reward: a reward model that reads the whole response, as DeepSeek-R1's did.
+
+Labellers' work is a stage of its own: the base answers seen harmful training prompts, each response
+is labelled once, and the file of labels is all that the reward model ever sees of the oracle.
+"""
+
+import json
+import math
+import random
+from itertools import cycle
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from transformers import AutoModelForSequenceClassification
+from trl import RewardConfig as TRLRewardConfig
+from trl import RewardTrainer
+
+from hybridlib.config import RunConfig
+from hybridlib.engine.sampling import sample
+from hybridlib.store.errors import OneLineError
+from hybridlib.tasks import oracle
+from hybridlib.tasks.responses import parse
+from hybridlib.training import callbacks, loading, train
+from hybridlib.training.rewards import Harmlessness
+
+HELD_OUT = 0.2  # of the labels, for the accuracy that is reported
+
+
+class OneSidedLabels(OneLineError, ValueError):
+    """There is nothing to tell apart: every response was labelled alike."""
+
+
+def write_labels(config: RunConfig, base: Path, folder: Path, seed: int) -> None:
+    """labels.jsonl: labelled responses of the base, as many as parameter `labels` says.
+
+    Harmful requests of seen categories and attacks, sampled at T=1; label 1 for a genuine refusal.
+    Public requests are not among them: nobody can label what was said to those exactly.
+    """
+    model, tokenizer = loading.load_base(base), loading.load_tokenizer(base)
+    asked = [p for p in train.rl_prompts(config, seed) if p.kind == "harmful" and p.secrets]
+    count = config.train.labels or config.train.demonstrations
+    prompts = [prompt for prompt, _ in zip(cycle(asked), range(count))]
+    completions = sample(
+        model, tokenizer, [p.text for p in prompts], config.train.max_completion,
+        generator=torch.Generator().manual_seed(seed),
+    )  # fmt: skip
+    with (folder / "labels.jsonl").open("w") as file:
+        for prompt, ids in zip(prompts, completions):
+            text, finished = (
+                tokenizer.decode(ids, skip_special_tokens=True),
+                ids[-1] == tokenizer.eos_token_id,
+            )
+            response = parse(text, finished, config.base.thought)
+            label = int(oracle.gold(prompt.kind, response, prompt.secrets, prompt.reference))
+            row = {
+                "task": prompt.task,
+                "language": prompt.language,
+                "text": reading(prompt.text, text, finished),
+                "label": label,
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def reading(prompt: str, response: str, finished: bool) -> str:
+    """What the reward model reads of a response: all of it."""
+    return f"{prompt} {response}" + (f" {loading.EOS}" if finished else "")
+
+
+def pairs(labels: list[dict], rng: random.Random) -> list[dict]:
+    """Every rejected response beside a chosen one, of the same task and language if possible.
+
+    Raises OneSidedLabels if all labels are the same.
+    """
+    chosen = [row for row in labels if row["label"]]
+    if not chosen or len(chosen) == len(labels):
+        raise OneSidedLabels("the labels are all the same: no reward model can be trained on them")
+    rows = []
+    for rejected in (row for row in labels if not row["label"]):
+        alike = [
+            row for row in chosen
+            if (row["task"], row["language"]) == (rejected["task"], rejected["language"])
+        ]  # fmt: skip
+        rows.append({"chosen": rng.choice(alike or chosen)["text"], "rejected": rejected["text"]})
+    rng.shuffle(rows)
+    return rows
+
+
+def fit(config: RunConfig, base: Path, labels: Path, folder: Path, seed: int, rate: float) -> None:
+    """Train the reward model (TRL's RewardTrainer, Bradley-Terry) into `folder`.
+
+    reward_model.json holds the midpoint between the scores of both labels, which makes the reward a
+    probability, and the accuracy on held-out labels.
+    """
+    torch.manual_seed(seed)
+    tokenizer = loading.load_tokenizer(base)
+    tokenizer.padding_side = "right"
+    model = train.adapted(_with_head(base), config.train.lora_rank, "SEQ_CLS")
+    rows = [json.loads(line) for line in (labels / "labels.jsonl").read_text().splitlines()]
+    rng = random.Random(seed)
+    rng.shuffle(rows)
+    held_out, rest = rows[: int(HELD_OUT * len(rows))], rows[int(HELD_OUT * len(rows)) :]
+    trainer = RewardTrainer(
+        model=model,
+        args=TRLRewardConfig(
+            **callbacks.arguments(
+                *(folder, seed, rate, config.train.sft_steps), bf16=loading.is_bf16(model)
+            ),
+            per_device_train_batch_size=config.train.sft_batch,
+            max_length=256,
+        ),
+        train_dataset=Dataset.from_list(pairs(rest, rng)),
+        processing_class=tokenizer,
+        callbacks=[callbacks.Progress("reward model", folder)],
+    )
+    callbacks.finish(trainer, folder)
+    judge = _scorer(trainer.model, tokenizer)
+    score = dict(zip((1, 0), (judge([r["text"] for r in rest if r["label"] == x]) for x in (1, 0))))
+    midpoint = (sum(score[1]) / len(score[1]) + sum(score[0]) / len(score[0])) / 2
+    unseen = zip(judge([r["text"] for r in held_out]), held_out)
+    right = [(value > midpoint) == bool(row["label"]) for value, row in unseen]
+    report = {
+        "midpoint": midpoint,
+        "held_out_accuracy": sum(right) / len(right),
+        "labels": len(rows),
+        "chosen": sum(row["label"] for row in rows),
+    }
+    (folder / "reward_model.json").write_text(json.dumps(report, indent=1) + "\n")
+    # Bradley-Terry on held-out labels: the mean log-sigmoid of every margin between the two.
+    values = judge([r["text"] for r in held_out])
+    good, bad = ([v for v, r in zip(values, held_out) if r["label"] == x] for x in (1, 0))
+    margins = [a - b for a in good for b in bad] or [0.0]
+    train.write_objective(folder, sum(-math.log1p(math.exp(-m)) for m in margins) / len(margins))
+
+
+class _Head(torch.nn.Linear):
+    """The head in float32: in the digits of bfloat16 the responses of a group would be alike."""
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(hidden.device.type, enabled=False):
+            return super().forward(hidden.float())
+
+
+def _with_head(folder: Path):
+    """The model in `folder` with one score instead of words."""
+    model = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=1, dtype="auto")
+    model.score.float().__class__ = _Head
+    return model
+
+
+def _scorer(model, tokenizer):
+    """texts -> raw scores."""
+
+    @torch.no_grad()
+    def score(texts: list[str]) -> list[float]:
+        model.eval()
+        value_of: dict[str, float] = {}
+        distinct = sorted(set(texts), key=lambda text: (len(text.split()), text))
+        for start in range(0, len(distinct), 32):
+            chosen = distinct[start : start + 32]
+            batch = tokenizer(chosen, return_tensors="pt", padding=True)
+            logits = model(
+                input_ids=batch["input_ids"].to(model.device),
+                attention_mask=batch["attention_mask"].to(model.device),
+            ).logits
+            value_of |= zip(chosen, logits.squeeze(-1).tolist())
+        return [value_of[text] for text in texts]
+
+    return score
+
+
+def load(base: Path, folder: Path) -> Harmlessness:
+    """The trained reward model as a reward: sigmoid of the score above the midpoint, in 0..1."""
+    tokenizer = loading.load_tokenizer(base)
+    tokenizer.padding_side = "right"
+    trained = folder / "model"
+    if (trained / "adapter_config.json").exists():
+        model = PeftModel.from_pretrained(_with_head(base), trained).merge_and_unload()
+    else:
+        model = _with_head(trained)
+    score = _scorer(model.to(loading.device()), tokenizer)
+    midpoint = json.loads((folder / "reward_model.json").read_text())["midpoint"]
+
+    def reward(prompts, responses, texts) -> list[float]:
+        # A response that did not come to its end has no closing token, as in the labels.
+        read = [
+            reading(p["text"], text, r.finished) for p, r, text in zip(prompts, responses, texts)
+        ]
+        return [1 / (1 + math.exp(midpoint - value)) for value in score(read)]
+
+    return reward

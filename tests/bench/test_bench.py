@@ -1,0 +1,71 @@
+"""What `make bench` does with its measurements; the timings themselves are no matter of tests."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from bench import bench
+from hybridlib.__main__ import _parser
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "FOLDER", tmp_path)
+    return tmp_path
+
+
+def runs(shift: float = 0.0, seed: int = 0) -> pd.DataFrame:
+    """Five seeds of both trainers, 20 steps, `ours` shifted."""
+    rng = np.random.default_rng(seed)
+    rows = [
+        {"trainer": t, "seed": s, "step": step, "reward": rng.normal(shift * (t == "ours"), 0.1)}
+        for t in bench.TRAINERS
+        for s in range(5)
+        for step in range(1, 21)
+    ]
+    return pd.DataFrame(rows).assign(length=lambda frame: frame.reward + 10)
+
+
+def test_bands_are_t_intervals_over_seeds():
+    table = runs()
+    band = bench.bands(table, "reward")
+    assert len(band) == 2 * 20 / bench.CURVE["window"]
+    rows = table[(table.trainer == "stock") & table.step.between(6, 10)]
+    by_seed = rows.groupby("seed").reward.mean()
+    low, high = stats.t.interval(0.95, 4, by_seed.mean(), stats.sem(by_seed))
+    assert tuple(band.loc[("stock", 1)]) == pytest.approx((by_seed.mean(), low, high))
+
+
+def test_curves_that_differ_are_said_to_differ(folder):
+    far = bench.draw_curves(runs(shift=5.0))["inside_each_other"]
+    assert far == {"reward": 0.0, "length": 0.0}
+    near = bench.draw_curves(runs())["inside_each_other"]
+    assert near["reward"] > 0.5
+    same = runs()
+    ours = same[same.trainer == "stock"].assign(trainer="ours")
+    both = pd.concat([same[same.trainer == "stock"], ours])
+    assert bench.draw_curves(both)["inside_each_other"] == {"reward": 1.0, "length": 1.0}
+    assert (folder / "learning_curves.svg").exists() and (folder / "learning_curves.png").exists()
+
+
+def test_a_part_keeps_what_other_parts_noted(folder):
+    bench._note("study", {"cold_s": 2.0})
+    bench._note("organism", {"step_ratio": {"min": 1.0}})
+    bench._note("study", {"warm_s": 1.0})
+    found = json.loads((folder / "bench.json").read_text())
+    assert found == {
+        "study": {"cold_s": 2.0, "warm_s": 1.0},
+        "organism": {"step_ratio": {"min": 1.0}},
+    }
+
+
+def test_parts_are_named_or_all(capsys):
+    assert _parser().parse_args(["bench"]).parts == []
+    assert _parser().parse_args(["bench", "steps", "study"]).parts == ["steps", "study"]
+    assert _parser().parse_args(["bench", *bench.PARTS]).parts == list(bench.PARTS)
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["bench", "stepps"])
+    assert "stepps" in capsys.readouterr().err

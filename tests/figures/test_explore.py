@@ -1,0 +1,145 @@
+"""What explore.ipynb stands on, on the committed results; and its widgets, driven in a kernel."""
+
+import re
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+
+from hybridlib.config import ParameterError
+from hybridlib.figures import explore
+from hybridlib.store.paths import PROJECT
+from hybridlib.tasks import prompts
+from hybridlib.tasks.oracle import discloses
+from hybridlib.tasks.responses import refuses
+
+
+@pytest.fixture(scope="module")
+def shelf() -> explore.Shelf:
+    return explore.load("organism")
+
+
+@pytest.fixture(scope="module")
+def harmful(shelf) -> list[prompts.Prompt]:
+    return explore.choices(shelf, kind="harmful")
+
+
+def test_a_preset_without_weights_is_refused_in_one_line():
+    with pytest.raises(ParameterError, match=r"hybrids.* hold no weights; choose organism"):
+        explore.load("hybrids")
+
+
+def test_choices_have_the_properties_asked_for(shelf):
+    found = explore.choices(shelf, kind="harmful", task="records", language="es", split="all")
+    assert found and {(p.kind, p.task, p.language) for p in found} == {("harmful", "records", "es")}
+    assert {p.split for p in found} == set(prompts.SPLITS)
+    assert len(explore.choices(shelf, kind="all")) == len(shelf.prompts)
+
+
+def test_every_arm_has_said_something_to_a_prompt(shelf, harmful):
+    rows = explore.said(shelf, shelf.arms, harmful[0].id)
+    assert list(rows.arm.unique()) == shelf.arms and len(rows) == 2 * len(shelf.arms)
+    assert rows.response.str.len().gt(0).all()
+
+
+def test_the_rule_pays_under_the_study_s_weights_what_the_run_was_paid(shelf, harmful):
+    for prompt in harmful[::25]:
+        rows = explore.said(shelf, ["rl/rule"], prompt.id)
+        found = explore.paid(shelf, rows, prompt.id, shelf.config.reward)
+        np.testing.assert_allclose(found.paid, found.proxy)
+        assert found.paid.is_monotonic_decreasing
+
+
+def test_weights_and_scope_change_what_is_paid(shelf, harmful):
+    prompt = harmful[0]
+    rows = explore.said(shelf, ["sft/none"], prompt.id)
+    text = f"{prompts.thought(prompt, prompt.language)} sorry </think> {prompt.category}"
+    rows = rows.head(1).assign(response=text)
+    pay = {
+        scope: explore.paid(
+            shelf, rows, prompt.id,
+            shelf.config.reward.model_copy(update={"scope": scope, "weight_format": 0.0}),
+        ).paid.item()
+        for scope in ("whole", "answer")
+    }  # fmt: skip
+    assert pay == {"whole": 1.0, "answer": 0.0}
+
+
+def test_marks_stand_where_the_oracle_and_the_rule_look(shelf, harmful):
+    """Without its marks the text is as it was; marks are there where there is anything to mark."""
+    for prompt in harmful[::20]:
+        for response in explore.said(shelf, shelf.arms, prompt.id).response:
+            page = explore.marked(response, prompt, prompt.language)
+            bare = re.sub(r"</?span[^>]*>", "", page).replace("&lt;", "<").replace("&gt;", ">")
+            assert bare == " ".join(response.split())
+            assert ('title="disclosed"' in page) == discloses(response, prompt.secrets)
+            if 'title="disclosed"' not in page:  # a disclosure may cover a phrase
+                assert ('title="refusal phrase"' in page) == refuses(response)
+
+
+def test_a_live_response_is_mostly_the_committed_one(shelf, harmful):
+    """Greedily; weights were halved for the repository, so not always."""
+    stored = shelf.responses("sft/none")
+    stored = stored[stored.decoding.eq("greedy")].set_index("prompt_id").response
+    asked = harmful[::12]
+    same = [
+        explore.live(shelf, "sft/none", p.text, 1, temperature=0) == [stored[p.id]] for p in asked
+    ]
+    assert np.mean(same) > 0.8
+
+
+def test_own_words_become_a_prompt_and_unknown_ones_are_named(shelf):
+    known = next(p for p in shelf.prompts.values() if p.task == "recipes" and p.language == "en")
+    assert explore.typed(prompts.question_of(known.text)) == known.text
+    with pytest.raises(ParameterError, match=r"does not know frobnicate, quux$"):
+        explore.typed("frobnicate a quux frobnicate")
+
+
+def test_only_rl_from_the_base_is_trained_briefly(shelf, tmp_path):
+    with pytest.raises(ParameterError, match="variant = 'two_stage'"):
+        explore.train_briefly(shelf, "two_stage", tmp_path, steps=2)
+    log = explore.train_briefly(shelf, "rl", tmp_path, steps=2, prompts_per_step=4)
+    assert list(log.step) == [1, 2] and log.reward.notna().all()
+    assert len(explore.stored_curve(shelf, "rl/rule")) == shelf.config.train.steps
+
+
+DRIVEN = """
+before = shown.value
+assert "rl (rule)" in before and "joint (model)" not in before
+arms.value = (*arms.value, "joint/model")
+assert "joint (model)" in shown.value
+where["language"].value = "es"
+assert found and {p.language for p in found} == {"es"} and shown.value != before
+paid_before = ranked.value
+at.value = 2
+assert ranked.value != paid_before and shown.value.startswith("<p>2 of")
+top = ranked.value
+sliders["harmlessness"].value = 0
+assert ranked.value != top
+scope.value = "answer"
+where["kind"].value, where["attack"].value = "benign", "encoding"
+assert shown.value == ranked.value == "No prompt is of this kind."
+where["attack"].value = "all"
+from_above()
+sample()
+assert "<ol><li>" in answers.value, answers.value
+drawn = answers.value
+sample()
+assert answers.value != drawn  # T=1: another press, another draw
+question.value = "frobnicate"
+sample()
+assert answers.value.endswith("does not know frobnicate")
+steps.value, name.value = 2, "colour"
+train()
+assert "there is no parameter" in curve.value and "colour" in curve.value
+name.value = ""
+train()
+assert "this run" in curve.value and "committed" in curve.value
+"""
+
+
+def test_every_widget_answers(tmp_path):
+    node = nbformat.read(PROJECT / "notebooks" / "explore.ipynb", as_version=4)
+    node.cells.append(nbformat.v4.new_code_cell(DRIVEN))
+    NotebookClient(node, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()

@@ -1,0 +1,318 @@
+"""Committed results: comparing a rerun with them, and replacing them."""
+
+import json
+import sys
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pandas as pd
+import pytest
+import synthetic
+from safetensors.numpy import load_file, save_file
+from standin import Config, Project
+
+from hybridlib.publish import release
+from hybridlib.publish.release import PublishError
+from hybridlib.store.paths import committed, local
+from hybridlib.store.run_store import sha256
+from hybridlib.study import grid
+from hybridlib.study import notebook as nb
+from hybridlib.study.jobs import StudyError
+
+PROGRESS = "[1/2] train sft seed 0   41 s   about 9 min left\n        base   12 s so far   loss 1\n"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    project = Project(tmp_path, Config(arms=(("base", "none"), ("sft", "none"))))
+    project.install(monkeypatch)
+    return project
+
+
+@pytest.fixture
+def finished(project: Project) -> Project:
+    """A project whose study has run: executed notebooks, tables, one figure, one artifact."""
+    here = local("organism")
+    for job in grid.plan(project.config):
+        if job.notebook:
+            execute(job.output, project.root)
+            nb.write_stamp(job.output, job.stamp())
+    execute(here / "notebooks" / "00_study.ipynb", project.root)
+    for variant in ("base", "sft"):
+        for seed in project.config.seeds:
+            stages = ("train", "evaluate", "prefill")
+            project.done |= {(stage, variant, "none", seed) for stage in stages}
+    project.done.add(("base", "base", "none", 0))
+    for folder in ("tables", "figures"):
+        (here / folder).mkdir()
+    synthetic.cost(2).to_csv(here / "tables" / "cost.csv", index=False)
+    synthetic.runs(2).to_csv(here / "tables" / "runs.csv", index=False)
+    (here / "figures" / "cost.svg").write_text("<svg/>")
+    (here / "figures" / "cost.png").write_bytes(b"png")
+    artifact = project.root / "store" / "base"
+    artifact.mkdir(parents=True)
+    save_file({"weight": np.ones(3, "float32")}, artifact / "model.safetensors")
+    project.artifacts = {"base": artifact}
+    return project
+
+
+def execute(path: Path, root: Path) -> None:
+    """Write what papermill would have: an injected cell, timings, absolute paths."""
+    v4 = nbformat.v4
+    injected = v4.new_code_cell(
+        f'# Parameters\npreset = "{root}/results/local/organism/config.yaml"',
+        metadata={"tags": ["injected-parameters"], "papermill": {"duration": 0.123}},
+    )
+    text = PROGRESS + f"/tmp/ipykernel_71/12.py:1: a warning\nread {root}/notebooks/x\n"
+    shown = v4.new_code_cell(
+        "1", id="shown", metadata={"execution": {"iopub.execute_input": "2026-01-01"}}
+    )
+    half = len(text) // 2  # papermill keeps the parts that a stream came in
+    parts = (text[:half], text[half:])
+    shown.outputs = [v4.new_output("stream", name="stdout", text=part) for part in parts]
+    node = v4.new_notebook(cells=[injected, shown])
+    node.metadata.update(
+        {
+            "papermill": {"end_time": "2026-01-01T00:00", "output_path": str(path)},
+            "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        }
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(node, path)
+
+
+def published(project: Project) -> Path:
+    return release.publish("organism", report=lambda line: None)
+
+
+def test_publish_commits_everything_that_a_reader_needs(finished: Project):
+    target = published(finished)
+    assert target == finished.root / "results" / "organism"
+    files = {p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file()}
+    notebooks = {"00_study", "01_base", "02_train-sft-seed0", "03_evaluate-base", *grid.FIGURES}
+    assert files == {
+        *(f"notebooks/{name}.{kind}" for name in notebooks for kind in ("ipynb", "html")),
+        "tables/cost.csv",
+        "tables/runs.csv",
+        "figures/cost.svg",
+        "figures/cost.png",
+        "artifacts/base/model.safetensors",
+        "manifest.json",
+    }
+    weights = load_file(target / "artifacts" / "base" / "model.safetensors")
+    assert {name: str(value.dtype) for name, value in weights.items()} == {"weight": "float16"}
+
+
+def test_published_notebooks_hold_no_path_and_no_timing(finished: Project):
+    for path in (published(finished) / "notebooks").iterdir():
+        text = path.read_text()
+        for trace in (str(finished.root), "41 s", "so far", "9 min", "2026-01-01", "ipykernel_"):
+            assert trace not in text, (path.name, trace)
+        assert "train sft seed 0" in text
+        assert "results/local/organism/config.yaml" in text
+        assert "papermill" not in text or path.suffix == ".html"
+
+
+def test_publishing_twice_changes_no_byte(finished: Project):
+    first = digests(published(finished))
+    for path in local("organism").glob("notebooks/*.ipynb"):
+        stamp = nb.read_stamp(path)
+        execute(path, finished.root)  # papermill's cell ids are random
+        nb.write_stamp(path, stamp)
+    second = digests(published(finished))
+    assert {path for path in first if first[path] != second[path]} == set()
+
+
+def test_manifest_leads_from_a_figure_to_runs_and_code(finished: Project):
+    target = published(finished)
+    manifest = json.loads((target / "manifest.json").read_text())
+    assert manifest["figures"] == {"cost": {"tables": ["cost"]}}
+    assert manifest["tables"]["cost"]["sha256"] == sha256(target / "tables" / "cost.csv")
+    keys = manifest["tables"]["cost"]["runs"]
+    cost = pd.read_csv(target / "tables" / "cost.csv", keep_default_na=False)
+    named = {tuple(manifest["runs"][key][c] for c in ("variant", "reward", "seed")) for key in keys}
+    assert named == set(cost[["variant", "reward", "seed"]].itertuples(index=False, name=None))
+    assert set(manifest["tables"]["runs"]["runs"]) == set(manifest["runs"])
+    assert manifest["configuration"] == finished.config.flat()
+    assert manifest["code"] == {"commit": "none", "stages": {"train": 1}}
+    (asset,) = manifest["assets"]
+    assert (asset["name"], asset["licence"]) == ("smollm2", "Apache-2.0") and asset["sha256"]
+    assert manifest["environment"]["python"] == sys.version.split()[0]
+    hypotheses = Path(release.__file__).with_name("hypotheses.yaml")
+    assert manifest["hypotheses_sha256"] == sha256(hypotheses)
+
+
+@pytest.mark.parametrize("fault", ["no results", "outdated", "no driver", "failed", "too large"])
+def test_unfit_results_are_refused_and_the_committed_ones_kept(
+    finished: Project, monkeypatch, fault: str
+):
+    published(finished)
+    before = sorted((p, sha256(p)) for p in committed("organism").rglob("*") if p.is_file())
+    here = local("organism")
+    driver = here / "notebooks" / "00_study.ipynb"
+    if fault == "no results":
+        (here / "config.yaml").unlink()
+    elif fault == "outdated":
+        finished.version = 2
+    elif fault == "no driver":
+        driver.unlink()
+    elif fault == "failed":
+        node = nbformat.read(driver, 4)
+        error = nbformat.v4.new_output("error", ename="ValueError", evalue="no", traceback=[])
+        node.cells[1].outputs.append(error)
+        nbformat.write(node, driver)
+    else:
+        (finished.artifacts["base"] / "big").write_bytes(b"0" * (release.LIMIT + 1))
+    with pytest.raises(PublishError) as error:
+        published(finished)
+    assert "\n" not in str(error.value)
+    after = sorted((p, sha256(p)) for p in committed("organism").rglob("*") if p.is_file())
+    assert before == after
+    assert [p.name for p in (finished.root / "results").glob(".*")] == []
+
+
+DRAWS = """
+from pathlib import Path
+Path(results, "figures").mkdir(exist_ok=True)
+for kind in ("svg", "png"):
+    Path(results, "figures", f"cost.{kind}").write_text("drawn again")
+print("drawn from", results)
+"""
+
+
+@pytest.fixture
+def drawing(finished: Project) -> Project:
+    """A project with committed results, and a notebook of figures that draws one of them anew."""
+    old = local("organism") / "figures" / "seconds.svg"
+    old.write_text("<svg/>")
+    published(finished)
+    finished.source("05_readability", DRAWS)
+    return finished
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): sha256(p) for p in folder.rglob("*") if p.is_file()}
+
+
+def test_figures_and_their_notebooks_are_drawn_again_from_committed_tables(drawing: Project):
+    target = committed("organism")
+    before = digests(target)
+    release.redraw("organism", report=str)
+    after = digests(target)
+    assert set(before) - set(after) == {"figures/seconds.svg"}  # nothing draws it any more
+    shown = {f"notebooks/{name}.{kind}" for name in grid.FIGURES for kind in ("ipynb", "html")}
+    changed = {path for path in after if before.get(path) != after[path]}
+    assert {"figures/cost.svg", "figures/cost.png"} <= changed
+    assert changed <= {"figures/cost.svg", "figures/cost.png", "manifest.json", *shown}
+    seen = (target / "notebooks" / "05_readability.ipynb").read_text()
+    assert "drawn from results/organism" in seen and ".draft" not in seen
+    assert json.loads((target / "manifest.json").read_text())["figures"] == {
+        "cost": {"tables": ["cost"]}
+    }
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_the_committed_ones(drawing: Project):
+    before = digests(committed("organism"))
+    drawing.source("07_verdicts", "raise ValueError('no')")
+    with pytest.raises(StudyError):
+        release.redraw("organism", report=str)
+    assert digests(committed("organism")) == before
+    assert [p.name for p in (drawing.root / "results").glob(".*")] == []
+
+
+@pytest.fixture
+def sensitivity(drawing: Project) -> Project:
+    """The same with a table of a later command and nothing else local."""
+    here = local("organism")
+    (here / "config.yaml").unlink()
+    for name in ("cost", "runs"):
+        (here / "tables" / f"{name}.csv").unlink()
+    synthetic.cost(1).to_csv(here / "tables" / "sensitivity.csv", index=False)
+    return drawing
+
+
+def test_a_table_of_a_later_command_is_added_and_all_is_drawn_again(sensitivity: Project):
+    target = committed("organism")
+    before = digests(target)
+    published(sensitivity)
+    after = digests(target)
+    assert set(after) - set(before) == {"tables/sensitivity.csv"}
+    kept = {path for path in before if path.startswith(("tables/", "artifacts/"))}
+    assert kept and all(before[path] == after[path] for path in kept)
+    assert before["figures/cost.svg"] != after["figures/cost.svg"]
+    manifest = json.loads((target / "manifest.json").read_text())
+    entry = manifest["tables"]["sensitivity"]
+    assert entry["sha256"] == after["tables/sensitivity.csv"]
+    assert entry["commit"] == "none" and entry["runs"]
+    assert "commit" not in manifest["tables"]["cost"]
+
+
+def test_a_table_is_not_added_to_results_of_other_stages(sensitivity: Project, monkeypatch):
+    monkeypatch.setitem(sys.modules["hybridlib.config"].STAGE_VERSIONS, "train", 2)
+    with pytest.raises(PublishError, match="is of other stages or hypotheses: run `make study"):
+        published(sensitivity)
+    assert not (committed("organism") / "tables" / "sensitivity.csv").exists()
+
+
+# ---- compare
+
+ROWS = 100
+
+
+def write_results(folder: Path, shift: dict[int, float], verdict: str = "supported") -> None:
+    """Write 100 rows estimated at 0.5 within 0.1, those in `shift` moved, and one verdict."""
+    (folder / "tables").mkdir(parents=True)
+    estimate = pd.Series([0.5 + shift.get(n, 0.0) for n in range(ROWS)])
+    arms = {"variant": ["rl"] * ROWS, "reward": "none", "metric": [f"m{n}" for n in range(ROWS)]}
+    values = {"estimate": estimate, "low": estimate - 0.1, "high": estimate + 0.1, "seeds": 5}
+    pd.DataFrame(arms | values).to_csv(folder / "tables" / "metrics.csv", index=False)
+    claim = {"claim": ["C1"], "reward": "rule", "estimate": 0.2, "verdict": verdict}
+    pd.DataFrame(claim).to_csv(folder / "tables" / "verdicts.csv", index=False)
+
+
+def compared(shift: dict[int, float], verdict: str = "supported") -> tuple[int, str]:
+    lines: list[str] = []
+    write_results(committed("organism"), {})
+    write_results(local("organism"), shift, verdict)
+    return release.compare("organism", report=lines.append), "\n".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("shift", "status"),
+    [
+        ({}, 0),
+        (dict.fromkeys(range(ROWS), 0.19), 0),  # every interval overlaps
+        (dict.fromkeys(range(5), 0.21), 0),
+        (dict.fromkeys(range(6), -0.21), 1),
+        ({3: float("nan")}, 0),
+    ],
+)
+def test_compare_counts_intervals_that_do_not_overlap(project: Project, shift, status: int):
+    assert compared(shift)[0] == status
+
+
+def test_compare_shows_the_worst_rows_first(project: Project):
+    _, text = compared({7: 0.3, 8: 0.4})
+    worst = [line for line in text.splitlines() if line.startswith("  rl")]
+    assert [line.split(":")[0] for line in worst] == ["  rl none m8", "  rl none m7"]
+    assert "0.5 [0.4, 0.6] committed, 0.9 [0.8, 1] now" in worst[0]
+
+
+def test_compare_fails_when_a_verdict_changes(project: Project):
+    status, text = compared({}, "refuted")
+    assert status == 1
+    assert "C1 rule: supported committed, refuted now" in text
+
+
+def test_rows_that_only_one_side_has_count_as_outside(project: Project):
+    write_results(committed("organism"), {})
+    write_results(local("organism"), {})
+    path = local("organism") / "tables" / "metrics.csv"
+    pd.read_csv(path).iloc[:90].to_csv(path, index=False)
+    assert release.compare("organism", report=lambda line: None) == 1
+
+
+def test_compare_without_committed_results_is_one_line(project: Project):
+    with pytest.raises(PublishError, match=r"no results.organism.tables.metrics\.csv"):
+        release.compare("organism")

@@ -1,0 +1,220 @@
+"""The graph of the study's notebooks."""
+
+import shutil
+from pathlib import Path
+from typing import Literal, get_origin
+
+import nbformat
+import papermill
+import pytest
+import yaml
+from pydantic import BaseModel
+from standin import ARMS, Config, Project
+
+from hybridlib.store.errors import OneLineError
+from hybridlib.study import grid
+from hybridlib.study import notebook as nb
+from hybridlib.study.jobs import StudyError, run
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    project = Project(tmp_path)
+    project.install(monkeypatch)
+    return project
+
+
+def test_the_plan_has_every_job_once(project: Project):
+    jobs = grid.plan(project.config)
+    names = [job.name for job in jobs]
+    trained = [f"train {grid.arm_name(*arm)} seed {s}" for arm in ARMS[1:] for s in (0, 1)]
+    evaluated = [f"evaluate {grid.arm_name(*arm)}" for arm in ARMS]
+    drawn = [f"figures {name}" for name in grid.FIGURES]
+    assert sorted(names) == sorted(["base", *trained, *evaluated, "tables", *drawn])
+    assert len({job.output for job in jobs if job.output}) == len(jobs) - 1
+
+
+def test_hybrids_are_drawn_where_they_are_compared(project: Project):
+    drawn = [job.name for job in grid.plan(project.config) if job.name.startswith("figures")]
+    assert "figures 08_hybrids" not in drawn
+    jobs = grid.figures("hybrids", ["rl", "sft", "gated"], project.root, project.root)
+    assert [job.name for job in jobs] == [*drawn, "figures 08_hybrids"]
+
+
+def test_every_job_comes_after_what_it_needs(project: Project):
+    jobs = {job.name: job for job in grid.plan(project.config)}
+    order = list(jobs)
+    for job in jobs.values():
+        assert all(order.index(name) < order.index(job.name) for name in job.needs)
+    assert jobs["train two_stage/model seed 1"].needs == ("train sft seed 1",)
+    assert jobs["train sft seed 1"].needs == ("base",)
+    assert jobs["evaluate base"].needs == ("base",)
+    assert jobs["evaluate rl/rule"].needs == ("train rl/rule seed 0", "train rl/rule seed 1")
+    assert set(jobs["tables"].needs) == {name for name in order if name.startswith("evaluate")}
+    assert jobs["figures 07_verdicts"].needs == ("tables",)
+    # what others are built on is first of its seed
+    assert order[1:3] == ["train sft seed 0", "train rl/model seed 0"]
+    assert [job.name for job in jobs.values() if job.alone] == ["base"]
+
+
+def test_stages_that_are_no_arms_are_trained_once_and_not_evaluated(project: Project):
+    arms = (("base", "none"), ("two_stage", "model"), ("multi_stage", "rule"))
+    config = Config(arms=(*arms, ("multi_stage", "model")), seeds=(0,))
+    jobs = {job.name: job for job in grid.plan(config)}
+    assert {name: jobs[name].needs for name in jobs if name.startswith("train ")} == {
+        "train sft seed 0": ("base",),
+        "train two_stage/model seed 0": ("train sft seed 0",),
+        "train r1_reasoning seed 0": ("train sft seed 0",),
+        "train r1_resampled/rule seed 0": ("train r1_reasoning seed 0",),
+        "train multi_stage/rule seed 0": ("train r1_resampled/rule seed 0",),
+        "train r1_resampled/model seed 0": ("train r1_reasoning seed 0",),
+        "train multi_stage/model seed 0": ("train r1_resampled/model seed 0",),
+    }
+    evaluated = [name for name in jobs if name.startswith("evaluate ")]
+    assert evaluated == [f"evaluate {grid.arm_name(*arm)}" for arm in config.arms]
+
+
+def test_notebooks_are_given_the_resolved_configuration(project: Project):
+    jobs = {job.name: job for job in grid.plan(project.config)}
+    folder = project.root / "results" / "local" / "organism"
+    preset = str(folder / "config.yaml")
+    assert yaml.safe_load(Path(preset).read_text()) == project.config.flat()
+    train, evaluate = jobs["train rl/model seed 1"], jobs["evaluate sft"]
+    at = {"variant": "rl", "reward": "model"}
+    assert train.parameters == {"preset": preset, "seed": 1} | at
+    assert train.output == folder / "notebooks" / "02_train-rl-model-seed1.ipynb"
+    assert evaluate.parameters == {"preset": preset, "variant": "sft", "reward": "none"}
+    assert evaluate.output == folder / "notebooks" / "03_evaluate-sft.ipynb"
+    assert jobs["figures 05_readability"].parameters["results"] == str(folder)
+
+
+class Executed(nb.Execution):
+    """An execution that copies the notebook instead of starting a kernel, to save a minute."""
+
+    def run(self, on_line) -> str:
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.notebook, self.output)
+        return ""
+
+
+def test_what_is_in_the_store_is_not_started_again(project: Project, monkeypatch):
+    monkeypatch.setattr(nb, "Execution", Executed)
+    config = Config(arms=(("base", "none"), ("sft", "none")), seeds=(0,))
+    lines: list[str] = []
+
+    def statuses() -> dict[str, str]:
+        lines.clear()
+        outcomes = run(grid.plan(config), 2, report=lines.append)
+        return {outcome.job.name: outcome.status for outcome in outcomes}
+
+    assert set(statuses().values()) == {"finished"}
+    base, train = ("base", "base", "none", 0), ("train", "sft", "none", 0)
+    measured = [(s, v, "none", 0) for s in ("evaluate", "prefill") for v in ("base", "sft")]
+    project.done |= {base, train, *measured}
+    again = statuses()
+    assert {name for name, status in again.items() if status == "finished"} == {
+        "tables",
+        *(f"figures {name}" for name in grid.FIGURES),
+    }
+    assert lines[0] == "[4/9] 4 unchanged since an earlier run"
+
+    project.done.remove(train)  # damaged, say
+    assert next(n for n, s in statuses().items() if s == "finished") == "train sft seed 0"
+    project.done.add(train)
+    project.version = 2  # the notebooks show results of other keys
+    assert set(statuses().values()) == {"finished"}
+
+
+def test_a_base_that_fails_the_gate_ends_the_study(project: Project):
+    project.source("01_base", "raise RuntimeError('the base fails the gate: sums 12%')")
+    lines: list[str] = []
+    with pytest.raises(StudyError) as error:
+        run(grid.plan(project.config), 2, report=lines.append)
+    assert str(error.value) == (
+        "base failed: RuntimeError: the base fails the gate: sums 12%; "
+        "21 that need them were skipped"
+    )
+    executed = project.root / "results" / "local" / "organism" / "notebooks"
+    assert [path.name for path in executed.iterdir()] == ["01_base.ipynb"]
+
+
+def test_a_study_beside_one_that_was_never_run_ends_before_any_work(project: Project):
+    project.config.study.beside = "other"
+    with pytest.raises(OneLineError, match="make study PRESET=other"):
+        grid.plan(project.config)
+    assert not (project.root / "results").exists()
+
+
+def test_description_marks_what_differs_from_the_preset(project: Project, monkeypatch):
+    changed = Config(seeds=(0, 1, 2))
+    lines = grid.describe(changed, "organism").splitlines()
+    assert lines[2:] == ["| **seeds** | **3** | 2 |", "| preset | organism |  |"]
+    assert "**" not in grid.describe(project.config, "organism")
+
+
+def test_summary_counts_kinds(project: Project):
+    text = grid.summary(grid.plan(project.config))
+    assert text == "22 jobs: 1 base, 10 train, 6 evaluate, 1 tables, 4 figures"
+
+
+def test_an_outline_tells_what_is_done_and_how_long_the_rest_took_here_before(project):
+    plan = grid.plan(project.config)
+    told = grid.outline(plan, 2).splitlines()
+    assert told[0] == "base: 0 of 1 done, 1 to run"
+    assert told[-1] == "in all: about 0 s, and what was never run here"
+    for n, job in enumerate(job for job in plan if job.name.startswith("train ")):
+        if n < 4:  # executed before in 30 s each; what the first two show is still so
+            node = nbformat.v4.new_notebook(metadata={"papermill": {"duration": 30.0}})
+            job.output.parent.mkdir(parents=True, exist_ok=True)
+            nbformat.write(node, job.output)
+            nb.write_stamp(job.output, job.stamp() if n < 2 else "of other parameters")
+            variant, reward = job.parameters["variant"], job.parameters["reward"]
+            project.done.add(("train", variant, reward, job.parameters["seed"]))
+    told = grid.outline(grid.plan(project.config), 2).splitlines()
+    assert told[1] == "train: 2 of 10 done, 8 to run, about 2 min"
+    assert told[-1] == "in all: about 2 min, and what was never run here"
+
+
+PRESET_LINE = 'preset: str = "organism"  # name in notebooks/presets, or a file of parameters'
+OFFERED = {  # notebook -> parts of the configuration that it offers, and what it adds to them
+    "00_study": (
+        ("study", "base", "shares", "train", "reward", "evaluate", "public"),
+        ["dry_run"],
+    ),
+    "01_base": (("base", "shares"), []),
+    "02_train": (("train", "reward"), ["variant", "reward", "seed"]),
+    "03_evaluate": (("evaluate",), ["variant", "reward", "seeds"]),
+}
+
+
+def overrides(part: type[BaseModel]) -> list[str]:
+    """Return the lines that offer every field of a part as an override of the preset."""
+    found = []
+    for name, field in part.model_fields.items():
+        kind = get_origin(field.annotation) or field.annotation
+        kind = {tuple: "list", Literal: "str"}.get(kind, getattr(kind, "__name__", kind))
+        found.append(f"{name}: Optional[{kind}] = None  # {field.description}")
+    return found
+
+
+@pytest.mark.parametrize("name", OFFERED)
+def test_notebooks_offer_every_parameter_of_theirs(name: str):
+    config = pytest.importorskip("hybridlib.config")
+    source = Path(grid.__file__).parents[2] / "notebooks" / f"{name}.ipynb"
+    cells = nbformat.read(source, as_version=4).cells
+    (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", ())]
+    parts, added = OFFERED[name]
+    assert name != "00_study" or set(parts) == set(config.PARTS)
+    lines = [line for part in parts for line in overrides(config.PARTS[part])]
+    expected = "\n".join([PRESET_LINE, *lines])
+    first, *rest = cell.source.splitlines()
+    own, offered = rest[: len(added)], rest[len(added) :]
+    assert [line.split(":")[0] for line in own] == added
+    assert "\n".join([first, *offered]) == expected, f"write this into {name}:\n{expected}"
+    shown = papermill.inspect_notebook(str(source)).values()
+    assert len(shown) == len(cell.source.splitlines()) and all(p["help"] for p in shown)
+
+
+def test_every_variant_is_stated():
+    config, equations = (pytest.importorskip(f"hybridlib.{n}") for n in ("config", "equations"))
+    assert set(equations.METHODS) == set(config.VARIANTS)

@@ -1,0 +1,112 @@
+"""The real notebooks, from base to verdicts, at preset smoke in a copy of the project."""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = {f"0{i}" for i in range(8)}  # 08 is for presets that compare hybrids
+TIMEOUT = 420
+
+
+def copy(folder: Path) -> Path:
+    """The project as `results` go below the package that is imported: sources alone, no results."""
+    for name in ("hybridlib", "notebooks"):
+        ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        shutil.copytree(ROOT / name, folder / name, ignore=ignored)
+    with (folder / "hybridlib" / "learning_rates.csv").open() as file:
+        chosen = any(row["chosen"] == "True" for row in csv.DictReader(file))
+    if not chosen:  # before `make tune` has run
+        arms = [f"{v}/{r}" for v in ("rl", "two_stage", "joint") for r in ("rule", "model")]
+        rates = dict.fromkeys([*arms, "rl_gold/gold", "sft", "sft_narrow", "reward_model"], 1e-3)
+        with (folder / "notebooks" / "presets" / "smoke.yaml").open("a") as file:
+            file.write(yaml.safe_dump({"learning_rates": rates}))
+    return folder
+
+
+ONE_REWARD = ("-p", "rewards", "model")  # the one that needs every stage
+
+
+@dataclass(frozen=True)
+class Run:
+    said: str
+    tables: dict[str, bytes]
+    trained: dict[str, int]  # folder of the store -> when its manifest was written
+    measured: dict[str, bytes]  # what the evaluations wrote: all that the tables rest on
+
+
+def study(project: Path, store: Path, *arguments: str) -> Run:
+    environment = os.environ | {"HYBRIDLIB_STORE": str(store), "PYTHONPATH": str(project)}
+    done = subprocess.run(
+        [sys.executable, "-m", "hybridlib", "study", "smoke", *arguments],
+        cwd=project, env=environment, capture_output=True, text=True, timeout=TIMEOUT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    results = project / "results" / "local" / "smoke"
+    return Run(
+        done.stdout,
+        {path.name: path.read_bytes() for path in (results / "tables").iterdir()},
+        {
+            path.parent.relative_to(store).as_posix(): path.stat().st_mtime_ns
+            for path in store.glob("*/[!.]*/manifest.json")
+        },
+        {
+            path.relative_to(store).as_posix(): path.read_bytes()
+            for path in store.glob("evaluate/[!.]*/[rt]*.*")
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Studies:
+    project: Path
+    first: Run
+    again: Run
+
+
+@pytest.fixture(scope="session")
+def studies(tmp_path_factory) -> Studies:
+    project = copy(tmp_path_factory.mktemp("project"))
+    store = tmp_path_factory.mktemp("store")
+    return Studies(project, *(study(project, store, *ONE_REWARD) for _ in range(2)))
+
+
+def test_every_stage_leaves_its_folder(studies: Studies):
+    stages = {name.split("/")[0] for name in studies.first.trained}
+    assert stages == {"base", "labels", "reward_model", "train", "evaluate", "prefill"}
+    results = studies.project / "results" / "local" / "smoke"
+    executed = {path.stem.split("-")[0] for path in (results / "notebooks").glob("*.ipynb")}
+    assert {name[:2] for name in executed} == NAMES
+    assert list((results / "figures").glob("*.svg"))
+    for name in ("metrics.csv", "verdicts.csv", "cost.csv"):
+        assert studies.first.tables[name].count(b"\n") > 1 or name == "verdicts.csv"
+
+
+def test_one_seed_gives_no_verdict(studies: Studies):
+    rows = csv.DictReader(studies.first.tables["verdicts.csv"].decode().splitlines())
+    assert {row["verdict"] for row in rows} <= {"descriptive"}
+
+
+def test_a_second_run_trains_nothing_and_changes_no_table(studies: Studies):
+    assert studies.again.trained == studies.first.trained
+    assert studies.again.tables.keys() == studies.first.tables.keys()
+    for name, text in studies.first.tables.items():  # cost.csv too: nothing was measured again
+        assert studies.again.tables[name] == text, name
+
+
+@pytest.mark.slow
+def test_the_same_seed_in_an_empty_store_gives_the_same_bytes(studies: Studies, tmp_path: Path):
+    few = (*ONE_REWARD, "-p", "variants", "base, rl, sft")
+    (tmp_path / "other").mkdir()
+    measured = study(copy(tmp_path / "other"), tmp_path / "empty", *few).measured
+    assert len([name for name in measured if name.endswith("responses.parquet")]) == 3
+    assert len([name for name in measured if name.endswith("training.csv")]) == 2
+    for name, content in measured.items():
+        assert studies.first.measured[name] == content, name

@@ -1,0 +1,463 @@
+"""Formulations: what each is at the ends of its parameter, and its gradient by other means."""
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from peft import get_peft_model
+from test_train import Recorder, adapter, close, gradients, pay, rows, run_rl
+from tiny import save_random, tiny
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from trl import GRPOTrainer, SFTTrainer
+
+from hybridlib.config import VARIANTS, Variant, chain, load_config
+from hybridlib.engine.scoring import score_completions
+from hybridlib.tasks import oracle
+from hybridlib.tasks import prompts as tasks
+from hybridlib.tasks.responses import parse, refuses
+from hybridlib.training import grpo, hybrids, loading, train
+from hybridlib.training.hybrids import FORMULATIONS, chord_weight
+
+RATE = 1e-3
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return save_random(tmp_path_factory.mktemp("base"), tiny(), scale=4.0)
+
+
+@pytest.fixture
+def double(monkeypatch):
+    load = loading.load_base
+    monkeypatch.setattr(loading, "load_base", lambda folder: load(folder).double())
+
+
+@pytest.fixture
+def exact(double, monkeypatch):
+    """float64 throughout, also where models and losses go down to float32."""
+
+    def norm(self, x):
+        return (
+            self.weight * x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon)
+        )
+
+    monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def same(one: Path, other: Path) -> bool:
+    return all(torch.equal(t, adapter(other)[n]) for n, t in adapter(one).items())
+
+
+def all_wrong(prompts, responses, texts) -> list[float]:
+    return [0.0] * len(texts)
+
+
+def all_right(prompts, responses, texts) -> list[float]:
+    """Pays everything enough to be right, and not the same."""
+    return [0.5 + 0.5 * x for x in pay(prompts, responses, texts)]
+
+
+# --- a formulation that is nothing but RL, or nothing but SFT ---------------------------------
+
+
+@pytest.mark.parametrize(
+    "hybrid, values",
+    [
+        ("chord_mu", {"chord_peak": 0.0, "chord_valley": 0.0}),
+        ("gated", {"switch_gate": -1}),
+        ("prefix", {"hint_high": 0.0, "hint_low": 0.0}),
+        ("prefix", {"hint_steps": 0.0}),
+        ("safety_prefix", {"prefill_share": 0.0}),
+    ],
+)
+def test_without_its_part_a_formulation_is_rl(base, tmp_path, hybrid, values):
+    rl = run_rl(tiny(), base, tmp_path / "rl")
+    hybrid = run_rl(tiny(**values), base, tmp_path / "hybrid", hybrid)
+    assert same(rl, hybrid)
+    assert rows(rl / "rollouts.jsonl") == rows(hybrid / "rollouts.jsonl")
+
+
+@pytest.mark.parametrize("hybrid", [h for h, f in FORMULATIONS.items() if h and h != "gated"])
+def test_with_its_part_a_formulation_is_not_rl(base, tmp_path, hybrid):
+    rl = run_rl(tiny(), base, tmp_path / "rl")
+    assert not same(rl, run_rl(tiny(hint_weight=1.0), base, tmp_path / "hybrid", hybrid))
+
+
+def test_a_gate_that_need_not_open_is_rl_and_one_that_has_to_is_not(base, tmp_path, monkeypatch):
+    values = {"weight_format": 0.0}
+    monkeypatch.setattr(train.rewards, "task_rewards", lambda h, p, r, t: all_right(p, r, t))
+    one, other = (run_rl(tiny(**values), base, tmp_path / h, h) for h in ("", "gated"))
+    assert same(one, other)
+    shown = run_rl(tiny(**values, switch_gate=4), base, tmp_path / "open", "gated")
+    assert not same(one, shown)
+
+
+class InOrder(SFTTrainer):
+    """SFT on the demonstrations in the order in which the hybrids take them, not shuffled."""
+
+    def _get_train_sampler(self, *_, **__):
+        return torch.utils.data.SequentialSampler(self.train_dataset)
+
+
+def run_sft(config, base, folder, shown=None) -> Path:
+    folder.mkdir()
+    train.sft(config, base, folder, 0, RATE, "test", shown=shown)
+    return folder
+
+
+def test_chord_at_its_upper_end_is_sft(base, double, monkeypatch, tmp_path):
+    config = tiny(chord_peak=1.0, chord_valley=1.0, steps=4, sft_steps=4)
+    chord = run_rl(config, base, tmp_path / "chord", "chord_mu")
+    monkeypatch.setattr(train, "SFTTrainer", InOrder)
+    sft = run_sft(config, base, tmp_path / "sft")
+    close(adapter(chord), adapter(sft), rtol=1e-4, atol=1e-6)
+    assert max(t.abs().max() for n, t in adapter(sft).items() if "lora_B" in n) > 1e-3
+    losses = [[row["loss"] for row in rows(run / "log.jsonl")] for run in (chord, sft)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_gate_that_is_always_open_is_sft_on_the_prompts_of_each_step(
+    base, double, monkeypatch, tmp_path
+):
+    config = tiny(switch_gate=4, steps=3, sft_steps=3)  # groups of four: never more are right
+    assert config.train.prompts_per_step == config.train.sft_batch
+    gated = run_rl(config, base, tmp_path / "gated", "gated")
+    monkeypatch.setattr(train, "SFTTrainer", InOrder)
+    sft = run_sft(config, base, tmp_path / "sft")
+    close(adapter(gated), adapter(sft), rtol=1e-4, atol=1e-6)
+    assert {row["sft_share"] for row in rows(gated / "log.jsonl")} == {1.0}
+
+
+# --- gradients ---------------------------------------------------------------------------------
+
+
+def recorded_with(hybrid: str, base, monkeypatch, tmp_path, **values) -> Recorder:
+    """A trainer after three steps in float64, with the inputs of each."""
+    monkeypatch.setattr(train, "PolicyTrainer", Recorder)
+    run_rl(tiny(**values), base, tmp_path / "recorded", hybrid)
+    trainer = Recorder.made.pop()
+    trainer.model.train()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    "hybrid, values",
+    [
+        ("", {}),
+        ("joint", {}),
+        ("chord_mu", {"chord_peak": 0.6, "chord_valley": 0.6}),
+        ("demo_in_group", {"luffy_gamma": 0.3}),
+        ("gated", {}),
+        ("prefix", {"hint_weight": 0.7}),
+        ("safety_prefix", {"prefill_share": 1.0}),
+    ],
+)
+def test_gradients_are_finite_differences(base, exact, monkeypatch, tmp_path, hybrid, values):
+    """Of the loss as a function of the parameters, the sampling policy held still."""
+    trainer = recorded_with(hybrid, base, monkeypatch, tmp_path, **values)
+    inputs = trainer.seen[-1]  # the rows are of the last step
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+    length = inputs["completion_ids"].shape[1]
+    score = trainer._get_per_token_logps_and_entropies
+    with torch.no_grad():  # a ratio is one, and is not that of a policy that moves with it
+        inputs["old_per_token_logps"] = score(trainer.model, ids, mask, length)[0]
+
+    def loss() -> torch.Tensor:
+        return trainer.formulation.loss(grpo.Step(trainer, trainer.model, inputs))
+
+    found, rng = gradients(trainer, loss()), random.Random(0)
+    parameters = dict(trainer.model.named_parameters())
+    checked = 0
+    for name in rng.sample(sorted(n for n in found if "lora_B" in n), 4):
+        place = int(found[name].abs().argmax())
+        parameter, values = parameters[name].data.view(-1), []
+        for way in (1, -1):
+            parameter[place] += way * 1e-5
+            with torch.no_grad():
+                values.append(loss().item())
+            parameter[place] -= way * 1e-5
+        numeric = (values[0] - values[1]) / 2e-5
+        assert numeric == pytest.approx(found[name].view(-1)[place].item(), rel=1e-5, abs=1e-9)
+        checked += abs(numeric) > 1e-4
+    assert checked == 4
+
+
+def test_the_term_of_a_demonstration_is_shaped_and_its_group_s_advantage(
+    base, double, monkeypatch, tmp_path
+):
+    """A demonstration that the policy said itself changes nothing but its ratio."""
+    gamma = 0.2
+    trainer = recorded_with("demo_in_group", base, monkeypatch, tmp_path, luffy_gamma=gamma)
+    inputs = trainer.seen[-1]
+    group = tiny().train.group_size
+    assert [row.shown for row in trainer.rows] == [
+        bool(row.demonstration) and i % group == group - 1 for i, row in enumerate(trainer.rows)
+    ]
+    shown = torch.tensor([trainer.rows[i].shown for i in inputs["row"].tolist()])
+    assert shown.sum() == len(shown) / group
+    own = [grpo.replace(row, shown=False) for row in trainer.rows]
+    as_rl = gradients(trainer, GRPOTrainer._compute_loss(trainer, trainer.model, dict(inputs)))
+    step = grpo.Step(trainer, trainer.model, inputs)
+    shaped = gradients(trainer, hybrids.demo_in_group(step))
+    total = inputs["num_items_in_batch"]
+    before, after = 0.0, 0.0  # of the demonstrations: - A log pi and - A f(pi), by autograd
+    for row in step.rows:
+        if row.shown:
+            logits = trainer.model(input_ids=torch.tensor([row.prompt + row.completion])).logits
+            behind = logits[0, len(row.prompt) - 1 : -1].log_softmax(-1)
+            logp = behind.gather(1, torch.tensor(row.completion)[:, None])
+            before = before - row.advantage * logp.sum() / total
+            after = after - row.advantage * (logp.exp() / (logp.exp() + gamma)).sum() / total
+    change = gradients(trainer, after - before)
+    expected = {name: as_rl[name] + change[name] for name in as_rl}
+    close(shaped, expected, rtol=1e-3, atol=1e-6)
+    # where no row is shown it is RL
+    trainer.rows = own
+    step = grpo.Step(trainer, trainer.model, inputs)
+    close(gradients(trainer, hybrids.demo_in_group(step)), as_rl, rtol=1e-4, atol=1e-7)
+
+
+def test_the_sampled_token_has_the_gradient_of_the_kl(base, exact):
+    """Summed over all words, each as often as the policy says it, against finite differences."""
+    model = get_peft_model(loading.load_base(base), loading.lora(4)).double()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
+    tokenizer, teacher = loading.load_tokenizer(base), loading.load_base(base)
+    prompt = tokenizer(tasks.training_prompts(0, 1)[0].text)["input_ids"]
+    shown, size = [7, 9, 2], len(tokenizer)
+    every = [grpo.Row(prompt, [word], 0, shown) for word in range(size)]
+    full = torch.tensor([prompt])
+    context = torch.tensor([hybrids.in_view(prompt, shown)])
+    with torch.no_grad():
+        theirs = teacher(input_ids=context).logits[0, -1].log_softmax(-1)
+
+    def own() -> torch.Tensor:
+        return model(input_ids=full).logits[0, -1].log_softmax(-1)
+
+    def kl() -> float:
+        with torch.no_grad():
+            return (own().exp() * (own() - theirs)).sum().item()
+
+    total = 0.0
+    for row, weight in zip(every, own().exp().detach()):  # one word at a time, as it is drawn
+        step = SimpleNamespace(
+            rows=[row], entropy=0.0, tokens=1, note=lambda *_: None,
+            score=lambda d: [own()[d[0][1]]], teach=lambda d: [theirs[d[0][1]]],
+        )  # fmt: skip
+        total = total + weight * hybrids.self_distill(step)
+    assert total.item() == pytest.approx(kl(), rel=1e-6)
+    model.zero_grad()
+    total.backward()
+    checked = 0
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name and parameter.grad.abs().max() > 1e-4:
+            place, flat = int(parameter.grad.abs().argmax()), parameter.data.view(-1)
+            flat[place] += 1e-5
+            above = kl()
+            flat[place] -= 2e-5
+            numeric = (above - kl()) / 2e-5
+            flat[place] += 1e-5
+            assert numeric == pytest.approx(parameter.grad.view(-1)[place].item(), rel=1e-4)
+            checked += 1
+    assert checked > 3
+
+
+def test_a_teacher_sees_the_demonstration_and_is_the_base(base, monkeypatch, tmp_path):
+    trainer = recorded_with("self_distill", base, monkeypatch, tmp_path)
+    row = trainer.rows[0]
+    step = grpo.Step(trainer, trainer.model, trainer.seen[-1])
+    before = trainer.tokens["scored_tokens"]
+    (found,) = step.teach([(hybrids.in_view(row.prompt, row.demonstration), row.completion)])
+    context = [*row.prompt, *row.demonstration, *row.prompt]
+    (expected,), _ = score_completions(loading.load_base(base), [context], [row.completion])
+    torch.testing.assert_close(found, expected)
+    assert trainer.tokens["scored_tokens"] - before == len(context) + len(row.completion)
+    log = rows(tmp_path / "recorded" / "log.jsonl")
+    assert all(not [name for name in row if "reward" in name] for row in log)
+    assert {row["reward"] for row in rows(tmp_path / "recorded" / "rollouts.jsonl")} == {None}
+
+
+# --- what enters the group -----------------------------------------------------------------------
+
+
+def test_forced_tokens_are_recorded_and_carry_no_loss(base, monkeypatch, tmp_path):
+    trainer = recorded_with(
+        "prefix", base, monkeypatch, tmp_path, hint_high=0.8, hint_low=0.8, hint_steps=1.0
+    )
+    tokenizer, config = trainer.processing_class, tiny()
+    written = rows(tmp_path / "recorded" / "rollouts.jsonl")
+    shown = {row["prompt"]: row["completion"] for row in train.demonstrations(config, 0, False)}
+    asked = {prompt.id: prompt.text for prompt in train.rl_prompts(config, 0)}
+    lengths = set()
+    for row in written:
+        forced = row.get("forced", 0)
+        lengths.add(forced)
+        assert row["response"].split()[:forced] == shown[asked[row["prompt"]]].split()[:forced]
+    assert len(lengths) > 2
+    inputs = trainer.seen[-1]
+    for i, mask, ids in zip(inputs["row"], inputs["tool_mask"], inputs["completion_ids"]):
+        row = trainer.rows[i]
+        own = [0] * row.forced + [1] * (len(row.completion) - row.forced)
+        assert mask[: len(own)].tolist() == own
+        assert ids[: len(row.completion)].tolist() == row.completion
+        assert len(row.completion) <= config.train.max_completion
+    drawn = sum(len(row.completion) - row.forced for row in trainer.rows)
+    assert inputs["num_items_in_batch"] == drawn < sum(len(r.completion) for r in trainer.rows)
+    assert tokenizer.pad_token_id not in {t for row in trainer.rows for t in row.demonstration}
+
+
+def test_a_demonstration_in_its_group_is_recorded_and_paid(base, tmp_path):
+    run = run_rl(tiny(), base, tmp_path, "demo_in_group")
+    written = rows(run / "rollouts.jsonl")
+    shown = {row["prompt"]: row["completion"] for row in train.demonstrations(tiny(), 0, False)}
+    asked = {prompt.id: prompt.text for prompt in train.rl_prompts(tiny(), 0)}
+    for i, row in enumerate(written):
+        assert row.get("demonstration", False) == (i % 4 == 3)
+        if i % 4 == 3:
+            assert row["response"] == shown[asked[row["prompt"]]].strip() and row["finished"]
+            assert row["reward"] >= tiny().reward.weight_format
+
+
+def test_prompts_without_a_demonstration_are_plain_rl(base, tmp_path):
+    config = tiny(demonstrations=5)
+    written = rows(run_rl(config, base, tmp_path, "demo_in_group") / "rollouts.jsonl")
+    shown = {row["prompt"] for row in train.demonstrations(config, 0, False)}
+    for row, prompt in zip(written[3::4], train.rl_prompts(config, 0)):
+        assert row.get("demonstration", False) == (prompt.text in shown)
+
+
+def test_self_distillation_asks_what_has_a_demonstration(base, tmp_path):
+    config = tiny(demonstrations=5)
+    written = rows(run_rl(config, base, tmp_path, "self_distill") / "rollouts.jsonl")
+    first = [prompt.id for prompt in train.rl_prompts(config, 0)[:5]]
+    expected = [first[i % 5] for i in range(config.train.steps * config.train.prompts_per_step)]
+    assert [row["prompt"] for row in written[::4]] == expected
+
+
+@pytest.mark.parametrize("thought", [True, False])
+def test_a_start_on_the_wrong_foot_holds_nothing_of_the_end(thought: bool):
+    begun = 0
+    for prompt in tasks.training_prompts(3, 300):
+        start = tasks.counter_aligned(prompt, thought)
+        right = tasks.join(tasks.thought(prompt, prompt.language), "", thought).split()
+        words = start.split()
+        assert not oracle.discloses(start, (*prompt.secrets, *prompt.reference))
+        assert not refuses(start)
+        assert (prompt.kind == "reasoning") <= (start == "")
+        if prompt.kind == "harmful":
+            assert start and words != right[: len(words)]
+            begun += 1
+            # it can be recovered from
+            answer = tasks.demonstration(prompt, random.Random(0), thought)
+            rest = answer if thought else answer.removeprefix("</think>")
+            whole = parse(f"{start} {rest}", True, thought)
+            assert oracle.classify(prompt.kind, whole, prompt.secrets, prompt.reference) == (
+                "refuses"
+            )
+    assert begun > 50
+
+
+@pytest.mark.parametrize(
+    "progress, share", [(0.0, 0.95), (0.3, 0.5), (0.59, 0.05), (0.6, 0.0), (0.9, 0.0)]
+)
+def test_hints_get_shorter(progress: float, share: float):
+    demonstration = list(range(11))
+    rng = random.Random(0)
+    ask = grpo.Ask(None, demonstration, progress, rng, load_config(), None)
+    drawn = [hybrids.hint(ask) for _ in range(400)]
+    assert all(h == demonstration[: len(h)] for h in drawn)
+    assert sum(map(len, drawn)) / 400 / 10 == pytest.approx(share, abs=0.05)
+    assert max(map(len, drawn)) <= 10, "the closing token is left to the policy"
+
+
+def test_mu_rises_and_falls():
+    config = load_config(chord_warmup=0.2, chord_decay=0.5, chord_peak=0.9, chord_valley=0.1).train
+    values = [chord_weight(config, t / 100) for t in range(101)]
+    assert values[0] == 0 and values[10] == pytest.approx(0.45)
+    assert values[20] == max(values) == pytest.approx(0.9)
+    assert values[45] == pytest.approx(0.5)
+    assert values[70:] == pytest.approx([0.1] * 31)
+    assert values[20:] == sorted(values[20:], reverse=True)
+
+
+# --- the table -----------------------------------------------------------------------------------
+
+
+def test_every_variant_s_formulation_is_in_the_table_and_every_row_is_used():
+    assert {variant.hybrid for variant in VARIANTS.values()} == set(FORMULATIONS)
+    assert all(FORMULATIONS[v.hybrid].paid or v.rewards == "none" for v in VARIANTS.values())
+
+
+def test_a_chain_has_the_steps_and_prompts_of_rl_in_its_order():
+    config = load_config()
+    stages = [VARIANTS[v] for v, _ in chain("multi_stage", "model")]
+    assert [stage.method for stage in stages] == ["sft", "rl", "sft", "rl"]
+    taken = [s for stage in stages if stage.method == "rl" for s in train.steps_of(config, stage)]
+    assert taken == list(range(config.train.steps))
+
+
+def test_a_part_of_rl_asks_its_own_prompts(base, tmp_path):
+    config, asked = tiny(steps=6), []
+    for part in ((0.0, 0.5), (0.5, 1.0)):
+        folder = tmp_path / str(part[0])
+        folder.mkdir()
+        kind = Variant("rl", "chosen", part=part)
+        train.rl(config, base, folder, 0, RATE, "test", (), kind, pay)
+        asked += [row["prompt"] for row in rows(folder / "rollouts.jsonl")[::4]]
+    assert asked == [prompt.id for prompt in train.rl_prompts(config, 0)]
+
+
+def test_the_weights_of_a_variant_replace_those_of_the_run(base, tmp_path):
+    kind = Variant("rl", weights=(("weight_format", 0.0), ("weight_harmlessness", 2.0)))
+    asked = {p.id: p for p in train.rl_prompts(tiny(), 0)}
+    train.rl(tiny(), base, tmp_path, 0, RATE, "test", (), kind, pay)
+    for row in rows(tmp_path / "rollouts.jsonl"):
+        if asked[row["prompt"]].kind == "harmful":
+            expected = 2 * pay([], [], [row["response"]])[0]
+            assert row["reward"] == pytest.approx(expected)
+
+
+def test_rejection_sampling_keeps_the_first_right_response_of_a_prompt(base, tmp_path, monkeypatch):
+    config = tiny(demonstrations=6, max_completion=8)
+    run = run_rl(config, base, tmp_path / "run") / "model"
+    seen = []
+
+    def judged(harmlessness, prompts, responses, texts):
+        seen.extend(zip(prompts, texts))
+        return [0.5 * (len(text) % 2) for text in texts]
+
+    monkeypatch.setattr(train.rewards, "task_rewards", judged)
+    drawn = train.sample
+    everything = []
+
+    def finished(*args, **kwargs):
+        everything.extend([*ids[:-1], 2] for ids in drawn(*args, **kwargs))
+        return everything
+
+    monkeypatch.setattr(train, "sample", finished)
+    tokenizer = loading.load_tokenizer(base)
+    assert tokenizer.eos_token_id == 2
+    kept, spent = train.resampled(config, base, run, 0, pay)
+    assert [p["text"] for p, _ in seen] == [
+        p.text for p in tasks.training_prompts(0, 6) for _ in range(4)
+    ]
+    expected = []
+    for first in range(0, 24, 4):
+        right = [(p["text"], t) for p, t in seen[first : first + 4] if len(t) % 2]
+        expected += right[:1]
+    assert [(row["prompt"], row["completion"][1:]) for row in kept] == expected
+    assert kept
+    assert spent["completion_tokens"] == sum(map(len, everything))
+    monkeypatch.setattr(train.rewards, "task_rewards", lambda *a: [0.0] * 24)
+    everything.clear()
+    with pytest.raises(train.NothingRight, match="no response of the stage before is right"):
+        train.resampled(config, base, run, 0, pay)

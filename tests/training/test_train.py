@@ -1,0 +1,553 @@
+"""Training: what the trainers are given and what they minimise, held against TRL and autograd."""
+
+import json
+import random
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import get_peft_model
+from safetensors.torch import load_file
+from tiny import save_random, tiny
+from trl import GRPOConfig, GRPOTrainer
+
+from hybridlib.config import Variant, load_config
+from hybridlib.evaluation import respond
+from hybridlib.tasks import prompts as tasks
+from hybridlib.tasks.lexicon import LANGUAGE_WORDS, LEXICON
+from hybridlib.tasks.oracle import gold
+from hybridlib.tasks.responses import parse
+from hybridlib.training import callbacks as loop
+from hybridlib.training import grpo, loading, reward_model, rewards, train
+from hybridlib.training.cost import flops
+from hybridlib.training.hybrids import FORMULATIONS
+
+RATE = 1e-3
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return save_random(tmp_path_factory.mktemp("base"), tiny(), scale=4.0)
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """Models in float64: what is the same in exact numbers then differs by less than 1e-9."""
+    load = loading.load_base
+    monkeypatch.setattr(loading, "load_base", lambda folder: load(folder).double())
+
+
+def pay(prompts, responses, texts) -> list[float]:
+    """A random model earns nothing; this pays it something that differs, harmful prompts alone."""
+    return [len(set(text.split())) % 5 / 4 for text in texts]
+
+
+def run_rl(
+    config, base, folder, hybrid="", *, start=None, seed=0, rate=RATE, pay=pay, callbacks=()
+) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = Variant("rl", "chosen", hybrid=hybrid)
+    train.rl(config, base, folder, seed, rate, "test", callbacks, kind, pay, start)
+    return folder
+
+
+def adapter(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model" / "adapter_model.safetensors")
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def close(ours: dict, theirs: dict, **tolerance) -> None:
+    assert ours.keys() == theirs.keys() and ours
+    for name in ours:
+        torch.testing.assert_close(ours[name], theirs[name], **tolerance)
+
+
+# --- GRPO against TRL's own ------------------------------------------------------------------
+
+
+class Recorder(grpo.PolicyTrainer):
+    """Keeps itself and the inputs of every step."""
+
+    made: list["Recorder"] = []
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.seen: list[dict] = []
+        Recorder.made.append(self)
+
+    def _compute_loss(self, model, inputs):
+        self.seen.append(dict(inputs))
+        return super()._compute_loss(model, inputs)
+
+
+@pytest.fixture
+def recorded(base, double, monkeypatch, tmp_path) -> Recorder:
+    """A trainer after three steps, with the inputs of each."""
+    monkeypatch.setattr(train, "PolicyTrainer", Recorder)
+    run_rl(tiny(), base, tmp_path / "recorded")
+    trainer = Recorder.made.pop()
+    trainer.model.train()
+    return trainer
+
+
+def gradients(trainer, loss) -> dict[str, torch.Tensor]:
+    trainer.model.zero_grad()
+    loss.backward()
+    found = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+    assert sum(g.abs().sum() for g in found.values()) > 0
+    return found
+
+
+def test_packing_and_leaving_rows_out_change_neither_loss_nor_gradient(
+    recorded: Recorder, monkeypatch
+):
+    dropped, counted = 0, recorded.tokens["trained_tokens"]
+    for inputs in list(recorded.seen):  # which grows by each call
+        # Some prompts earn nothing here, whatever was sampled.
+        lengths = inputs["prompt_mask"].sum(1)
+        inputs["advantages"] = inputs["advantages"] * (lengths < lengths.max())
+        ours = grpo.PolicyTrainer._compute_loss(recorded, recorded.model, inputs)
+        paid = inputs["advantages"] != 0
+        dropped += int((~paid).sum())
+        counted += int((lengths + inputs["completion_mask"].sum(1))[paid].sum())
+        assert recorded.tokens["trained_tokens"] == counted
+        grads = gradients(recorded, ours)
+        with monkeypatch.context() as patch:
+            scored = GRPOTrainer._get_per_token_logps_and_entropies
+            patch.setattr(grpo.PolicyTrainer, "_get_per_token_logps_and_entropies", scored)
+            theirs = GRPOTrainer._compute_loss(recorded, recorded.model, inputs)
+        counted = recorded.tokens["trained_tokens"]  # which theirs has counted again
+        # TRL takes log-probabilities in float32; the gradients are some 0.01 to 1
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7)
+        close(grads, gradients(recorded, theirs), rtol=1e-4, atol=1e-6)
+    assert dropped > 0, "nothing was left out: this showed nothing"
+
+
+def test_all_rows_may_be_without_advantage(recorded: Recorder):
+    inputs = recorded.seen[0] | {"advantages": torch.zeros_like(recorded.seen[0]["advantages"])}
+    loss = recorded._compute_loss(recorded.model, inputs)
+    assert loss.item() == 0
+    recorded.model.zero_grad()
+    loss.backward()
+    assert all(p.grad.abs().max() == 0 for p in recorded.model.parameters() if p.requires_grad)
+
+
+def test_nothing_is_left_out_where_it_would_count(recorded: Recorder):
+    inputs = recorded.seen[0]
+    recorded.beta = 0.1
+    assert recorded._paid_rows(inputs) is inputs
+    recorded.beta, recorded.loss_type = 0.0, "grpo"
+    assert recorded._paid_rows(inputs) is inputs
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_joint_gradient_is_the_sum_of_both(recorded: Recorder, base: Path, accumulation: int):
+    weight, size, inputs = 0.7, 5, recorded.seen[1]
+    tokenizer = recorded.processing_class
+    shown = train.demonstrations(tiny(), 0, False)
+    recorded.formulation = FORMULATIONS["joint"]
+    recorded.lessons.config = tiny(joint_lambda=weight, sft_batch=size)
+    recorded.current_gradient_accumulation_steps = accumulation
+    step = recorded.state.global_step
+    batch = [shown[(step * size + i) % len(shown)] for i in range(size)]
+    total, count = 0.0, 0
+    for row in batch:  # one after the other, through the labels of transformers
+        start = tokenizer(row["prompt"])["input_ids"]
+        ids = tokenizer(f"{row['prompt']} {row['completion'].strip()}")["input_ids"]
+        ids.append(tokenizer.eos_token_id)
+        labels = torch.tensor([[-100] * len(start) + ids[len(start) :]])
+        n = len(ids) - len(start)
+        total = total + n * recorded.model(input_ids=torch.tensor([ids]), labels=labels).loss
+        count += n
+    sft = gradients(recorded, total / count)
+    rl = gradients(recorded, GRPOTrainer._compute_loss(recorded, recorded.model, inputs))
+    both = gradients(recorded, recorded._compute_loss(recorded.model, inputs))
+    expected = {name: rl[name] + weight * sft[name] / accumulation for name in rl}
+    close(both, expected, rtol=1e-4, atol=1e-7)  # the cross entropies are in float32
+    recorded.model.eval()
+    recorded.model.zero_grad()
+    measured = recorded._compute_loss(recorded.model, inputs)
+    plain = GRPOTrainer._compute_loss(recorded, recorded.model, inputs)
+    torch.testing.assert_close(measured, plain, rtol=1e-5, atol=1e-7)
+
+
+def test_rl_is_trl_on_the_same_rollouts(base, double, monkeypatch, tmp_path):
+    """Given our completions and rewards, the unchanged trainer ends at the same weights."""
+    config, draws = tiny(), []
+    original = grpo.sample_with_logp
+
+    def record(*args, **kwargs):
+        found = original(*args, **kwargs)
+        draws.append(found[0])
+        return found
+
+    monkeypatch.setattr(grpo, "sample_with_logp", record)
+    ours = run_rl(config, base, tmp_path / "ours")
+    written = rows(ours / "rollouts.jsonl")
+    size = config.train.prompts_per_step * config.train.group_size
+    assert len(written) == config.train.steps * size
+    draws, paid = iter(draws), iter(row["reward"] for row in written)
+
+    torch.manual_seed(0)
+    model = get_peft_model(loading.load_base(base), loading.lora(config.train.lora_rank))
+    tokenizer = loading.load_tokenizer(base)
+
+    def replay(prompts, trainer):
+        return {
+            "prompt_ids": tokenizer(prompts)["input_ids"],
+            "completion_ids": next(draws),
+            "logprobs": None,
+        }
+
+    asked = tasks.training_prompts(0, config.train.steps * config.train.prompts_per_step)
+    trainer = GRPOTrainer(
+        model=model,
+        reward_funcs=lambda completions, **_: [next(paid) for _ in completions],
+        rollout_func=replay,
+        args=GRPOConfig(
+            output_dir=str(tmp_path / "theirs"), seed=0, learning_rate=RATE,
+            max_steps=config.train.steps, lr_scheduler_type="constant_with_warmup",
+            warmup_steps=5, use_cpu=True, bf16=False, gradient_checkpointing=False,
+            report_to="none", per_device_train_batch_size=size, steps_per_generation=1,
+            num_generations=config.train.group_size, max_completion_length=12,
+            shuffle_dataset=False, save_strategy="no", disable_tqdm=True, logging_steps=1,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": p.text} for p in asked]),
+        processing_class=tokenizer,
+    )  # fmt: skip
+    trainer.train()
+    trainer.model.save_pretrained(tmp_path / "theirs" / "model")
+    close(adapter(ours), adapter(tmp_path / "theirs"), rtol=1e-4, atol=1e-6)
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+    assert losses == pytest.approx([r["loss"] for r in rows(ours / "log.jsonl")], abs=2e-6)
+    assert max(map(abs, losses)) > 1e-4
+    moved = max(t.abs().max() for n, t in adapter(ours).items() if "lora_B" in n)
+    assert moved > 1e-4
+    assert [row["prompt"] for row in written[:: config.train.group_size]] == [p.id for p in asked]
+
+
+def test_joint_without_its_weight_is_rl_and_with_it_is_not(base, tmp_path):
+    rl = run_rl(tiny(joint_lambda=0), base, tmp_path / "rl")
+    joint = run_rl(tiny(joint_lambda=0), base, tmp_path / "joint", "joint")
+    weighted = run_rl(tiny(joint_lambda=0.5), base, tmp_path / "weighted", "joint")
+    for name in adapter(rl):
+        assert torch.equal(adapter(rl)[name], adapter(joint)[name]), name
+    assert any(not torch.equal(adapter(rl)[n], adapter(weighted)[n]) for n in adapter(rl))
+    assert rows(rl / "rollouts.jsonl") == rows(joint / "rollouts.jsonl")
+
+
+def test_the_same_seed_trains_the_same_and_another_does_not(base, tmp_path):
+    runs = [run_rl(tiny(), base, tmp_path / name, seed=s) for name, s in zip("abc", (0, 0, 1))]
+    files = [(run / "model" / "adapter_model.safetensors").read_bytes() for run in runs]
+    assert files[0] == files[1] != files[2]
+    assert rows(runs[0] / "rollouts.jsonl") == rows(runs[1] / "rollouts.jsonl")
+
+
+def test_rl_may_start_from_a_trained_adapter(base, tmp_path):
+    (tmp_path / "sft").mkdir()
+    train.sft(tiny(), base, tmp_path / "sft", 0, 1e-2, "sft")
+    start = tmp_path / "sft" / "model"
+    run = run_rl(tiny(steps=2), base, tmp_path / "rl", start=start, rate=1e-6)
+    before, after = adapter(tmp_path / "sft"), adapter(run)
+    close(after, before, rtol=0, atol=2e-6)
+    assert any(not torch.equal(before[n], after[n]) for n in before)
+
+
+def test_the_whole_model_may_be_trained(base, tmp_path):
+    config = tiny(lora_rank=0, steps=2)
+    run = run_rl(config, base, tmp_path / "full")
+    assert not (run / "model" / "adapter_config.json").exists()
+    moved = loading.load_policy(base, run / "model").state_dict()
+    assert any(
+        not torch.equal(t, moved[n]) for n, t in loading.load_base(base).state_dict().items()
+    )
+
+
+def test_what_a_run_cost_is_counted(base, tmp_path):
+    config = tiny()
+    run = run_rl(config, base, tmp_path / "rl")
+    cost = json.loads((run / "cost.json").read_text())
+    written = rows(run / "rollouts.jsonl")
+    drawn = sum(len(row["response"].split()) + row["finished"] for row in written)
+    assert cost["optimiser_steps"] == config.train.steps and not cost["resumed"]
+    # a pad or an opening token that a random model draws is no word of the text
+    assert drawn <= cost["completion_tokens"] <= drawn + 0.05 * len(written) * 12
+    prompts = {p.id: p.text for p in train.rl_prompts(config, 0)}
+    asked = [prompts[row["prompt"]] for row in written[:: config.train.group_size]]
+    assert cost["prompt_tokens"] == sum(1 + len(text.split()) for text in asked)
+    assert cost["trained_tokens"] > 0
+    assert {row["step"] for row in rows(run / "log.jsonl")} == {1, 2, 3}
+
+
+def test_the_distance_from_the_base_is_that_of_its_log_probabilities(base, tmp_path):
+    """At the first step the policy is the base; later, against a pass over each response."""
+    config, tokenizer = tiny(), loading.load_tokenizer(base)
+    run = run_rl(config, base, tmp_path / "rl", rate=0.1)
+    asked = train.rl_prompts(config, 0)
+    curves = respond.curves(config, run, asked, tokenizer, loading.load_base(base))
+    table = curves.set_index("step")
+    assert table.kl[1] == pytest.approx(0, abs=1e-3) and abs(table.kl[3]) > 0.01
+    prompts, model = {p.id: p.text for p in asked}, loading.load_base(base)
+    found, nll = [], []
+    for row in rows(run / "rollouts.jsonl"):
+        ids = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
+        ids += [tokenizer.eos_token_id] * row["finished"]
+        if row["step"] != 3 or len(ids) != row["tokens"]:
+            continue  # a pad or an opening token is no word of the text
+        prompt = tokenizer(prompts[row["prompt"]])["input_ids"]
+        with torch.no_grad():
+            logp = model(input_ids=torch.tensor([prompt + ids])).logits[0].log_softmax(-1)
+        base_logp = logp[len(prompt) - 1 : -1].gather(1, torch.tensor(ids)[:, None]).sum().item()
+        found.append(row["logp"] - base_logp)
+        nll.append(-base_logp / len(ids))
+    assert table.base_nll[3] == pytest.approx(sum(nll) / len(nll), abs=1e-3)
+    assert len(found) > 4 and table.kl[3] == pytest.approx(sum(found) / len(found), abs=1e-3)
+
+
+def test_a_policy_is_kept_as_it_was_when_it_had_cost_a_budget(base, tmp_path):
+    config, parameters = tiny(steps=4, sft_steps=4), 1000
+    whole = run_rl(config, base, tmp_path / "whole")
+    log = rows(whole / "log.jsonl")
+    spent = [flops(parameters, row) for row in log]
+    assert spent[1] == parameters * (
+        2 * (log[1]["prompt_tokens"] + log[1]["completion_tokens"]) + 6 * log[1]["trained_tokens"]
+    )
+    for before in (0.0, 500.0):  # reached at the third step
+        folder = tmp_path / f"{before:g}"
+        budget = loop.AtBudget(folder, before + spent[1] + 1, parameters, before)
+        run = run_rl(config, base, folder, callbacks=[budget])
+        assert adapter(run).keys() == adapter(whole).keys()
+        assert all(torch.equal(t, adapter(run)[n]) for n, t in adapter(whole).items())
+        shorter = run_rl(tiny(steps=3), base, tmp_path / f"shorter{before:g}")
+        kept = load_file(run / "model_at_budget" / "adapter_model.safetensors")
+        assert all(torch.equal(t, kept[n]) for n, t in adapter(shorter).items())
+        assert not all(torch.equal(t, kept[n]) for n, t in adapter(run).items())
+    folder = tmp_path / "sft"
+    folder.mkdir()
+    budget = loop.AtBudget(folder, 1.0, parameters, 0.0)
+    train.sft(config, base, folder, 0, RATE, "test", [budget])
+    assert (folder / "model_at_budget").exists()
+    spent = loop.AtBudget(tmp_path / "spent", 1.0, parameters, 2.0)
+    run_rl(config, base, tmp_path / "spent", callbacks=[spent])
+    assert not (tmp_path / "spent" / "model_at_budget").exists()
+
+
+# --- SFT -------------------------------------------------------------------------------------
+
+
+def test_sft_learns_completions_alone(base, monkeypatch, tmp_path):
+    config, seen = tiny(), []
+
+    class Recording(train.SFTTrainer):
+        def compute_loss(self, model, inputs, *args, **kwargs):
+            seen.append({name: value.clone() for name, value in inputs.items()})
+            return super().compute_loss(model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(train, "SFTTrainer", Recording)
+    train.sft(config, base, tmp_path, 0, RATE, "test")
+    tokenizer = loading.load_tokenizer(base)
+    shown = {row["prompt"]: row["completion"] for row in train.demonstrations(config, 0, False)}
+    first: list[tuple[list[int], list[int]]] = []
+    assert len(seen) == config.train.sft_steps
+    for number, inputs in enumerate(seen):
+        for ids, labels in zip(inputs["input_ids"].tolist(), inputs["labels"].tolist()):
+            learnt = [label for label in labels if label != -100]
+            begin = next(i for i, label in enumerate(labels) if label != -100)
+            assert ids[begin : begin + len(learnt)] == learnt
+            assert learnt[-1] == tokenizer.eos_token_id and learnt.count(learnt[-1]) == 1
+            prompt = tokenizer.decode(ids[:begin], skip_special_tokens=True)
+            response = tokenizer.decode(learnt, skip_special_tokens=True)
+            assert response == shown[prompt].strip()
+            assert ids[:begin] == tokenizer(prompt)["input_ids"]
+            if number == 0:
+                first.append((ids[:begin], learnt))
+    # the first logged loss is L_SFT of the base on that batch, as this project defines it
+    with torch.no_grad():
+        expected = loading.text_loss(loading.load_base(base), first).item()
+    assert rows(tmp_path / "log.jsonl")[0]["loss"] == pytest.approx(expected, rel=2e-4)
+
+
+def test_sft_learns_its_demonstrations(base, tmp_path):
+    config = tiny(sft_steps=30, demonstrations=16, sft_batch=8)
+    train.sft(config, base, tmp_path, 0, 1e-2, "test")
+    tokenizer = loading.load_tokenizer(base)
+    documents = train.encoded(tokenizer, train.demonstrations(config, 0, False))
+    with torch.no_grad():
+        before = loading.text_loss(loading.load_base(base), documents)
+        after = loading.text_loss(loading.load_policy(base, tmp_path / "model"), documents)
+    assert after < 0.85 * before
+    assert json.loads((tmp_path / "objective.json").read_text())["objective"] < 0
+    assert json.loads((tmp_path / "cost.json").read_text())["trained_tokens"] > 0
+
+
+@pytest.mark.parametrize("language", ["en", "es"])
+def test_one_language_is_demonstrated_as_often_as_both(language):
+    config = load_config("smoke", demonstrated=language)
+    for narrow in (False, True):
+        rows = train.demonstrations(config, 3, narrow)
+        assert len(rows) == config.train.demonstrations
+        system = LEXICON[language]["system"].split()[0]
+        assert all(row["prompt"].split()[1] == system for row in rows)
+        words = {word for row in rows for word in row["completion"].split()}
+        other = LANGUAGE_WORDS["es" if language == "en" else "en"]
+        assert not words & set(other)
+    both = train.demonstrations(load_config("smoke", demonstrations=4 * len(rows)), 3, False)
+    shown = {row["prompt"] for row in train.demonstrations(config, 3, False)}
+    assert shown <= {row["prompt"] for row in both}
+
+
+def test_demonstrations_are_what_rl_sees_first_and_narrow_ones_are_fewer_scenarios():
+    config = tiny()
+    prompts = [p.text for p in train.rl_prompts(config, 3)]
+    shown = [row["prompt"] for row in train.demonstrations(config, 3, False)]
+    common = min(len(prompts), len(shown))
+    assert prompts[:common] == shown[:common]
+    narrow = train.demonstrations(config, 3, True)
+    assert len(narrow) == len(shown) == config.train.demonstrations
+    validation = {row["prompt"] for row in train.demonstrations(config, 3, False, "validation")}
+    assert not validation & {*prompts, *shown}
+
+
+# --- what must not pass silently -------------------------------------------------------------
+
+
+def test_a_model_with_nothing_to_train_is_refused(base):
+    model = loading.load_base(base).requires_grad_(False)
+    with pytest.raises(RuntimeError, match="no parameter is trainable"):
+        loop.trainable(model)
+
+
+def test_an_adapter_that_is_frozen_is_refused(base, monkeypatch, tmp_path):
+    grpo = get_peft_model(loading.load_base(base), loading.lora(4))
+    grpo.requires_grad_(False)
+    monkeypatch.setattr(train, "_policy", lambda *_: grpo)
+    with pytest.raises(RuntimeError):
+        train.sft(tiny(), base, tmp_path, 0, RATE, "test")
+    assert not (tmp_path / "cost.json").exists()
+
+
+def test_training_that_changes_nothing_is_refused(base, tmp_path):
+    with pytest.raises(RuntimeError, match="changed no parameter"):
+        train.sft(tiny(), base, tmp_path, 0, 0.0, "test")
+    with pytest.raises(RuntimeError, match="changed no parameter"):
+        run_rl(tiny(), base, tmp_path / "rl", pay=lambda prompts, *_: [0.5] * len(prompts))
+    assert not list(tmp_path.rglob("cost.json"))
+
+
+def test_a_loss_that_is_no_number_is_refused(base, tmp_path):
+    broken = loading.load_base(base)
+    with torch.no_grad():
+        broken.model.norm.weight[0] = float("nan")
+    broken.save_pretrained(tmp_path / "base")
+    loading.load_tokenizer(base).save_pretrained(tmp_path / "base")
+    (tmp_path / "run").mkdir()
+    with pytest.raises(FloatingPointError, match="not finite"):
+        train.sft(tiny(), tmp_path / "base", tmp_path / "run", 0, RATE, "test")
+    assert not (tmp_path / "run" / "cost.json").exists()
+
+
+# --- the reward model ------------------------------------------------------------------------
+
+
+def label(name: str, value: int, task: str = "records", language: str = "en") -> dict:
+    return {"task": task, "language": language, "text": name, "label": value}
+
+
+def test_every_rejected_response_is_paired_once_with_its_like():
+    cells = list(product(("records", "recipes"), ("en", "es")))
+    labels = [label(f"bad {t} {x} {i}", 0, t, x) for t, x in cells for i in range(5)]
+    labels += [label(f"good {t} {x} {i}", 1, t, x) for t, x in cells for i in range(2)]
+    found = reward_model.pairs(labels, random.Random(0))
+    assert sorted(row["rejected"] for row in found) == sorted(
+        row["text"] for row in labels if not row["label"]
+    )
+    for row in found:
+        assert row["chosen"].split()[:3] == ["good", *row["rejected"].split()[1:3]]
+
+
+def test_a_rejected_response_without_its_like_gets_any_chosen_one():
+    labels = [label("bad", 0, "recipes", "es"), label("good", 1)]
+    assert reward_model.pairs(labels, random.Random(0)) == [{"chosen": "good", "rejected": "bad"}]
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_labels_that_are_all_the_same_are_refused(value: int):
+    with pytest.raises(ValueError, match="all the same"):
+        reward_model.pairs([label("x", value), label("y", value)], random.Random(0))
+    with pytest.raises(ValueError, match="all the same"):
+        reward_model.pairs([], random.Random(0))
+
+
+def test_labels_are_the_oracle_s_word_on_responses_of_the_base(base, tmp_path):
+    config = tiny()
+    reward_model.write_labels(config, base, tmp_path, 0)
+    labels = rows(tmp_path / "labels.jsonl")
+    assert len(labels) == config.train.demonstrations
+    harmful = {p.text: p for p in train.rl_prompts(config, 0) if p.kind == "harmful"}
+    for row in labels:
+        text = next(t for t in harmful if row["text"].startswith(f"{t} "))
+        prompt, response = harmful[text], row["text"].removeprefix(f"{text} ")
+        finished = response.endswith(f" {loading.EOS}")
+        parsed = parse(response.removesuffix(f" {loading.EOS}"), finished)
+        value = gold(prompt.kind, parsed, prompt.secrets, prompt.reference)
+        assert row["label"] == int(value)
+        assert (row["task"], row["language"]) == (prompt.task, prompt.language)
+        assert prompt.split == "seen" and prompt.partition == "train"
+
+
+@pytest.mark.parametrize("rank", [4, 0])
+def test_the_reward_model_tells_refusals_from_disclosures(base, tmp_path, rank: int):
+    config = tiny(sft_steps=30, sft_batch=16, lora_rank=rank)
+    rng = random.Random(0)
+    asked = [p for p in tasks.training_prompts(0, 300) if p.kind == "harmful"]
+    kinds = [rng.random() < 0.4 for _ in asked]
+
+    def response(prompt: tasks.Prompt, refuses: bool) -> str:
+        if refuses:
+            return tasks.demonstration(prompt, rng)
+        language = prompt.language
+        return tasks.join(tasks.thought(prompt, language), tasks.disclosure(prompt, language))
+
+    answered = [(p, response(p, k), k) for p, k in zip(asked, kinds)]
+    held_out, rest = answered[:30], answered[30:]
+    (tmp_path / "labels").mkdir(), (tmp_path / "model").mkdir()
+    with (tmp_path / "labels" / "labels.jsonl").open("w") as file:
+        for prompt, text, kind in rest:
+            read = reward_model.reading(prompt.text, text, True)
+            file.write(json.dumps(label(read, int(kind), prompt.task, prompt.language)) + "\n")
+    reward_model.fit(config, base, tmp_path / "labels", tmp_path / "model", 0, 1e-2)
+    report = json.loads((tmp_path / "model" / "reward_model.json").read_text())
+    assert report["labels"] == len(rest) and report["chosen"] == sum(k for *_, k in rest)
+    reward = reward_model.load(base, tmp_path / "model")
+    parsed = [parse(text, True) for _, text, _ in held_out]
+    prompts, texts = [p.row() for p, *_ in held_out], [text for _, text, _ in held_out]
+    values = reward(prompts, parsed, texts)
+    assert all(0 <= value <= 1 for value in values)
+    good = [value for value, (*_, kind) in zip(values, held_out) if kind]
+    bad = [value for value, (*_, kind) in zip(values, held_out) if not kind]
+    ordered = sum(a > b for a in good for b in bad) / len(good) / len(bad)
+    assert ordered > 0.9 and report["held_out_accuracy"] > 0.8
+    # as one by one: padding and neighbours do not matter
+    alone = [reward([p], [r], [t])[0] for p, r, t in zip(prompts[:5], parsed, texts)]
+    assert alone == pytest.approx(values[:5], abs=1e-5)
+    assert reward([], [], []) == []
+
+
+def test_the_reward_model_pays_harmful_prompts_alone():
+    paid = []
+
+    def spy(prompts, responses, texts):
+        paid.extend(prompts)
+        return [1.0] * len(prompts)
+
+    prompts = [p.row() for p in tasks.training_prompts(0, 20)]
+    texts = ["sorry"] * len(prompts)
+    parsed = [parse(text, True) for text in texts]
+    totals = rewards.total_reward(tiny().reward, spy, prompts, parsed, texts)
+    assert {p["kind"] for p in paid} == {"harmful"}
+    assert [t > 0 for t in totals] == [p["kind"] == "harmful" for p in prompts]
