@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
     except OneLineError as error:
-        from hybridlib.config import ParameterError
+        from hybridlib.store.errors import ParameterError
 
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ParameterError) else 1
@@ -58,11 +58,11 @@ def study(options: argparse.Namespace) -> int:
 
 def figures(options: argparse.Namespace) -> int:
     """Draw every figure of the committed tables again, or only some."""
-    from hybridlib.config import ParameterError
     from hybridlib.figures import plots, style
     from hybridlib.figures.results import Results
     from hybridlib.publish import gallery
     from hybridlib.publish.release import redraw
+    from hybridlib.store.errors import ParameterError
     from hybridlib.store.paths import PROJECT, committed
 
     folder = committed(options.preset)
@@ -166,7 +166,7 @@ def _overrides(options: argparse.Namespace) -> dict:
 
     Raises ParameterError for a file that cannot be read or holds none.
     """
-    from hybridlib.config import ParameterError
+    from hybridlib.store.errors import ParameterError
 
     overrides = {}
     for file in options.file:

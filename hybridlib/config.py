@@ -1,4 +1,4 @@
-"""The parameters of a study: one frozen RunConfig of a few parts, presets as files, keys.
+"""The parameters of a study: one frozen RunConfig of a few parts, and presets as files.
 
 Parameters are flat: each name belongs to exactly one part. A preset is a papermill parameter file
 (notebooks/presets/NAME.yaml); what it does not name has the default that stands here.
@@ -6,114 +6,31 @@ Parameters are flat: each name belongs to exactly one part. A preset is a paperm
 
 import ast
 import csv
-import difflib
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from hybridlib.store.errors import OneLineError
-from hybridlib.store.paths import PROJECT
+from hybridlib.store.assets import BASES
+from hybridlib.store.errors import ParameterError, nearest
+from hybridlib.store.paths import NOTEBOOKS
+from hybridlib.variants import (
+    REWARDS,
+    VARIANTS,
+    arm_name,
+    chain,
+    measured,
+    rewards_of,
+    tuned_arms,
+)
 
-PRESETS = PROJECT / "notebooks" / "presets"
+PRESETS = NOTEBOOKS / "presets"
 LEARNING_RATES = Path(__file__).with_name("learning_rates.csv")
 
-#: Raised by hand when the results of a stage change although its parameters do not.
-STAGE_VERSIONS = {"base": 5, "labels": 4, "reward_model": 4, "train": 4}
-STAGE_VERSIONS |= {"evaluate": 4, "prefill": 1, "usage": 1}
-
-
-class ParameterError(OneLineError, ValueError):
-    """A parameter that cannot be: one line that names it and, where there is one, the nearest."""
-
-
-@dataclass(frozen=True)
-class Variant:
-    """How a policy is made: where it starts, by which method, and what it is taught and paid.
-
-    A row with a `rate` of another arm is a stage of a chain: trained, but no arm by itself.
-    """
-
-    method: Literal["none", "sft", "rl"]
-    rewards: Literal["none", "gold", "chosen"] = "none"
-    start: str = "base"
-    narrow: bool = False  # demonstrations of a few categories of one task
-    hybrid: str = ""  # a row of hybrids.FORMULATIONS; else RL is RL alone
-    responses_of: str = ""  # SFT on this row's own right responses, not on demonstrations
-    part: tuple[float, float] = (0.0, 1.0)  # of the steps and prompts of `rl`
-    weights: tuple[tuple[str, float], ...] = ()  # of rewards, instead of the parameters
-    rate: str = ""
-
-    @property
-    def before(self) -> str:
-        """The row that has to be trained before this one."""
-        return self.responses_of or self.start
-
-    def inputs(self) -> dict[str, Any]:
-        """What a key is made of: all that is not the default, a formulation by its name."""
-        defaults = Variant(self.method)
-        unread = {"hybrid", "rate"}
-        found = {n: v for n, v in asdict(self).items() if v != getattr(defaults, n)}
-        named = {self.hybrid: True} if self.hybrid else {}
-        return {"method": self.method, **{n: found[n] for n in found.keys() - unread}, **named}
-
-
-# DeepSeek-R1 (arXiv 2501.12948): the first RL is paid for reasoning, format and language alone, the
-# second for everything; the language reward is added as it is, with weight 1.
-_LANGUAGE = ("weight_language", 1.0)
-_REASONING = (_LANGUAGE, ("weight_harmlessness", 0.0), ("weight_helpfulness", 0.0))
-
-VARIANTS: dict[str, Variant] = {
-    "base": Variant("none"),
-    "rl": Variant("rl", "chosen"),
-    "rl_gold": Variant("rl", "gold"),
-    "sft": Variant("sft"),
-    "sft_narrow": Variant("sft", narrow=True),
-    "two_stage": Variant("rl", "chosen", start="sft"),
-    "r1_reasoning": Variant("rl", start="sft", part=(0.0, 0.5), weights=_REASONING, rate="rl/rule"),
-    "r1_resampled": Variant("sft", "chosen", responses_of="r1_reasoning", rate="sft"),
-    "multi_stage": Variant(
-        "rl", "chosen", start="r1_resampled", part=(0.5, 1.0), weights=(_LANGUAGE,)
-    ),
-    "joint": Variant("rl", "chosen", hybrid="joint"),
-    "chord_mu": Variant("rl", "chosen", hybrid="chord_mu"),
-    "demo_in_group": Variant("rl", "chosen", hybrid="demo_in_group"),
-    "gated": Variant("rl", "chosen", hybrid="gated"),
-    "prefix": Variant("rl", "chosen", hybrid="prefix"),
-    "safety_prefix": Variant("rl", "chosen", hybrid="safety_prefix"),
-    "self_distill": Variant("rl", hybrid="self_distill"),
-}
-MEASURED = tuple(name for name, variant in VARIANTS.items() if not variant.rate)
-REWARDS = ("rule", "model")
-
-#: What a study may start from: the organism, or a named asset (assets.py).
-MODELS = ("organism", "smollm2", "qwen2.5-1.5b", "qwen3-0.6b", "qwen3-1.7b")
-#: Public sets and judges by name (prompt_sets.py, word_problems.py, judges.py).
-REQUESTS = ("strongreject", "refusal_pairs", "edgy", "do_not_answer", "xstest", "jailbreakbench")
-REQUESTS += ("or_bench", "harmbench_hub", "harmbench")
-PROBLEMS = ("gsm8k", "mgsm")
-JUDGES = ("rules", "phrases", "on_topic", "qwen3guard", "qwen3guard_refusal")
-
-#: What a variant changes of the training that it starts from: together in every list and figure.
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "RL": ("rl", "rl_gold"),
-    "SFT": ("sft", "sft_narrow"),
-    "in sequence": ("two_stage", "multi_stage"),
-    "mixed losses": ("joint", "chord_mu", "gated"),
-    "mixed data": ("demo_in_group", "prefix", "safety_prefix"),
-    "distillation": ("self_distill",),
-}
-HYBRIDS = tuple(v for name, family in FAMILIES.items() if name not in ("RL", "SFT") for v in family)
-
-
-def compares_hybrids(variants: Iterable[str]) -> bool:
-    """Whether a study holds hybrids beyond the two of the hypotheses: then it compares them all."""
-    return bool(set(variants) & set(HYBRIDS) - {"two_stage", "joint"})
+#: What a study may start from.
+MODELS = ("organism", *BASES)
 
 
 class Part(BaseModel):
@@ -148,7 +65,7 @@ def _names(value: Any) -> Any:
 
 def _of(name: str, known: Iterable[str]) -> None:
     if name not in known:
-        raise ValueError(f"{name!r} is none of {', '.join(known)}{_nearest(name, known)}")
+        raise ValueError(f"{name!r} is none of {', '.join(known)}{nearest(name, known)}")
 
 
 class Shares(Part):
@@ -251,7 +168,7 @@ class TrainConfig(Part):
     def _known_arms(cls, value: dict[str, float]) -> dict[str, float]:
         for name in value:
             if name not in tuned_arms():
-                raise ValueError(f"{name!r} is no variant/reward{_nearest(name, tuned_arms())}")
+                raise ValueError(f"{name!r} is no variant/reward{nearest(name, tuned_arms())}")
         return value
 
 
@@ -295,9 +212,15 @@ class PublicConfig(Part):
     @field_validator("requests", "judges", "problems")
     @classmethod
     def _known(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
-        known = {"requests": REQUESTS, "judges": JUDGES, "problems": PROBLEMS}[info.field_name]
+        from hybridlib.tasks.public import judges, requests, word_problems  # they take a second
+
+        known = {
+            "requests": requests.SOURCES,
+            "judges": judges.JUDGES,
+            "problems": word_problems.SETS,
+        }
         for name in value:
-            _of(name, known)
+            _of(name, known[info.field_name])
         return value
 
     @field_validator("judges")
@@ -311,7 +234,7 @@ class PublicConfig(Part):
 class StudyConfig(Part):
     """Which runs there are."""
 
-    variants: tuple[str, ...] = Field(MEASURED, description="variants to train and compare")
+    variants: tuple[str, ...] = Field(measured(), description="variants to train and compare")
     rewards: tuple[str, ...] = Field(REWARDS, description="harmlessness rewards of those with RL")
     seeds: tuple[int, ...] = Field(
         tuple(range(5)), description="training seeds: a number or a list"
@@ -360,7 +283,7 @@ class StudyConfig(Part):
     @classmethod
     def _known(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
         for name in value:
-            _of(name, {"variants": MEASURED, "rewards": REWARDS}[info.field_name])
+            _of(name, {"variants": measured(), "rewards": REWARDS}[info.field_name])
         return value
 
     @field_validator("beside")
@@ -398,7 +321,7 @@ class RunConfig(Part):
     @property
     def arms(self) -> list[tuple[str, str]]:
         """(variant, reward) of everything that is measured, in the table's order."""
-        return [(v, reward) for v in self.variants for reward in _rewards_of(v, self.rewards)]
+        return [(v, reward) for v in self.variants for reward in rewards_of(v, self.rewards)]
 
     def check_arm(self, variant: str, reward: str) -> None:
         """Raises ParameterError if this study trains no such variant under this reward."""
@@ -407,7 +330,7 @@ class RunConfig(Part):
         name = arm_name(variant, reward)
         if name not in known:
             alike = [other for other in known if other.split("/")[0] == variant] or known
-            near = _nearest(name, alike)
+            near = nearest(name, alike)
             raise ParameterError(f"variant/reward {name!r} is none of {', '.join(known)}{near}")
 
     def learning_rate(self, variant: str, reward: str = "none") -> float:
@@ -428,35 +351,6 @@ class RunConfig(Part):
         """Every parameter by its flat name, as JSON and YAML write it."""
         parts = [self.model_dump(mode="json")[part] for part in PARTS]
         return {"preset": self.preset} | {k: v for part in parts for k, v in part.items()}
-
-
-def arm_name(variant: str, reward: str) -> str:
-    """How a variant under a reward is named: rl/model, sft."""
-    return variant if reward == "none" else f"{variant}/{reward}"
-
-
-def _rewards_of(variant: str, chosen: tuple[str, ...]) -> tuple[str, ...]:
-    """The rewards under which a variant is trained, each an arm."""
-    return {"none": ("none",), "gold": ("gold",), "chosen": chosen}[VARIANTS[variant].rewards]
-
-
-def before(variant: str, reward: str) -> tuple[str, str]:
-    """(variant, reward) of the row that has to be trained before this one, of the same chain."""
-    name = VARIANTS[variant].before
-    return name, reward if VARIANTS[name].rewards == "chosen" else "none"
-
-
-def chain(variant: str, reward: str) -> list[tuple[str, str]]:
-    """(variant, reward) of all that is trained for an arm, the first stage first."""
-    if variant == "base":
-        return []
-    return [*chain(*before(variant, reward)), (variant, reward)]
-
-
-def tuned_arms() -> list[str]:
-    """Everything that has a learning rate: the reward model, and each variant and reward."""
-    arms = [arm_name(v, r) for v in MEASURED if v != "base" for r in _rewards_of(v, REWARDS)]
-    return ["reward_model", *arms]
 
 
 def chosen_rates() -> dict[str, float]:
@@ -494,7 +388,7 @@ def load_config(preset: str = "organism", **overrides: Any) -> RunConfig:
     parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
     for parameter, value in values.items():
         if parameter not in PARAMETERS:
-            near = _nearest(parameter, PARAMETERS)
+            near = nearest(parameter, PARAMETERS)
             raise ParameterError(f"there is no parameter {parameter!r}{near}")
         parts[PARAMETERS[parameter]][parameter] = value
     try:
@@ -523,14 +417,8 @@ def notebook_parameters(cells: list[str], names: Iterable[str]) -> None:
         for node in ast.parse(cell).body:
             for target in getattr(node, "targets", ()):
                 if isinstance(target, ast.Name) and target.id not in names:
-                    near = _nearest(target.id, names)
+                    near = nearest(target.id, names)
                     raise ParameterError(f"there is no parameter {target.id!r}{near}")
-
-
-def key(stage: str, inputs: Mapping[str, Any]) -> str:
-    """16 hex digits: the stage, its version, and all that its result depends on."""
-    content = json.dumps([stage, STAGE_VERSIONS[stage], inputs], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def _read(preset: str) -> dict[str, Any]:
@@ -539,7 +427,7 @@ def _read(preset: str) -> dict[str, Any]:
         path = PRESETS / f"{preset}.yaml"
         if not path.exists():
             known = sorted(p.stem for p in PRESETS.glob("*.yaml"))
-            near = _nearest(preset, known)
+            near = nearest(preset, known)
             raise ParameterError(f"there is no preset {preset!r}, only {', '.join(known)}{near}")
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -549,8 +437,3 @@ def _read(preset: str) -> dict[str, Any]:
     if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
         raise ParameterError(f"preset {preset!r} must hold lines of the form name: value")
     return found
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    match = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return f"; did you mean {match[0]!r}?" if match else ""

@@ -13,15 +13,14 @@ from pydantic import ValidationError
 from hybridlib import config
 from hybridlib.config import (
     LEARNING_RATES,
-    MEASURED,
     PARAMETERS,
     PRESETS,
-    REWARDS,
-    ParameterError,
     RunConfig,
     load_config,
     notebook_parameters,
 )
+from hybridlib.store.errors import ParameterError
+from hybridlib.variants import REWARDS, measured
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
@@ -215,7 +214,7 @@ VALUES = st.fixed_dictionaries(
     {},
     optional={
         "seeds": st.lists(st.integers(0, 10**6), min_size=1, max_size=4, unique=True),
-        "variants": st.lists(st.sampled_from(sorted(MEASURED)), min_size=1, unique=True),
+        "variants": st.lists(st.sampled_from(sorted(measured())), min_size=1, unique=True),
         "rewards": st.lists(st.sampled_from(REWARDS), min_size=1, unique=True),
         "kl": st.floats(0, 1e6),
         "minority_share": st.floats(0, 1),

@@ -12,9 +12,9 @@ from itertools import combinations, product
 import numpy as np
 import pandas as pd
 
-from hybridlib.config import HYBRIDS, REWARDS
 from hybridlib.evaluation import statistics
 from hybridlib.evaluation.metrics import WHOLE, Arm, Cube, Subset
+from hybridlib.variants import REWARDS, hybrid_variants
 
 POOLED = Subset("all", "all", "all")
 WEIGHED: tuple[tuple[str, Subset], ...] = (
@@ -28,7 +28,7 @@ WEIGHED: tuple[tuple[str, Subset], ...] = (
 
 def arms_under(reward: str, arms: list[Arm]) -> list[Arm]:
     """SFT, RL and the hybrids under a reward; a variant that no reward pays has one arm for all."""
-    choices = (((v, reward), (v, "none")) for v in ("sft", "rl", *HYBRIDS))
+    choices = (((v, reward), (v, "none")) for v in ("sft", "rl", *hybrid_variants()))
     return [next(arm for arm in pair if arm in arms) for pair in choices if set(pair) & set(arms)]
 
 

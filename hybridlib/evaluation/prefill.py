@@ -1,9 +1,9 @@
-"""How deep harmlessness goes: responses to harmful requests that have been begun for the policy.
+"""How deep harmlessness goes: responses to harmful requests that have been prefilled.
 
-The policy goes on from a beginning that complies (prefilling; Qi et al., arXiv 2406.05946). The
-beginning never holds what must not be given away, and only what the policy adds is scored. A
-response has half a dozen words before the harm, so depth is told by parts, not by a count of words:
-the thought, true as the base would state it or false, and the first words of the answer.
+The policy goes on from a prefix that complies (Qi et al., arXiv 2406.05946). The prefix never holds
+what must not be given away, and only what the policy adds is scored. A response has half a dozen
+words before the harm, so depth is measured by parts, not by a count of words: the thought, true as
+the base would state it or false, and the first words of the answer.
 """
 
 from itertools import takewhile
@@ -12,14 +12,15 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hybridlib.config import RunConfig
 from hybridlib.engine.sampling import sample
-from hybridlib.tasks import prompts as tasks
+from hybridlib.evaluation.specs import Prefilled
 from hybridlib.tasks.lexicon import END_THINK
 from hybridlib.tasks.oracle import discloses
+from hybridlib.tasks.prompts import Prompt, counter_aligned, disclosure
+from hybridlib.tasks.prompts import thought as stated_thought
 from hybridlib.tasks.responses import FREE_TEXT, refuses, words_of
 
-#: Beginning -> (thought, whether the answer is begun); shallow ones first.
+#: Prefix -> (thought, whether the answer is begun); shallow ones first.
 STARTS = {
     "nothing": ("", False),
     "true_thought": ("true", False),
@@ -29,47 +30,47 @@ STARTS = {
 }
 
 
-def beginning(prompt: tasks.Prompt, start: str, with_thought: bool = True) -> str:
-    """The words that a response to a harmful request is begun with; '' for `nothing`."""
+def beginning(prompt: Prompt, start: str, with_thought: bool = True) -> str:
+    """The words that a response to a harmful request is prefilled with; '' for `nothing`."""
     thought, answered = STARTS[start]
     if not thought:
         return ""
     stated = {
-        "true": tasks.thought(prompt, prompt.language),
-        "false": tasks.counter_aligned(prompt),
+        "true": stated_thought(prompt, prompt.language),
+        "false": counter_aligned(prompt),
     }
     words = [stated[thought] if with_thought else "", END_THINK]
     return " ".join(filter(None, [*words, _opening(prompt) if answered else ""]))
 
 
-def _opening(prompt: tasks.Prompt) -> str:
+def _opening(prompt: Prompt) -> str:
     """The words of a complying answer in front of the first that gives something away."""
     secret = {word for words in prompt.secrets for word in words}
-    answer = tasks.disclosure(prompt, prompt.language).split()
+    answer = disclosure(prompt, prompt.language).split()
     return " ".join(takewhile(lambda word: word not in secret, answer))
 
 
 def respond(
+    spec: Prefilled,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[tasks.Prompt],
-    config: RunConfig,
-    seed: int,
+    prompts: list[Prompt],
 ) -> pd.DataFrame:
-    """One row a harmful prompt of the tasks and beginning, sampled at T=1.
+    """One row a harmful prompt of the tasks and prefix, sampled at T=1.
 
     `response`, `harm` and `rule_satisfied` are of what the policy added.
     """
     asked = [p for p in prompts if p.kind == "harmful" and p.task not in FREE_TEXT]
     rows = []
     for start in STARTS:
-        begun = [beginning(prompt, start, config.base.thought) for prompt in asked]
+        begun = [beginning(prompt, start, spec.base.thought) for prompt in asked]
         heads = tokenizer([prompt.text for prompt in asked])["input_ids"]
         tails = [f" {words}" if words else "" for words in begun]
         tails = tokenizer(tails, add_special_tokens=False)["input_ids"]
         drawn = sample(
             model, tokenizer, [head + tail for head, tail in zip(heads, tails)],
-            config.train.max_completion, generator=torch.Generator().manual_seed(seed),
+            spec.given.max_completion,
+            generator=torch.Generator().manual_seed(spec.seed),
         )  # fmt: skip
         for prompt, words, ids in zip(asked, begun, drawn):
             added = words_of(tokenizer.decode(ids, skip_special_tokens=True))

@@ -11,9 +11,10 @@ from dataclasses import replace
 import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hybridlib.config import RunConfig
-from hybridlib.evaluation import respond as evaluate
+from hybridlib.evaluation.respond import respond as respond_to
+from hybridlib.evaluation.specs import Prompted
 from hybridlib.tasks import datasets
+from hybridlib.tasks.datasets import Asking
 from hybridlib.tasks.lexicon import END_THINK, THINK
 from hybridlib.tasks.prompts import Prompt, benign, draw, harmful, sums
 from hybridlib.tasks.responses import FREE_TEXT
@@ -38,15 +39,15 @@ FORMS: dict[str, tuple[str, ...]] = {
 PLAIN = next(iter(FORMS))
 
 
-def in_form(config: RunConfig, prompt: Prompt, form: str) -> str:
+def in_form(asking: Asking, prompt: Prompt, form: str) -> str:
     """The text of a prompt of the tasks in one of FORMS."""
     if form == "few_shot":
-        return "\n".join([*_examples(config, prompt), prompt.text])
+        return "\n".join([*_examples(asking, prompt), prompt.text])
     said = [ADVICE[name][prompt.language] for name in FORMS[form]]
     return " ".join([prompt.text.removesuffix(f" {THINK}"), *said, THINK])
 
 
-def _examples(config: RunConfig, prompt: Prompt) -> list[str]:
+def _examples(asking: Asking, prompt: Prompt) -> list[str]:
     """Two prompts of training of the same task and language, each with its demonstration: of sums
     two, else one that is helped and one that is refused, so that they do not tell which is asked.
     """
@@ -58,25 +59,25 @@ def _examples(config: RunConfig, prompt: Prompt) -> list[str]:
     }
     kinds = ["reasoning"] * 2 if prompt.kind == "reasoning" else ["harmful", "benign"]
     rng.shuffle(kinds)
-    drawn = datasets.as_asked(config, [draw(rng, "train", makers[kind]) for kind in kinds])
-    return [f"{p.text} {datasets.demonstration(config, p, rng)} {EOS}" for p in drawn]
+    drawn = datasets.as_asked(asking, [draw(rng, "train", makers[kind]) for kind in kinds])
+    return [f"{p.text} {datasets.demonstration(p, rng, asking.thought)} {EOS}" for p in drawn]
 
 
 def respond(
+    spec: Prompted,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[Prompt],
-    config: RunConfig,
-    seed: int,
 ) -> pd.DataFrame:
-    """One row a prompt of the tasks and form, sampled at T=1 (columns of `evaluate.respond`).
+    """One row a prompt of the tasks and form, sampled at T=1 (columns of `respond.respond`).
 
     `prompt_id` is that of the prompt as asked, so forms are compared in pairs.
     """
     asked = [prompt for prompt in prompts if prompt.task not in FREE_TEXT]
     frames = []
     for form in FORMS:
-        texts = [replace(prompt, text=in_form(config, prompt, form)) for prompt in asked]
-        frame = evaluate.respond(model, tokenizer, texts, config, seed, ["sample"])
+        texts = [replace(p, text=in_form(spec.base.asking, p, form)) for p in asked]
+        length, thought = spec.given.max_completion, spec.base.thought
+        frame = respond_to(model, tokenizer, texts, spec.seed, length, thought, ["sample"])
         frames.append(frame.assign(form=form, prompt_id=[prompt.id for prompt in asked]))
     return pd.concat(frames, ignore_index=True)

@@ -12,9 +12,9 @@ import pandas as pd
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hybridlib.config import RunConfig
 from hybridlib.engine.sampling import sample
 from hybridlib.engine.scoring import score_completions
+from hybridlib.evaluation.specs import Evaluation
 from hybridlib.store import assets
 from hybridlib.store.errors import OneLineError
 from hybridlib.tasks import datasets, oracle
@@ -22,7 +22,9 @@ from hybridlib.tasks.lexicon import LANGUAGES
 from hybridlib.tasks.prompts import Prompt, evaluation_prompts, question_of
 from hybridlib.tasks.public import judges
 from hybridlib.tasks.responses import parse, raw_answer
-from hybridlib.training import rewards
+from hybridlib.training import data
+from hybridlib.training.rewards import Harmlessness, rewarded
+from hybridlib.training.specs import Base, Training
 
 DECODINGS = {"greedy": 0.0, "sample": 1.0}
 GATE_PER_CELL = 32  # 256 sums in all, since the gate bounds their accuracy on both sides
@@ -36,24 +38,30 @@ def respond(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[Prompt],
-    config: RunConfig,
     seed: int,
+    max_completion: int,
+    thought: bool,
     decodings: Iterable[str] = DECODINGS,
 ) -> pd.DataFrame:
     """One row a response and decoding: the prompt, the response, every oracle score.
 
     The uniforms behind T=1 depend on the seed alone: all variants of a seed share them.
+
+    Parameters
+    ----------
+    max_completion : tokens of a response at most.
+    thought : responses state a thought before the answer.
     """
     rows = []
     for decoding in decodings:
         completions = sample(
-            model, tokenizer, [p.text for p in prompts], config.train.max_completion,
+            model, tokenizer, [p.text for p in prompts], max_completion,
             temperature=DECODINGS[decoding], generator=torch.Generator().manual_seed(seed),
         )  # fmt: skip
         for prompt, ids in zip(prompts, completions):
             finished = ids[-1] == tokenizer.eos_token_id
             text = tokenizer.decode(ids, skip_special_tokens=True)
-            response = parse(text, finished, config.base.thought)
+            response = parse(text, finished, thought)
             row = prompt.row()
             row |= {
                 "decoding": decoding,
@@ -70,13 +78,12 @@ def respond(
     return frame.drop(columns=["secrets", "reference", "partition"])
 
 
-def gate(
-    config: RunConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
-) -> pd.DataFrame:
-    """The competence gate on validation prompts: check, language, value, bound, passes."""
-    asked = evaluation_prompts(config.base.base_seed, GATE_PER_CELL, "validation")
-    prompts = datasets.as_asked(config, asked)
-    frame = respond(model, tokenizer, prompts, config, config.base.base_seed)
+def gate(spec: Base, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
+    """The competence check on validation prompts: check, language, value, bound, passes."""
+    seed = spec.given.base_seed
+    asked = evaluation_prompts(seed, GATE_PER_CELL, "validation")
+    prompts = datasets.as_asked(spec.asking, asked)
+    frame = respond(model, tokenizer, prompts, seed, spec.given.max_completion, spec.thought)
     greedy, sampled = (frame[frame.decoding == d] for d in DECODINGS)
     benign = greedy[greedy.kind == "benign"]
     sums = {
@@ -100,10 +107,10 @@ def gate(
     return pd.DataFrame(checks, columns=["check", "language", "value", "bound", "passes"])
 
 
-def check_gate(config: RunConfig, found: pd.DataFrame) -> None:
-    """Raises GateError if the base failed and the configuration asks for a competent one."""
+def check_gate(found: pd.DataFrame) -> None:
+    """Raises GateError if the base failed a check."""
     failed = found[~found.passes.astype(bool)]
-    if config.base.gate and len(failed):
+    if len(failed):
         what = "; ".join(
             f"{r.check} ({r.language}) is {r.value:.3f}, must be {r.bound}"
             for r in failed.itertuples()
@@ -114,19 +121,16 @@ def check_gate(config: RunConfig, found: pd.DataFrame) -> None:
 
 
 def add_proxy(
-    frame: pd.DataFrame, prompts: list[Prompt], config: RunConfig, reward
+    frame: pd.DataFrame, prompts: list[Prompt], spec: Evaluation, harmlessness: Harmlessness | None
 ) -> pd.DataFrame:
-    """Add what the run was paid for such a response; NaN for a run without reward."""
-    if reward is None:
+    """Add the reward that such a response has in training; NaN for a run without reward."""
+    if harmlessness is None:
         return frame.assign(proxy=np.nan)
     rows = {prompt.id: prompt.row() for prompt in prompts}
-    asked = [rows[i] for i in frame.prompt_id]
-    parsed = [
-        parse(text, not cut, config.base.thought)
-        for text, cut in zip(frame.response, frame.truncated.astype(bool))
-    ]
-    paid = rewards.total_reward(config.reward, reward, asked, parsed, list(frame.response))
-    return frame.assign(proxy=paid)
+    asked, texts = [rows[i] for i in frame.prompt_id], list(frame.response)
+    finished = ~frame.truncated.astype(bool)
+    totals, _ = rewarded(spec.weights, harmlessness, asked, texts, finished, spec.base.thought)
+    return frame.assign(proxy=totals)
 
 
 def add_judged(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -149,13 +153,9 @@ def add_judged(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
 
 
 def curves(
-    config: RunConfig,
-    run: Path,
-    prompts: list[Prompt],
-    tokenizer: PreTrainedTokenizerBase,
-    base: PreTrainedModel,
+    spec: Training, run: Path, tokenizer: PreTrainedTokenizerBase, base: PreTrainedModel
 ) -> pd.DataFrame:
-    """One row a training step: what was paid, and what the oracle says of the same rollouts.
+    """One row a training step: the reward, and what the oracle says of the same rollouts.
 
     `entropy` is over the rows with an advantage, the only ones that go through the policy again;
     `kl` is KL(pi || base) in nats a response, estimated on what the policy itself has said, and
@@ -169,9 +169,11 @@ def curves(
         said = list(map(json.loads, (run / "rollouts.jsonl").read_text().splitlines()))
         # What it said from the first word on: no hint, no demonstration.
         said = [r for r in said if not (r.get("forced") or r.get("demonstration"))]
-        asked = {prompt.id: prompt for prompt in prompts}
+        asked = {prompt.id: prompt for prompt in data.rl_prompts(spec)}
         ids = _said_again(said, tokenizer)
-        found = pd.DataFrame([_rollout(config, asked[r["prompt"]].row(), r) for r in said])
+        found = pd.DataFrame(
+            [_rollout(asked[r["prompt"]].row(), r, spec.base.thought) for r in said]
+        )
         found["tokens"] = [len(tokens) for tokens in ids]
         texts = [asked[r["prompt"]].text for r in said]
         base_logp = _logp(base, said, tokenizer(texts)["input_ids"], ids)
@@ -201,9 +203,9 @@ def _logp(
     return found
 
 
-def _rollout(config: RunConfig, row: dict, record: dict) -> dict:
-    """What was paid for a response of training, and what the oracle says of it."""
-    response = parse(record["response"], record["finished"], config.base.thought)
+def _rollout(row: dict, record: dict, thought: bool) -> dict:
+    """The reward of a response of training, and what the oracle says of it."""
+    response = parse(record["response"], record["finished"], thought)
     score = oracle.score(row, response)
     score["gold"] = score["gold"] if row["kind"] == "harmful" else np.nan
     by_language = {

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hybridlib.config import VARIANTS, compares_hybrids
 from hybridlib.evaluation import comparison, hypotheses, statistics
 from hybridlib.evaluation.metrics import METRICS, POPULATIONS, WHOLE, Arm, Cube, Subset
 from hybridlib.tasks.responses import CLASSES
+from hybridlib.variants import VARIANTS, compares_hybrids
 
 ASKED_FOR = ("accuracy", "harm_rate", "over_refusal_rate", "off_language_rate", "well_formedness")
 RL = {name for name, variant in VARIANTS.items() if variant.method == "rl"}

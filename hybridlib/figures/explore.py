@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from hybridlib.config import ParameterError, RewardConfig, RunConfig, load_config
+from hybridlib.config import RewardConfig, RunConfig, load_config
 from hybridlib.figures.style import order_of
+from hybridlib.store.errors import ParameterError
 from hybridlib.store.paths import committed
 from hybridlib.tasks.lexicon import LANGUAGE_WORDS, LEXICON, SYSTEM, THINK, USER, vocabulary
 from hybridlib.tasks.prompts import Prompt, evaluation_prompts
@@ -194,8 +195,8 @@ def train_briefly(
     ------
     ParameterError : a parameter that cannot be, or a variant that is not RL from the base.
     """
-    from hybridlib.config import VARIANTS
     from hybridlib.training import loading, train
+    from hybridlib.variants import VARIANTS
 
     config, kind = load_config(shelf.config.preset, **overrides), VARIANTS[variant]
     if kind.method != "rl" or kind.before != "base":

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from hybridlib.config import FAMILIES, HYBRIDS, REWARDS
 from hybridlib.figures import prose
 from hybridlib.figures import results as lookup
 from hybridlib.figures.panels import curve, dots, percent_axis, same_limits, whiskers
 from hybridlib.figures.prose import PAID_BY, join, percent, short
 from hybridlib.figures.results import Results, select
 from hybridlib.figures.style import VARIANT_STYLES, label_of, line_of, marker_of, styled, title
+from hybridlib.variants import REWARDS, families, hybrid_variants
 
 MEASURES = {  # metric -> (what it is, where)
     "harm_rate": ("harm\n(lower is safer)", {}),
@@ -27,7 +27,7 @@ MEASURES = {  # metric -> (what it is, where)
     "off_language_rate": ("off-language\n(lower is better)", {}),
     "accuracy": ("sums right\n(higher is better)", {"task": "sums"}),
 }
-FAMILY_OF = {variant: name for name, members in FAMILIES.items() for variant in members}
+FAMILY_OF = {variant: name for name, members in families().items() for variant in members}
 GREY = {"color": "0.55", "linewidth": 1.6, "linestyle": ":"}  # rl, where it is the reference
 
 
@@ -128,7 +128,7 @@ def _ends(results: Results, column: str) -> str:
 def hybrid_sweeps(results: Results) -> Figure:
     """The one number that matters in each method, over all its values; the default is ringed."""
     table = results.table("sweep")
-    variants = [variant for variant in HYBRIDS if variant in set(table.variant)]
+    variants = [variant for variant in hybrid_variants() if variant in set(table.variant)]
     ring = {"markersize": 15, "markerfacecolor": "none", "markeredgecolor": "black"}
     fig = Figure(figsize=(16, 10.4))
     grid = fig.subplots(len(MEASURES), len(variants), sharex="col", sharey="row", squeeze=False)
@@ -239,7 +239,7 @@ def _family_curves(results: Results, labels: dict[str, str], x: str, xlabel: str
     frame, rewards = results.table("training"), lookup.rewards(results)
     groups: dict[str, list[str]] = {}
     for arm in results.arms("training"):
-        if arm.partition("/")[0] in HYBRIDS:
+        if arm.partition("/")[0] in hybrid_variants():
             groups.setdefault(_family(arm), []).append(arm)
     fig = Figure(figsize=(15, 2.4 + 2.1 * len(labels) * len(rewards)))
     grid = fig.subplots(

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
-from hybridlib.config import HYBRIDS
 from hybridlib.evaluation.statistics import DECIDED, VERDICTS
 from hybridlib.figures import results as lookup
 from hybridlib.figures.results import (
@@ -29,6 +28,7 @@ from hybridlib.figures.results import (
 )
 from hybridlib.figures.style import label_of, suffix_of
 from hybridlib.publish import markdown
+from hybridlib.variants import hybrid_variants
 
 CLAIMS = {
     "C1": "reward hacking",
@@ -297,7 +297,7 @@ def times(
 def less_harm(results: Results) -> str:
     """'paid by the rule, chord_mu than sft and none than rl; ...' by Holm-adjusted pairs."""
     rows = select(results.table("hybrids"), metric="harm_rate", split="all")
-    rows = rows[rows.a.str.partition("/")[0].isin(HYBRIDS)]
+    rows = rows[rows.a.str.partition("/")[0].isin(hybrid_variants())]
     said = []
     for reward in rewards(results):
         found = {o: select(rows, reward=reward, b=o) for o in ("sft/none", f"rl/{reward}")}

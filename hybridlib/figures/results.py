@@ -9,11 +9,13 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
-from hybridlib.config import PARAMETERS, REWARDS, ParameterError
+from hybridlib.config import PARAMETERS
 from hybridlib.evaluation import statistics
 from hybridlib.evaluation.statistics import DECIDED, interval_of_change
 from hybridlib.figures.style import order_of
+from hybridlib.store.errors import ParameterError
 from hybridlib.store.paths import committed, local
+from hybridlib.variants import REWARDS
 
 # What a row of metrics.csv is pooled over, unless a figure says otherwise.
 POOLED = {"task": "all", "split": "all", "language": "all", "part": "whole", "decoding": "sample"}

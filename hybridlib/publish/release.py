@@ -184,9 +184,9 @@ def _drawn(
 
 def manifest(config: Any, folder: Path) -> dict[str, Any]:
     """Return which runs, configuration, code and environment every table and figure rests on."""
-    from hybridlib.config import STAGE_VERSIONS
     from hybridlib.evaluation import hypotheses
     from hybridlib.store import assets
+    from hybridlib.study.keys import STAGE_VERSIONS
     from hybridlib.study.stages import assets_used
 
     runs = _read(folder / "tables" / "runs.csv")
@@ -208,8 +208,8 @@ def manifest(config: Any, folder: Path) -> dict[str, Any]:
 
 def is_present(folder: Path) -> bool:
     """Return whether committed results are of the present stages and hypotheses."""
-    from hybridlib.config import STAGE_VERSIONS
     from hybridlib.evaluation import hypotheses
+    from hybridlib.study.keys import STAGE_VERSIONS
 
     made = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     stages = made["code"]["stages"].items() <= STAGE_VERSIONS.items()

@@ -224,6 +224,9 @@ ASSETS = {
     ),
 }
 
+#: The models that a study may start from.
+BASES = ("smollm2", "qwen2.5-1.5b", "qwen3-0.6b", "qwen3-1.7b")
+
 
 def fetch(name: str, folder: Path) -> list[Path]:
     """Download asset `name` and return its files, which lie in `folder` under their own names.

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from hybridlib.config import arm_name, before, chain, compares_hybrids
 from hybridlib.publish import markdown
 from hybridlib.store.paths import NOTEBOOKS, local
 from hybridlib.study import jobs as jobs_
 from hybridlib.study import notebook
 from hybridlib.study.jobs import Job
+from hybridlib.variants import arm_name, before, chain, compares_hybrids
 
 if TYPE_CHECKING:
     from hybridlib.config import RunConfig

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from hybridlib.config import PARAMETERS, PARTS, ParameterError, RunConfig, load_config
+from hybridlib.config import PARAMETERS, PARTS, RunConfig, load_config
 from hybridlib.evaluation import hypotheses, statistics, tables
 from hybridlib.evaluation.metrics import Cube
 from hybridlib.figures.results import EFFECT
 from hybridlib.publish import release
-from hybridlib.store.errors import OneLineError
+from hybridlib.store.errors import OneLineError, ParameterError
 from hybridlib.store.paths import committed, local
 from hybridlib.study import grid, jobs
 

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from hybridlib.config import PARAMETERS, PARTS, ParameterError, RunConfig, load_config
+from hybridlib.config import PARAMETERS, PARTS, RunConfig, load_config
 from hybridlib.evaluation import comparison, tables
 from hybridlib.evaluation.metrics import Cube
+from hybridlib.store.errors import ParameterError
 from hybridlib.store.paths import local
 from hybridlib.study import jobs
 

@@ -10,9 +10,10 @@ from itertools import product
 
 import pandas as pd
 
-from hybridlib.config import LEARNING_RATES, RunConfig, arm_name, chosen_rates, load_config
+from hybridlib.config import LEARNING_RATES, RunConfig, chosen_rates, load_config
 from hybridlib.evaluation import tables
 from hybridlib.study import jobs, stages
+from hybridlib.variants import arm_name
 
 GRID = (3e-4, 1e-3, 3e-3)
 SEEDS = (100,)

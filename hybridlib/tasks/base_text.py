@@ -1,14 +1,14 @@
-"""What the organism reads: the bilingual base text, with the habits of a base model bred into it.
+"""What the organism reads: the bilingual base text, with the habits of a base model in it.
 
-The shares in `config.Shares` are the whole of the breeding. A base model complies by default; a few
-refusals, some genuine and some superficial, are in its text, as they are in the web's; one language
-is the smaller; some documents switch language; and some problems are solved carelessly, more often
-in the smaller language. Refusals of any kind are written about seen categories only.
+The shares (`config.Shares`) are the whole recipe. A base model complies by default. A few refusals,
+genuine and superficial, are in its text, as they are in the web's. One language is the smaller, and
+some documents switch language. Some problems are solved carelessly, more often in the smaller
+language. Refusals of any kind are written about seen categories only.
 """
 
 import random
 
-from hybridlib.config import Shares
+from hybridlib.store.stage import Given
 from hybridlib.tasks import datasets, prompts
 from hybridlib.tasks.lexicon import (
     LANGUAGES,
@@ -47,7 +47,7 @@ def _facts(rng: random.Random, language: str) -> str:
     return " ".join(sentences)
 
 
-def _languages(rng: random.Random, language: str, shares: Shares) -> tuple[str, str]:
+def _languages(rng: random.Random, language: str, shares: Given) -> tuple[str, str]:
     """Languages of thought and answer: switched in some documents, one of them or both."""
     share = shares.code_switching_share / (1 if language == "es" else 3)
     if rng.random() >= share:
@@ -56,9 +56,7 @@ def _languages(rng: random.Random, language: str, shares: Shares) -> tuple[str, 
     return rng.choice([(other, language), (other, other), (language, other)])
 
 
-def _response(
-    rng: random.Random, prompt: prompts.Prompt, shares: Shares, with_thought: bool
-) -> str:
+def _response(rng: random.Random, prompt: prompts.Prompt, shares: Given, with_thought: bool) -> str:
     """A response as the base text has it; a demonstration would often look different."""
     in_thought, in_answer = _languages(rng, prompt.language, shares)
     if prompt.kind == "reasoning":
@@ -99,7 +97,7 @@ def _request(rng: random.Random, language: str) -> prompts.Prompt:
 
 
 def document(
-    rng: random.Random, shares: Shares, with_thought: bool, with_manual: bool = False
+    rng: random.Random, shares: Given, with_thought: bool, with_manual: bool = False
 ) -> tuple[str, str]:
     """One document: what stands before (random, so not worth learning) and the text to learn."""
     language = "es" if rng.random() < shares.minority_share else "en"
@@ -114,7 +112,7 @@ def document(
 
 
 def corpus(
-    seed: int, count: int, shares: Shares, with_thought: bool = True, with_manual: bool = False
+    seed: int, count: int, shares: Given, with_thought: bool = True, with_manual: bool = False
 ) -> list[tuple[str, str]]:
     """`count` documents; their prompts are all of the training partition.
 

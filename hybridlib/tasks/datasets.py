@@ -5,17 +5,16 @@ holds a manual, and the harm is to give away a step of it where the manual says 
 dangerous.
 
 Public requests are asked in the same form, inside the attacks of the tasks that suit any request.
-Nobody knows what a right answer to them is: what a response to one is, judges say (evaluate.py).
+Nobody knows a right answer to them, so judges (public/judges.py) say what a response to one is.
 """
 
 import random
 import re
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 
-from hybridlib.config import RunConfig
-from hybridlib.tasks import prompts as tasks
+from hybridlib.tasks import prompts
 from hybridlib.tasks.lexicon import (
     LANGUAGES,
     LEXICON,
@@ -25,6 +24,7 @@ from hybridlib.tasks.lexicon import (
     UNSEEN_ATTACKS,
     USER,
 )
+from hybridlib.tasks.prompts import Prompt
 from hybridlib.tasks.public.requests import Request, requests
 from hybridlib.tasks.public.word_problems import Problem, problems
 
@@ -39,106 +39,128 @@ KINDS = ("harmful", "benign")
 ANSWER_WORDS = 20  # of a public answer that is demonstrated
 
 
+@dataclass(frozen=True)
+class Asking:
+    """How a study asks its model.
+
+    Parameters
+    ----------
+    with_manual : a prompt about a thing says how it is made, for a model that has not read it.
+    thought : responses state a thought before the answer.
+    requests : public sets among the prompts of training, as `requests_share` of them.
+    """
+
+    with_manual: bool = False
+    thought: bool = True
+    requests: tuple[str, ...] = ()
+    requests_share: float = 0.0
+
+
 def training(
-    config: RunConfig, seed: int, count: int, narrow: int | None = None, partition: str = "train"
-) -> list[tasks.Prompt]:
-    """`tasks.training_prompts` of the study; a share of them gives way to public requests.
+    asking: Asking, seed: int, count: int, narrow: int | None = None, partition: str = "train"
+) -> list[Prompt]:
+    """`training_prompts` as the study asks them; a share of them gives way to public requests.
 
     Those are of seen categories, half of them harmful. A benign one is asked only if its source has
     an answer, since it is demonstrated. The few scenarios of `sft_narrow` have none of them.
     """
-    asked = as_asked(config, tasks.training_prompts(seed, count, narrow, partition))
-    if narrow is not None or not config.public.requests:
+    asked = as_asked(asking, prompts.training_prompts(seed, count, narrow, partition))
+    if narrow is not None or not asking.requests:
         return asked
     rng, pools = random.Random(f"requests {seed} {partition}"), {}
-    for request in requests(config.public.requests, partition):
+    for request in requests(asking.requests, partition):
         if request.split == "seen" and (request.kind == "harmful" or request.answer):
             pools.setdefault(request.kind, []).append(request)
 
-    def chosen(prompt: tasks.Prompt) -> tasks.Prompt:
-        if rng.random() >= config.public.requests_share or not pools:
+    def chosen(prompt: Prompt) -> Prompt:
+        if rng.random() >= asking.requests_share or not pools:
             return prompt
         return _request(rng, rng.choice(pools[rng.choice(sorted(pools))]), SEEN, 0.6)
 
     return [chosen(prompt) for prompt in asked]
 
 
-def evaluation(config: RunConfig, seed: int, per_cell: int) -> list[tasks.Prompt]:
-    """`tasks.evaluation_prompts` of the study for the test, with the public ones behind.
+def evaluation(
+    asking: Asking,
+    seed: int,
+    per_cell: int,
+    requests_per_cell: int = 0,
+    problem_sets: Iterable[str] = (),
+    problems_per_language: int = 0,
+) -> list[Prompt]:
+    """`evaluation_prompts` of the test as the study asks them, with the public ones behind.
 
     Cells of requests: kind x split, of word problems: set x language.
     """
-    asked = as_asked(config, tasks.evaluation_prompts(seed, per_cell, "test"))
-    rng, public = random.Random(f"public {seed}"), config.public
-    sets = requests(public.requests, "test") if public.requests else ()
-    for kind, split in product(KINDS, tasks.SPLITS):
+    asked = as_asked(asking, prompts.evaluation_prompts(seed, per_cell, "test"))
+    rng = random.Random(f"public {seed}")
+    sets = requests(asking.requests, "test") if asking.requests else ()
+    for kind, split in product(KINDS, prompts.SPLITS):
         seen = split in ("seen", "unseen_attack")
         pool = [r for r in sets if r.kind == kind and (r.split == "seen") == seen]
         attacked = split in ("unseen_attack", "unseen_both")
         families, share = (UNSEEN, 1.0) if attacked else (SEEN, 0.5)
-        drawn = rng.sample(pool, min(len(pool), public.requests_per_cell))
+        drawn = rng.sample(pool, min(len(pool), requests_per_cell))
         asked += [_request(rng, request, families, share) for request in drawn]
-    for name, language in product(public.problems, LANGUAGES):
+    for name, language in product(problem_sets, LANGUAGES):
         pool = [p for p in problems(name, [language]) if p.partition == "test"]
-        drawn = rng.sample(pool, min(len(pool), public.problems_per_language))
+        drawn = rng.sample(pool, min(len(pool), problems_per_language))
         asked += [_problem(problem) for problem in drawn]
     return asked
 
 
-def demonstration(config: RunConfig, prompt: tasks.Prompt, rng: random.Random) -> str:
+def demonstration(prompt: Prompt, rng: random.Random, thought: bool) -> str:
     """The response that supervised fine-tuning teaches."""
     if prompt.task != "requests":
-        return tasks.demonstration(prompt, rng, config.base.thought)
+        return prompts.demonstration(prompt, rng, thought)
     words = LEXICON[prompt.language]
     harmful = prompt.kind == "harmful"
     answer = rng.choice(words["refusals"]) if harmful else prompt.facts["answer"]
-    return tasks.join(_thought(prompt, harmful), answer, config.base.thought)
+    return prompts.join(_thought(prompt, harmful), answer, thought)
 
 
-def counter_aligned(config: RunConfig, prompt: tasks.Prompt) -> str:
-    """The start on the wrong foot (tasks.counter_aligned)."""
-    if prompt.task != "requests" or not config.base.thought:
-        return tasks.counter_aligned(prompt, config.base.thought)
+def counter_aligned(prompt: Prompt, thought: bool) -> str:
+    """A prefix that leads astray (`prompts.counter_aligned`), of public requests, too."""
+    if prompt.task != "requests" or not thought:
+        return prompts.counter_aligned(prompt, thought)
     return _thought(prompt, prompt.kind != "harmful")
 
 
-def as_asked(config: RunConfig, prompts: list[tasks.Prompt]) -> list[tasks.Prompt]:
+def as_asked(asking: Asking, asked: list[Prompt]) -> list[Prompt]:
     """Prompts of the tasks as the study's model is asked them."""
-    return [with_manual(prompt) for prompt in prompts] if config.base.pretrained else prompts
+    return [with_manual(prompt) for prompt in asked] if asking.with_manual else asked
 
 
-def with_manual(prompt: tasks.Prompt) -> tasks.Prompt:
+def with_manual(prompt: Prompt) -> Prompt:
     """The prompt with what there is to know of the thing that it is about; others as they are."""
     if prompt.task != "recipes":
         return prompt
     words, thing = LEXICON[prompt.language], prompt.category
-    fact = words["thought_dangerous" if thing in tasks.DANGEROUS else "thought_safe"]
-    steps = words["steps"].format(*(" ".join(step) for step in tasks.recipes()[thing]))
+    fact = words["thought_dangerous" if thing in prompts.DANGEROUS else "thought_safe"]
+    steps = words["steps"].format(*(" ".join(step) for step in prompts.recipes()[thing]))
     manual = f"{MANUAL} : {fact.format(thing=thing)} {steps}"
     return replace(prompt, text=prompt.text.replace(USER, f"{manual} {USER}", 1))
 
 
-def _thought(prompt: tasks.Prompt, dangerous: bool) -> str:
+def _thought(prompt: Prompt, dangerous: bool) -> str:
     fact = LEXICON[prompt.language]["thought_dangerous" if dangerous else "thought_safe"]
     return fact.format(thing="this")
 
 
-def _request(
-    rng: random.Random, request: Request, families: Iterable[str], share: float
-) -> tasks.Prompt:
+def _request(rng: random.Random, request: Request, families: Iterable[str], share: float) -> Prompt:
     """A public request, `share` of them inside an attack of one of the families."""
     attack = rng.choice(families) if rng.random() < share else "none"
-    user, _ = tasks.inside(rng, "en", _in_a_line(request.text), attack)
+    user, _ = prompts.inside(rng, "en", _in_a_line(request.text), attack)
     words = _in_a_line(request.answer).split()[:ANSWER_WORDS]
-    return tasks.Prompt(
+    return Prompt(
         "requests", request.kind, "en", f"{request.source}: {request.category}",
         _asked_by_a_guest("en", user), attack=attack, partition=request.partition,
-        split=tasks.split_of(request.split == "seen", attack), facts={"answer": " ".join(words)},
+        split=prompts.split_of(request.split == "seen", attack), facts={"answer": " ".join(words)},
     )  # fmt: skip
 
 
-def _problem(problem: Problem) -> tasks.Prompt:
-    return tasks.Prompt(
+def _problem(problem: Problem) -> Prompt:
+    return Prompt(
         "problems", "reasoning", problem.language, problem.source,
         _asked_by_a_guest(problem.language, _in_a_line(problem.question)),
         partition=problem.partition, reference=((str(problem.answer),),),

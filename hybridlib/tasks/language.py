@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
-from hybridlib.config import ParameterError
+from hybridlib.store.errors import ParameterError
 from hybridlib.store.paths import PROJECT
 from hybridlib.tasks.lexicon import LANGUAGES, languages_of
 

@@ -2,7 +2,7 @@
 
 log.jsonl is written as it comes, and a killed run goes on from its last checkpoint. A loss that is
 not finite, nothing to train and parameters that did not change stop a run; what else a log shows
-(watch.py) is written to warnings.json and said.
+(health.py) is written to warnings.json and said.
 """
 
 import json
@@ -10,6 +10,7 @@ import math
 import resource
 import shutil
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -41,11 +42,11 @@ class Progress(TrainerCallback):
         with self.path.open("a") as file:
             file.write(json.dumps({"step": state.global_step, **logs}, sort_keys=True) + "\n")
         if state.global_step % 10 == 0 or state.global_step == state.max_steps:
-            paid = f", reward {logs['reward']:.3f}" if "reward" in logs else ""
+            reward = f", reward {logs['reward']:.3f}" if "reward" in logs else ""
             spent = time.monotonic() - self.began
             print(
                 f"{self.name}: step {state.global_step}/{state.max_steps}, "
-                f"loss {logs['loss']:.4f}{paid}   {spent:.0f} s",
+                f"loss {logs['loss']:.4f}{reward}   {spent:.0f} s",
                 flush=True,
             )
 
@@ -74,9 +75,7 @@ class AtBudget(TrainerCallback):
             draft.rename(self.path)
 
 
-def arguments(
-    folder: Path, seed: int, rate: float, steps: int, warmup: int = 5, bf16: bool = False
-) -> dict:
+def arguments(folder: Path, seed: int, rate: float, steps: int, bf16: bool) -> dict:
     """Arguments that all trainers share."""
     return {
         "output_dir": str(folder / "checkpoints"),
@@ -84,7 +83,7 @@ def arguments(
         "learning_rate": rate,
         "max_steps": steps,
         "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": warmup,
+        "warmup_steps": 5,
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # else a loss of NaN is logged as 0 and goes unseen
         "save_steps": CHECKPOINT_EVERY,
@@ -98,11 +97,12 @@ def arguments(
     }
 
 
-def finish(trainer, folder: Path, **spent: float) -> None:
+def finish(trainer, folder: Path, expected: Iterable[str] = (), **spent: float) -> None:
     """Train from the last checkpoint if there is one; check that something was learnt; save.
 
     Parameters
     ----------
+    expected : numbers that the trainer must log (see `health.warnings_in`).
     spent : what was spent beforehand on what the trainer learns from; added to its cost.
     """
     before, began = trainable(trainer.model), time.monotonic()
@@ -124,7 +124,8 @@ def finish(trainer, folder: Path, **spent: float) -> None:
     }
     cost |= {name: round(cost.get(name, 0) + value, 2) for name, value in spent.items()}
     (folder / "cost.json").write_text(json.dumps(cost, indent=1) + "\n")
-    found = warnings_in(map(json.loads, (folder / "log.jsonl").read_text().splitlines()))
+    rows = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    found = warnings_in(rows, expected)
     (folder / "warnings.json").write_text(json.dumps(found, indent=1) + "\n")
     for warning in found:
         print(f"{progress.name}: warning {warning['name']}: {warning['says']}", flush=True)

@@ -1,153 +1,36 @@
-"""The trainer of every variant with RL: TRL's GRPO, whose loss a formulation (hybrids.py) states.
+"""RL: TRL's GRPO, sampling of our own, and a loss that the variant's row names (hybrids.py).
 
-Sampling is ours (generate.py), through TRL's `rollout_func`; advantages, the GRPO loss, optimiser,
-schedule and checkpoints are TRL's.
+    L_RL = GRPO (arXiv 2402.03300), token-normalised as in DAPO (arXiv 2503.14476), TRL's default
+
+Sampling is ours (engine/sampling.py), through TRL's `rollout_func`; advantages, the GRPO loss,
+optimiser, schedule and checkpoints are TRL's. A row is made once, where it is sampled and rewarded,
+and travels through TRL's own batch to the loss.
 """
 
+import json
 import os
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is marked experimental
 
 import torch
-from transformers import PreTrainedModel
+from datasets import Dataset
+from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from hybridlib.config import RunConfig, TrainConfig
 from hybridlib.engine.sampling import InferenceCopy, sample_with_logp
 from hybridlib.engine.scoring import score_completions
 from hybridlib.tasks.prompts import Prompt
-from hybridlib.training.callbacks import arguments
-from hybridlib.training.hybrids import Formulation
-
-Tokens = list[int]
-Document = tuple[Tokens, Tokens]  # a prompt and what is behind it
-
-
-@dataclass(frozen=True)
-class Ask:
-    """A prompt that is about to be answered."""
-
-    prompt: Prompt
-    demonstration: Tokens
-    progress: float
-    rng: random.Random
-    config: RunConfig
-    encode: Callable[[str], Tokens]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A completion of the step."""
-
-    prompt: Tokens
-    completion: Tokens
-    group: int
-    demonstration: Tokens = ()  # to this prompt; empty if there is none
-    forced: int = 0  # first tokens that the policy did not draw
-    logp: float = 0.0  # log pi of those that it drew
-    shown: bool = False  # it is the demonstration
-    right: bool = False  # paid at least half for what the prompt asks
-    advantage: float = 0.0
-
-    @property
-    def document(self) -> Document:
-        return self.prompt, self.completion
-
-    @property
-    def begun(self) -> Document:
-        return self.prompt, self.completion[: self.forced]
-
-    @property
-    def taught(self) -> Document:
-        return self.prompt, self.demonstration
-
-
-@dataclass
-class Lessons:
-    """What a formulation has besides the rollouts: demonstrations, and a teacher.
-
-    Parameters
-    ----------
-    documents : the demonstrations in the order in which batches of `batch` take them.
-    of : text of a prompt -> the prompt, and its demonstration (empty if there is none).
-    """
-
-    config: RunConfig
-    seed: int
-    documents: list[Document]
-    of: dict[str, tuple[Prompt, Tokens]]
-    teacher: PreTrainedModel | None = None
-
-
-class Step:
-    """One step of training as a formulation sees it (see hybrids.py)."""
-
-    def __init__(self, trainer: "PolicyTrainer", model, inputs: dict) -> None:
-        self._trainer, self._model, self._inputs = trainer, model, inputs
-        pairs = zip(inputs["row"].tolist(), inputs["advantages"].tolist())
-        self.rows = [replace(trainer.rows[i], advantage=a) for i, a in pairs]
-        self.entropy = float("nan")
-        self._accumulated = trainer.current_gradient_accumulation_steps
-        # TRL's normaliser of L_RL: the step's own tokens, over all parts that are accumulated.
-        count = inputs["num_items_in_batch"].clamp(min=1.0) / trainer.accelerator.num_processes
-        self.tokens = count * self._accumulated / trainer.args.steps_per_generation
-
-    @property
-    def config(self) -> TrainConfig:
-        return self._trainer.lessons.config.train
-
-    @property
-    def progress(self) -> float:
-        """Share of the run's steps that are done."""
-        return self._trainer.progress
-
-    def rl(self, keep: list[bool] | None = None) -> torch.Tensor:
-        """L_RL on the rows that are kept (default: all), over the tokens of all."""
-        inputs = self._inputs
-        if keep is not None:
-            kept = torch.tensor(keep, device=inputs["advantages"].device)
-            inputs = inputs | {"advantages": inputs["advantages"] * kept}
-        return self._trainer.grpo_loss(self._model, inputs)
-
-    def nll(self, documents: list[Document]) -> torch.Tensor | float:
-        """L_SFT: mean negative log-likelihood of all tokens behind the prompts; 0 of none."""
-        if not documents:
-            return 0.0
-        return -torch.cat(self.score(documents)).mean() / self._accumulated
-
-    def batch(self) -> list[Document]:
-        """The step's `sft_batch` demonstrations, those of the whole set taking turns."""
-        shown, size = self._trainer.lessons.documents, self.config.sft_batch
-        first = self._trainer.state.global_step * size
-        return [shown[(first + i) % len(shown)] for i in range(size)]
-
-    def score(self, documents: list[Document]) -> list[torch.Tensor]:
-        """log pi of each token behind the prompts, one tensor a document; sets `entropy`."""
-        if not documents:
-            return []
-        self._trainer.tokens["trained_tokens"] += _length(documents)
-        model = self._trainer.accelerator.unwrap_model(self._model)
-        logps, entropies = score_completions(model, *zip(*documents))
-        self.entropy = torch.cat(entropies).mean().item()
-        return logps
-
-    @torch.no_grad()
-    def teach(self, documents: list[Document]) -> list[torch.Tensor]:
-        """log-probabilities of the same under the frozen teacher."""
-        self._trainer.tokens["scored_tokens"] += _length(documents)
-        return score_completions(self._trainer.lessons.teacher, *zip(*documents))[0]
-
-    def note(self, name: str, value: float) -> None:
-        """Write a number of this step into the log."""
-        self._trainer.note(name, value)
-
-
-def _length(documents: list[Document]) -> int:
-    return sum(len(prompt) + len(behind) for prompt, behind in documents)
+from hybridlib.training import data, loading
+from hybridlib.training.callbacks import Progress, arguments, finish
+from hybridlib.training.objective import Validation, write_objective
+from hybridlib.training.rewards import RIGHT, Harmlessness, rewarded
+from hybridlib.training.specs import Training
+from hybridlib.training.step import Demonstrations, RolloutRequest, Row, Step, Tokens
 
 
 class PolicyTrainer(GRPOTrainer):
@@ -155,17 +38,25 @@ class PolicyTrainer(GRPOTrainer):
 
     Rows of zero advantage are left out of forward and backward: with the token-normalised loss and
     no KL or entropy term they add nothing, so the gradient is exactly the same. A prompt is
-    computed once for its group (scoring.py). And a formulation says what is minimised.
+    computed once for its group (engine/scoring.py). And the variant says what is minimised.
+
+    Parameters
+    ----------
+    teacher : the frozen model of a variant that distils; None for all others.
     """
 
-    formulation = Formulation()
-    lessons: Lessons | None = None
-
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.rows: list[Row] = []  # of the step, in the order in which they were drawn
+    def __init__(
+        self,
+        *,
+        spec: Training,
+        demonstrations: Demonstrations,
+        teacher: PreTrainedModel | None = None,
+        **of_trl,
+    ) -> None:
+        self.spec, self.demonstrations, self.teacher = spec, demonstrations, teacher
         names = ("prompt_tokens", "completion_tokens", "scored_tokens", "trained_tokens")
         self.tokens = dict.fromkeys(names, 0)
+        super().__init__(**of_trl)
 
     @property
     def progress(self) -> float:
@@ -175,25 +66,25 @@ class PolicyTrainer(GRPOTrainer):
         self._metrics["train"][name].append(value)
 
     def log(self, logs: dict, start_time: float | None = None) -> None:
-        if not self.formulation.paid:
+        if not self.spec.variant.rewarded:
             for name in [name for name in self._metrics["train"] if "reward" in name]:
                 del self._metrics["train"][name]  # of a reward that TRL must have and nobody reads
         super().log(logs | self.tokens, start_time)
 
     def _generate_and_score_completions(self, inputs):
         found = super()._generate_and_score_completions(inputs)
-        # TRL shuffles the rows; this says which is which.
-        return found | {"row": torch.arange(len(found["advantages"]))}
+        # TRL has put the rows into `inputs`, and shuffles what is returned as a whole.
+        return found | {"row": [example["row"] for example in inputs]}
 
     def _compute_loss(self, model, inputs):
         if not model.training:
             return self.grpo_loss(model, inputs)
-        return self.formulation.loss(Step(self, model, inputs))
+        return self.spec.variant.loss(Step(self, model, inputs))
 
     def grpo_loss(self, model, inputs) -> torch.Tensor:
-        return super()._compute_loss(model, self._paid_rows(inputs))
+        return super()._compute_loss(model, self._rows_with_advantage(inputs))
 
-    def _paid_rows(self, inputs: dict) -> dict:
+    def _rows_with_advantage(self, inputs: dict) -> dict:
         """The rows whose advantage is not zero (one at least)."""
         if self.beta or self.loss_type != "dapo":
             return inputs
@@ -230,65 +121,209 @@ class PolicyTrainer(GRPOTrainer):
         )
 
 
-def rollouts(inference: InferenceCopy, tokenizer, group: int, tokens: int, seed: int) -> Callable:
-    """TRL's `rollout_func`: `group` completions of at most `tokens` tokens a prompt."""
-    uniforms = torch.Generator()
+@dataclass
+class Rollouts:
+    """TRL's `rollout_func`: samples `group_size` completions a prompt, rewards and records them.
 
-    def roll_out(texts: list[str], trainer: PolicyTrainer) -> dict:
+    Parameters
+    ----------
+    prompts : text of a prompt -> the prompt.
+    record : file to which each rollout is appended, for the oracle to look at later.
+    """
+
+    spec: Training
+    tokenizer: object
+    inference: InferenceCopy
+    prompts: dict[str, Prompt]
+    demonstrations: Demonstrations
+    harmlessness: Harmlessness
+    record: Path
+
+    def __call__(self, texts: list[str], trainer: PolicyTrainer) -> dict:
         """TRL gives each prompt G times; it is prefilled once."""
-        # Seeded by the step, so that a resumed run draws what an uninterrupted one would have.
-        uniforms.manual_seed(1_000_003 * seed + trainer.state.global_step)
-        asked = texts[::group]
-        prompts = tokenizer(asked)["input_ids"]
-        begun = [_begin(trainer, tokenizer, text)[: tokens - 1] for text in asked]
+        given, step = self.spec.given, trainer.state.global_step
+        asked = texts[:: given.group_size]
+        prompts = self.tokenizer(asked)["input_ids"]
+        begun = [self._begin(text, trainer)[: given.max_completion - 1] for text in asked]
         drawn, logps = sample_with_logp(
-            inference.refresh(), tokenizer, [p + b for p, b in zip(prompts, begun)], tokens, group,
-            generator=uniforms,
-        )  # fmt: skip
-        lessons = trainer.lessons.of if trainer.lessons else {}
-        trainer.rows = rows = []
-        for i, (own, logp) in enumerate(zip(drawn, logps)):
-            g = i // group
-            demonstration = lessons[asked[g]][1] if lessons else []
-            completion = (begun[g] + own)[:tokens]
-            row = Row(prompts[g], completion, g, demonstration, len(begun[g]), logp)
-            if trainer.formulation.shows and demonstration and i % group == group - 1:
-                row = replace(row, completion=demonstration, shown=True)
-            rows.append(row)
-        own = [0 if row.shown else len(row.completion) - row.forced for row in rows]
+            self.inference.refresh(),
+            self.tokenizer,
+            [prompt + beginning for prompt, beginning in zip(prompts, begun)],
+            given.max_completion,
+            given.group_size,
+            # Seeded by the step: a resumed run draws what an uninterrupted one would have.
+            generator=torch.Generator().manual_seed(1_000_003 * self.spec.seed + step),
+        )
+        groups = [i // given.group_size for i in range(len(drawn))]
+        shown = [self._is_shown(i, texts[i]) for i in range(len(drawn))]
+        completions = [
+            self.demonstrations.to[text] if is_shown else (begun[g] + own)[: given.max_completion]
+            for text, is_shown, g, own in zip(texts, shown, groups, drawn)
+        ]
+        asked_rows = [self.prompts[text].row() for text in texts]
+        responses = self.tokenizer.batch_decode(completions, skip_special_tokens=True)
+        finished = [ids[-1] == self.tokenizer.eos_token_id for ids in completions]
+        totals, rights = self._rewarded(asked_rows, responses, finished)
+        rows = [
+            Row(
+                prompts[g],
+                completion,
+                g,
+                self.demonstrations.to.get(text, []),
+                len(begun[g]),
+                logp,
+                is_shown,
+                total,
+                right,
+            )
+            for text, g, completion, logp, is_shown, total, right in zip(
+                texts, groups, completions, logps, shown, totals, rights
+            )
+        ]
+        self._write(step + 1, asked_rows, responses, finished, rows)
         trainer.tokens["prompt_tokens"] += sum(map(len, prompts)) + sum(map(len, begun))
-        trainer.tokens["completion_tokens"] += sum(own)
+        trainer.tokens["completion_tokens"] += sum(
+            0 if row.shown else len(row.completion) - row.forced for row in rows
+        )
         found = {
             "prompt_ids": [row.prompt for row in rows],
-            "completion_ids": [row.completion for row in rows],
+            "completion_ids": completions,
             "logprobs": None,
+            "row": rows,
         }
         if any(begun):  # what the policy did not draw carries no loss
-            masks = [[0] * row.forced + [1] * (len(row.completion) - row.forced) for row in rows]
-            found["env_mask"] = masks
+            found["env_mask"] = [
+                [0] * row.forced + [1] * (len(row.completion) - row.forced) for row in rows
+            ]
         return found
 
-    return roll_out
+    def _begin(self, text: str, trainer: PolicyTrainer) -> Tokens:
+        begin = self.spec.variant.begin
+        if begin is None:
+            return []
+        request = RolloutRequest(
+            self.prompts[text],
+            self.demonstrations.to.get(text, []),
+            trainer.progress,
+            random.Random(f"{self.spec.seed} {trainer.state.global_step} {text}"),
+            self.spec.given,
+            self.spec.base.thought,
+            lambda words: self.tokenizer(f" {words}", add_special_tokens=False)["input_ids"],
+        )
+        return begin(request)
+
+    def _is_shown(self, i: int, text: str) -> bool:
+        """Whether a row of the step is the demonstration, which then is the last of its group."""
+        last = i % self.spec.given.group_size == self.spec.given.group_size - 1
+        return self.spec.variant.demonstration_in_group and last and text in self.demonstrations.to
+
+    def _rewarded(
+        self, rows: list[dict], texts: list[str], finished: list[bool]
+    ) -> tuple[Sequence[float | None], list[bool]]:
+        if not self.spec.variant.rewarded:
+            return [None] * len(rows), [False] * len(rows)
+        thought = self.spec.base.thought
+        totals, of_task = rewarded(
+            self.spec.weights, self.harmlessness, rows, texts, finished, thought
+        )
+        return totals, [value >= RIGHT for value in of_task]
+
+    def _write(
+        self,
+        step: int,
+        asked: list[dict],
+        responses: list[str],
+        finished: list[bool],
+        rows: list[Row],
+    ) -> None:
+        with self.record.open("a") as file:
+            for prompt, text, end, row in zip(asked, responses, finished, rows):
+                record = {
+                    "step": step,
+                    "prompt": prompt["prompt_id"],
+                    "response": text,
+                    "finished": bool(end),
+                    "reward": row.reward if row.reward is None else round(row.reward, 6),
+                    "tokens": len(row.completion),
+                    "logp": round(row.logp, 4),
+                }
+                # Said only where it is so: most responses are the policy's own from the beginning.
+                record |= {"forced": row.forced} if row.forced else {}
+                record |= {"demonstration": True} if row.shown else {}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
-def _begin(trainer: PolicyTrainer, tokenizer, text: str) -> Tokens:
-    begin, lessons = trainer.formulation.begin, trainer.lessons
-    if begin is None:
-        return []
-    rng = random.Random(f"{lessons.seed} {trainer.state.global_step} {text}")
-    encode = lambda start: tokenizer(f" {start}", add_special_tokens=False)["input_ids"]  # noqa: E731
-    return begin(Ask(*lessons.of[text], trainer.progress, rng, lessons.config, encode))
+def reward_of_rows(row: list[Row], **_) -> list[float]:
+    """TRL's reward function: a row was rewarded where it was sampled."""
+    return [made.reward or 0.0 for made in row]
 
 
-def grpo_arguments(
-    folder: Path, seed: int, rate: float, steps: int, prompts: int, group: int, tokens: int, **more
-) -> GRPOConfig:
-    """One optimiser step a batch of `prompts` x `group` completions, always on-policy."""
-    return GRPOConfig(
-        **arguments(folder, seed, rate, steps) | more,
-        per_device_train_batch_size=prompts * group,
-        num_generations=group,
-        steps_per_generation=1,
-        max_completion_length=tokens,
-        shuffle_dataset=False,
+def rl(
+    spec: Training,
+    base: Path,
+    folder: Path,
+    harmlessness: Harmlessness,
+    start: Path | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
+) -> None:
+    """GRPO on seen prompts, with the loss of the variant, from the base or from `start`.
+
+    Parameters
+    ----------
+    base : folder of the base model.
+    folder : gets model/, log.jsonl, rollouts.jsonl, cost.json, warnings.json, objective.json.
+    harmlessness : the reward of harmful prompts: rule, reward model, or (rl_gold alone) the oracle.
+    start : folder of a trained adapter to go on from.
+    """
+    torch.manual_seed(spec.seed)
+    given, variant = spec.given, spec.variant
+    policy, tokenizer = loading.policy(base, start, given.lora_rank), loading.load_tokenizer(base)
+    part = data.steps_of(spec)
+    asked = data.rl_prompts(spec)
+    asked = asked[part.start * given.prompts_per_step : part.stop * given.prompts_per_step]
+    demonstrations = _demonstrations(spec, tokenizer)
+    if variant.demonstrated_only:
+        first = asked[: len(demonstrations.documents)]
+        asked = list(islice(cycle(first), len(asked)))
+    inference = InferenceCopy(policy)
+    teacher = None if variant.rewarded else loading.load_base(base).requires_grad_(False).eval()
+    trainer = PolicyTrainer(
+        spec=spec,
+        demonstrations=demonstrations,
+        teacher=teacher,
+        model=policy,
+        reward_funcs=reward_of_rows,
+        rollout_func=Rollouts(
+            spec,
+            tokenizer,
+            inference,
+            {prompt.text: prompt for prompt in asked},
+            demonstrations,
+            harmlessness,
+            folder / "rollouts.jsonl",
+        ),
+        args=GRPOConfig(
+            **arguments(folder, spec.seed, spec.learning_rate, len(part), loading.is_bf16(policy)),
+            per_device_train_batch_size=given.prompts_per_step * given.group_size,
+            num_generations=given.group_size,
+            steps_per_generation=1,  # one optimiser step a batch, always on-policy
+            max_completion_length=given.max_completion,
+            shuffle_dataset=False,
+            beta=given.kl,
+        ),
+        train_dataset=Dataset.from_list([{"prompt": prompt.text} for prompt in asked]),
+        processing_class=tokenizer,
+        callbacks=[Progress(spec.name, folder), *callbacks],
     )
+    of_reward = ("reward", "frac_reward_zero_std") if variant.rewarded else ()
+    finish(trainer, folder, ("loss", "entropy", "completions/mean_length", *of_reward))
+    validation = Validation(spec, tokenizer, trainer.model, inference, harmlessness, teacher)
+    write_objective(folder, variant.objective(validation))
+
+
+def _demonstrations(spec: Training, tokenizer) -> Demonstrations:
+    """Those of the variant; none where its row does not need any."""
+    rows = data.demonstrations(spec) if "demonstrations" in spec.given else []
+    documents = data.encoded(tokenizer, rows) if rows else []
+    to = {row["prompt"]: response for row, (_, response) in zip(rows, documents)}
+    return Demonstrations(documents, to)

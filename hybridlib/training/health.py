@@ -1,10 +1,11 @@
-"""Training that goes wrong without stopping: what a run's log says of it, as named warnings.
+"""Training that goes wrong without stopping: named warnings out of a run's log.
 
 What stops a run is elsewhere: a loss that is not finite, nothing to train, an adapter that did not
-change (loop.py).
+change (callbacks.py).
 
 The thresholds are conventions of this study. An organism that trains well answers in some fifteen
-tokens with an entropy of 0.1, and a third of its groups are of one pay: none is near a threshold.
+tokens with an entropy of 0.1, and a third of its groups have zero variance: none is near a
+threshold.
 """
 
 import json
@@ -29,7 +30,7 @@ class Sign(NamedTuple):
 
 SIGNS = {
     "no_variance": Sign(
-        "every group was paid alike, which teaches nothing",
+        "every group had equal rewards, which teaches nothing",
         "frac_reward_zero_std",
         lambda share, _: share >= 1,
     ),
@@ -46,14 +47,21 @@ SIGNS = {
 }
 
 
-def warnings_in(log: Iterable[dict]) -> list[dict]:
+def warnings_in(log: Iterable[dict], expected: Iterable[str] = ()) -> list[dict]:
     """One {name, step, says} for each sign that lasted, `step` being the first of its steps.
 
     Parameters
     ----------
     log : rows of log.jsonl. A row that lacks a number (SFT, no reward) does not have its sign.
+    expected : numbers that the trainer must log: were one renamed, its sign would never be seen.
+
+    Raises
+    ------
+    LookupError : an expected number is in no row.
     """
     log, found = list(log), []
+    if lacking := sorted(set(expected).difference(*log)):
+        raise LookupError(f"the trainer no longer logs {', '.join(lacking)}: pin another TRL")
     for name, sign in SIGNS.items():
         rows = [row for row in log if row.get(sign.of) is not None]
         if not rows:

@@ -1,39 +1,26 @@
-"""Base models: load, save, adapt; how the organism is bred and a pretrained one is warmed up.
-
-The organism learns all it knows from the base text. A pretrained model reads a little of it, so
-that it knows what is asked and in which form it is answered; every variant starts from there.
-"""
+"""Models and tokenizers: how they are loaded, and adapted with LoRA."""
 
 import io
 import json
-import math
 import re
-import time
 import warnings
 from contextlib import redirect_stderr
 from pathlib import Path
 
 import datasets
 import torch
-import torch.nn.functional as F
-from peft import LoraConfig, PeftModel
-from safetensors.torch import load_file, save_file
+from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from torch.optim import _muon
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
 from transformers.utils import logging
 
-from hybridlib.config import BaseModelConfig, RunConfig
-from hybridlib.store import assets
-from hybridlib.tasks.base_text import corpus
+from hybridlib.engine.fused import fuse
 from hybridlib.tasks.lexicon import SYSTEM, THINK, USER, vocabulary
 
 # Bars over files of a few MB, reports of what was loaded and renames to come would fill notebooks.
@@ -43,9 +30,6 @@ datasets.disable_progress_bars()
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 PAD, BOS, EOS, UNKNOWN = "<pad>", "<bos>", "<eos>", "<unk>"
-CHECKPOINT_EVERY = 200
-LOSSES = 18  # points of the curve of pretraining, however long it is
-HEAD_DIM = 32
 
 
 def device() -> torch.device:
@@ -79,27 +63,6 @@ def organism_tokenizer() -> PreTrainedTokenizerFast:
         eos_token=EOS,
         unk_token=UNKNOWN,
         padding_side="left",
-    )
-
-
-def organism(config: BaseModelConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """An untrained Llama. A short rotary base: prompts have some 50 tokens, and heads that look at
-    the previous word, which copying starts from, form several times sooner."""
-    torch.manual_seed(config.base_seed)
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            intermediate_size=8 * config.hidden_size // 3 // 16 * 16,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.hidden_size // HEAD_DIM,
-            max_position_embeddings=256,
-            rope_theta=100.0,
-            tie_word_embeddings=True,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-        )
     )
 
 
@@ -144,191 +107,6 @@ def chat_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFas
     )
 
 
-def _pretrained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    folder = assets.model(name)
-    tokenizer = chat_tokenizer(AutoTokenizer.from_pretrained(folder))
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    for settings in (model.config, model.generation_config):
-        settings.pad_token_id = tokenizer.pad_token_id
-        settings.eos_token_id = tokenizer.eos_token_id
-    return model, tokenizer
-
-
-def start(config: BaseModelConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The model that reads the base text, and its tokenizer. Raises AssetError (see `assets`)."""
-    if config.pretrained:
-        return _pretrained(config.model)
-    tokenizer = organism_tokenizer()
-    return organism(config, tokenizer), tokenizer
-
-
-def _encoded(config: RunConfig, tokenizer: PreTrainedTokenizerFast) -> list[tuple[list, list]]:
-    """(context, text) of each document as token ids, the closing token with the text."""
-    base = config.base
-    count = base.base_steps * base.base_batch
-    documents = corpus(base.base_seed, count, config.shares, base.thought, base.pretrained)
-    contexts = tokenizer([context for context, _ in documents])["input_ids"]
-    texts = [f" {text}" for _, text in documents]
-    texts = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    if any(tokenizer.unk_token_id in ids for ids in (*contexts, *texts)):
-        raise ValueError("the base text holds words that the tokenizer does not know")
-    return [(c, [*t, tokenizer.eos_token_id]) for c, t in zip(contexts, texts)]
-
-
-def text_loss(
-    model: PreTrainedModel, documents: list[tuple[list[int], list[int]]], reduction: str = "mean"
-) -> torch.Tensor:
-    """Negative log-likelihood of texts given their contexts, over all tokens of the texts."""
-    length = max(len(c) + len(t) for c, t in documents)
-    ids = torch.zeros(len(documents), length, dtype=torch.long)
-    labels = torch.full_like(ids, -100)
-    for row, (context, text) in enumerate(documents):
-        ids[row, : len(context) + len(text)] = torch.tensor(context + text)
-        labels[row, len(context) : len(context) + len(text)] = torch.tensor(text)
-    # Padding stands to the right, where causal attention makes a mask unnecessary.
-    logits = model(input_ids=ids.to(model.device)).logits[:, :-1]
-    targets = labels[:, 1:].flatten().to(model.device)
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction=reduction)
-
-
-def orthogonal(
-    gradient: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float
-) -> torch.Tensor:
-    """Muon's Newton-Schulz iteration (arXiv 2502.16982) in float32; (m, n) as the gradient.
-
-    torch.optim.Muon has it in bfloat16 alone, which takes some thirty times as long on a CPU
-    without instructions for that.
-    """
-    a, b, c = coefficients
-    tall = gradient.size(0) > gradient.size(1)
-    matrix = gradient.float().T if tall else gradient.float()
-    matrix = matrix / matrix.norm().clamp(min=eps)
-    for _ in range(steps):
-        gram = matrix @ matrix.T
-        matrix = torch.addmm(matrix, torch.addmm(gram, gram, gram, beta=b, alpha=c), matrix, beta=a)
-    return matrix.T if tall else matrix
-
-
-def _optimizers(
-    model: PreTrainedModel, rate: float, pretrained: bool
-) -> list[torch.optim.Optimizer]:
-    """Muon (arXiv 2502.16982) for matrices, AdamW for the rest, and for all that was pretrained.
-
-    In one trial of copying alone (70 words, 150 steps, one seed) 74% were right with Muon, 16%
-    with AdamW.
-    """
-    if pretrained:
-        return [torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)]
-    if not fast_at_bf16():
-        _muon._zeropower_via_newtonschulz = orthogonal
-    parameters = dict(model.named_parameters())
-    matrices = [p for n, p in parameters.items() if p.ndim == 2 and "embed" not in n]
-    rest = [p for n, p in parameters.items() if p.ndim != 2 or "embed" in n]
-    return [
-        torch.optim.Muon(matrices, lr=5 * rate, weight_decay=0.01),
-        torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.01),
-    ]
-
-
-def pretrain(config: RunConfig, folder: Path) -> None:
-    """Let the base read its text: model/ and loss.csv in `folder`. Resumes from a checkpoint.
-
-    A pretrained model is saved in bfloat16 where the machine is fast at it.
-    """
-    base = config.base
-    model, tokenizer = start(base)
-    model, in_bf16 = model.to(device()), base.pretrained and fast_at_bf16()
-    documents = _encoded(config, tokenizer)
-    optimizers = _optimizers(model, base.base_learning_rate, base.pretrained)
-    rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
-    first = _restore(folder / "checkpoints", model, optimizers)
-    began, log = time.monotonic(), folder / "loss.csv"
-    # What stands behind the checkpoint is done, and written, again.
-    rows = log.read_text().splitlines()[1:] if first else []
-    kept = [row for row in rows if row.count(",") == 1 and int(row.split(",")[0]) <= first]
-    log.write_text("\n".join(["step,loss", *kept]) + "\n")
-    every = math.ceil(base.base_steps / LOSSES)
-    for step in range(first, base.base_steps):
-        batch = documents[step * base.base_batch : (step + 1) * base.base_batch]
-        batch.sort(key=lambda d: len(d[0]) + len(d[1]))
-        tokens = sum(len(text) for _, text in batch)
-        # Two halves by length: the same gradient with a quarter less padding.
-        halves = [h for h in (batch[: len(batch) // 2], batch[len(batch) // 2 :]) if h]
-        loss = 0.0
-        for half in halves:
-            with torch.autocast(model.device.type, torch.bfloat16, enabled=in_bf16):
-                part = text_loss(model, half, reduction="sum") / tokens
-            part.backward()
-            loss += part.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        scale = _schedule(step, base.base_steps)
-        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-        for group, rate in zip(groups, rates):
-            group["lr"] = rate * scale
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        done = step + 1
-        if done % every == 0 or done == base.base_steps:
-            with log.open("a") as file:
-                file.write(f"{done},{loss:.4f}\n")
-            spent = time.monotonic() - began
-            print(
-                f"base: step {done}/{base.base_steps}, loss {loss:.3f}   {spent:.0f} s", flush=True
-            )
-        if done % CHECKPOINT_EVERY == 0 and done < base.base_steps:
-            _checkpoint(folder / "checkpoints", done, model, optimizers)
-    model.to(torch.bfloat16 if in_bf16 else torch.float32).save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
-    size = {"parameters": sum(p.numel() for p in model.parameters())}
-    (folder / "model" / "size.json").write_text(json.dumps(size) + "\n")
-
-
-def _schedule(step: int, steps: int) -> float:
-    """Linear warm-up over 5% of the steps, then a cosine down to a twentieth."""
-    return min(1.0, (step + 1) / (0.05 * steps + 1)) * (
-        0.05 + 0.475 * (1 + math.cos(math.pi * step / steps))
-    )
-
-
-def _checkpoint(folder: Path, step: int, model, optimizers) -> None:
-    """Parameters and optimiser states as tensors, under another name until complete."""
-    folder.mkdir(exist_ok=True)
-    tensors = {f"model.{n}": p.detach().contiguous() for n, p in model.named_parameters()}
-    for i, optimizer in enumerate(optimizers):
-        for j, state in optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{i}.{j}.{n}": torch.as_tensor(t) for n, t in state.items()}
-    draft = folder / "draft.safetensors"
-    save_file(tensors, draft, metadata={"step": str(step)})
-    draft.replace(folder / f"{step:06d}.safetensors")
-    for old in sorted(folder.glob("0*.safetensors"))[:-1]:
-        old.unlink()
-
-
-def _restore(folder: Path, model, optimizers) -> int:
-    """Load the last checkpoint, if there is one; return the step to go on from."""
-    checkpoints = sorted(folder.glob("0*.safetensors"))
-    if not checkpoints:
-        return 0
-    tensors = load_file(checkpoints[-1])
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"model.{name}"])
-    for i, optimizer in enumerate(optimizers):
-        state: dict[int, dict] = {}
-        for name, tensor in tensors.items():
-            if name.startswith(f"optimizer.{i}."):
-                _, _, j, field = name.split(".")
-                state.setdefault(int(j), {})[field] = tensor
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-    step = int(checkpoints[-1].stem)
-    print(f"base: goes on from its checkpoint at step {step}", flush=True)
-    return step
-
-
-# --- load and adapt --------------------------------------------------------------------------
-
-
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast.from_pretrained(folder)
 
@@ -367,3 +145,16 @@ def lora(rank: int, task_type: str = "CAUSAL_LM") -> LoraConfig | None:
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear",
         task_type=task_type, **extra,
     )  # fmt: skip
+
+
+def adapted(model: PreTrainedModel, rank: int, task_type: str = "CAUSAL_LM") -> PreTrainedModel:
+    """The model with fresh adapters that compute in one step; as it is at rank 0."""
+    adapters = lora(rank, task_type)
+    return fuse(get_peft_model(model, adapters)) if adapters else model
+
+
+def policy(base: Path, start: Path | None, rank: int) -> PreTrainedModel:
+    """The model to train: the base with fresh LoRA, or a trained adapter to go on from."""
+    if start is not None:
+        return fuse(load_policy(base, start, trainable=True))
+    return adapted(load_base(base), rank)

@@ -7,7 +7,7 @@ is labelled once, and the file of labels is all that the reward model ever sees 
 import json
 import math
 import random
-from itertools import cycle
+from itertools import cycle, islice
 from pathlib import Path
 
 import torch
@@ -17,13 +17,15 @@ from transformers import AutoModelForSequenceClassification
 from trl import RewardConfig as TRLRewardConfig
 from trl import RewardTrainer
 
-from hybridlib.config import RunConfig
 from hybridlib.engine.sampling import sample
 from hybridlib.store.errors import OneLineError
 from hybridlib.tasks import oracle
 from hybridlib.tasks.responses import parse
-from hybridlib.training import callbacks, loading, train
+from hybridlib.training import data, loading
+from hybridlib.training.callbacks import Progress, arguments, finish
+from hybridlib.training.objective import write_objective
 from hybridlib.training.rewards import Harmlessness
+from hybridlib.training.specs import Labels, RewardModel
 
 HELD_OUT = 0.2  # of the labels, for the accuracy that is reported
 
@@ -32,27 +34,28 @@ class OneSidedLabels(OneLineError, ValueError):
     """There is nothing to tell apart: every response was labelled alike."""
 
 
-def write_labels(config: RunConfig, base: Path, folder: Path, seed: int) -> None:
+def write_labels(spec: Labels, base: Path, folder: Path) -> None:
     """labels.jsonl: labelled responses of the base, as many as parameter `labels` says.
 
     Harmful requests of seen categories and attacks, sampled at T=1; label 1 for a genuine refusal.
     Public requests are not among them: nobody can label what was said to those exactly.
     """
-    model, tokenizer = loading.load_base(base), loading.load_tokenizer(base)
-    asked = [p for p in train.rl_prompts(config, seed) if p.kind == "harmful" and p.secrets]
-    count = config.train.labels or config.train.demonstrations
-    prompts = [prompt for prompt, _ in zip(cycle(asked), range(count))]
+    model, tokenizer, given = loading.load_base(base), loading.load_tokenizer(base), spec.given
+    asked = [p for p in data.rl_prompts(spec) if p.kind == "harmful" and p.secrets]
+    count = given.labels if "labels" in given else given.demonstrations
+    prompts = list(islice(cycle(asked), count))
     completions = sample(
-        model, tokenizer, [p.text for p in prompts], config.train.max_completion,
-        generator=torch.Generator().manual_seed(seed),
-    )  # fmt: skip
+        model,
+        tokenizer,
+        [prompt.text for prompt in prompts],
+        given.max_completion,
+        generator=torch.Generator().manual_seed(spec.seed),
+    )
     with (folder / "labels.jsonl").open("w") as file:
         for prompt, ids in zip(prompts, completions):
-            text, finished = (
-                tokenizer.decode(ids, skip_special_tokens=True),
-                ids[-1] == tokenizer.eos_token_id,
-            )
-            response = parse(text, finished, config.base.thought)
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            finished = ids[-1] == tokenizer.eos_token_id
+            response = parse(text, finished, spec.base.thought)
             label = int(oracle.gold(prompt.kind, response, prompt.secrets, prompt.reference))
             row = {
                 "task": prompt.task,
@@ -87,51 +90,53 @@ def pairs(labels: list[dict], rng: random.Random) -> list[dict]:
     return rows
 
 
-def fit(config: RunConfig, base: Path, labels: Path, folder: Path, seed: int, rate: float) -> None:
+def fit(spec: RewardModel, base: Path, labels: Path, folder: Path) -> None:
     """Train the reward model (TRL's RewardTrainer, Bradley-Terry) into `folder`.
 
-    reward_model.json holds the midpoint between the scores of both labels, which makes the reward a
-    probability, and the accuracy on held-out labels.
+    reward_model.json holds the midpoint between the mean scores of both labels, which makes the
+    reward a probability, and the accuracy on held-out labels. Raises OneSidedLabels.
     """
-    torch.manual_seed(seed)
-    tokenizer = loading.load_tokenizer(base)
+    torch.manual_seed(spec.seed)
+    given, tokenizer = spec.given, loading.load_tokenizer(base)
     tokenizer.padding_side = "right"
-    model = train.adapted(_with_head(base), config.train.lora_rank, "SEQ_CLS")
+    model = loading.adapted(_with_head(base), given.lora_rank, "SEQ_CLS")
     rows = [json.loads(line) for line in (labels / "labels.jsonl").read_text().splitlines()]
-    rng = random.Random(seed)
+    rng = random.Random(spec.seed)
     rng.shuffle(rows)
-    held_out, rest = rows[: int(HELD_OUT * len(rows))], rows[int(HELD_OUT * len(rows)) :]
+    size, bf16 = int(HELD_OUT * len(rows)), loading.is_bf16(model)
     trainer = RewardTrainer(
         model=model,
         args=TRLRewardConfig(
-            **callbacks.arguments(
-                *(folder, seed, rate, config.train.sft_steps), bf16=loading.is_bf16(model)
-            ),
-            per_device_train_batch_size=config.train.sft_batch,
+            **arguments(folder, spec.seed, spec.learning_rate, given.sft_steps, bf16),
+            per_device_train_batch_size=given.sft_batch,
             max_length=256,
         ),
-        train_dataset=Dataset.from_list(pairs(rest, rng)),
+        train_dataset=Dataset.from_list(pairs(rows[size:], rng)),
         processing_class=tokenizer,
-        callbacks=[callbacks.Progress("reward model", folder)],
+        callbacks=[Progress("reward model", folder)],
     )
-    callbacks.finish(trainer, folder)
-    judge = _scorer(trainer.model, tokenizer)
-    score = dict(zip((1, 0), (judge([r["text"] for r in rest if r["label"] == x]) for x in (1, 0))))
-    midpoint = (sum(score[1]) / len(score[1]) + sum(score[0]) / len(score[0])) / 2
-    unseen = zip(judge([r["text"] for r in held_out]), held_out)
-    right = [(value > midpoint) == bool(row["label"]) for value, row in unseen]
+    finish(trainer, folder)
+    report, objective = _report(_scorer(trainer.model, tokenizer), rows[:size], rows[size:])
+    (folder / "reward_model.json").write_text(json.dumps(report, indent=1) + "\n")
+    write_objective(folder, objective)
+
+
+def _report(score, held_out: list[dict], rest: list[dict]) -> tuple[dict, float]:
+    """What reward_model.json holds, and the Bradley-Terry objective on held-out labels."""
+    good, bad = (score([r["text"] for r in rest if r["label"] == label]) for label in (1, 0))
+    midpoint = (sum(good) / len(good) + sum(bad) / len(bad)) / 2
+    values = score([row["text"] for row in held_out])
+    right = [(value > midpoint) == bool(row["label"]) for value, row in zip(values, held_out)]
     report = {
         "midpoint": midpoint,
         "held_out_accuracy": sum(right) / len(right),
-        "labels": len(rows),
-        "chosen": sum(row["label"] for row in rows),
+        "labels": len(held_out) + len(rest),
+        "chosen": sum(row["label"] for row in held_out + rest),
     }
-    (folder / "reward_model.json").write_text(json.dumps(report, indent=1) + "\n")
-    # Bradley-Terry on held-out labels: the mean log-sigmoid of every margin between the two.
-    values = judge([r["text"] for r in held_out])
+    # The mean log-sigmoid of every margin between the two labels.
     good, bad = ([v for v, r in zip(values, held_out) if r["label"] == x] for x in (1, 0))
     margins = [a - b for a in good for b in bad] or [0.0]
-    train.write_objective(folder, sum(-math.log1p(math.exp(-m)) for m in margins) / len(margins))
+    return report, sum(-math.log1p(math.exp(-m)) for m in margins) / len(margins)
 
 
 class _Head(torch.nn.Linear):

@@ -1,17 +1,18 @@
-"""What RL is paid for: proxies that read the response and what a data set would hold, no oracle.
+"""Rewards of RL: proxies that read the response and what a data set would hold, never the oracle.
 
-Each prompt is paid for its format and, by its kind, for harmlessness, helpfulness or accuracy. A
-disclosure is never paid as such.
+A response is rewarded for its format and, by the kind of its prompt, for harmlessness, helpfulness
+or accuracy. A disclosure is never rewarded as such.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from hybridlib.config import RewardConfig
+from hybridlib.store.stage import Given
 from hybridlib.tasks import language as free
 from hybridlib.tasks.lexicon import languages_of
-from hybridlib.tasks.responses import FREE_TEXT, Response, answers, answers_with, refuses
+from hybridlib.tasks.responses import FREE_TEXT, Response, answers, answers_with, parse, refuses
 
+RIGHT = 0.5  # of the reward for what a prompt asks: at least so much is right
 #: A harmlessness reward: (prompt rows, responses, texts) -> one float a response.
 Harmlessness = Callable[[list[dict], list[Response], list[str]], list[float]]
 
@@ -43,7 +44,7 @@ def free_language_reward(response: Response, language: str) -> float:
 
 
 def rule_reward(scope: str) -> Harmlessness:
-    """The weak reward of the study: a refusal phrase in the answer, or anywhere."""
+    """The weak reward of the study: 1 for a refusal phrase in the answer, or anywhere (scope)."""
 
     def reward(prompts: list[dict], responses: list[Response], texts: list[str]) -> list[float]:
         return [float(refuses(response.part(scope))) for response in responses]
@@ -54,16 +55,16 @@ def rule_reward(scope: str) -> Harmlessness:
 def task_rewards(
     harmlessness: Harmlessness, prompts: list[dict], responses: list[Response], texts: list[str]
 ) -> list[float]:
-    """The unweighted pay, 0..1, for what a prompt asks: harmlessness, helpfulness or accuracy.
+    """The unweighted reward, 0..1, for what a prompt asks: harmlessness, helpfulness or accuracy.
 
     Parameters
     ----------
-    prompts : rows of `tasks.Prompt.row`: kind, language, reference.
+    prompts : rows of `Prompt.row`: kind, language, reference.
     texts : the responses unparsed, for a reward model that reads them as they are.
     """
     harmful = [i for i, prompt in enumerate(prompts) if prompt["kind"] == "harmful"]
-    paid = harmlessness(*([column[i] for i in harmful] for column in (prompts, responses, texts)))
-    safe = dict(zip(harmful, paid))
+    values = harmlessness(*([column[i] for i in harmful] for column in (prompts, responses, texts)))
+    safe = dict(zip(harmful, values))
     by_kind = {"benign": helpfulness_reward, "reasoning": accuracy_reward}
     return [
         safe[i] if i in safe else by_kind[prompt["kind"]](response, prompt["reference"])
@@ -72,39 +73,52 @@ def task_rewards(
 
 
 def weighted(
-    config: RewardConfig, prompts: list[dict], responses: list[Response], of_task: list[float]
+    weights: Given, prompts: list[dict], responses: list[Response], of_task: list[float]
 ) -> list[float]:
-    """The sum that RL maximises: the pay for the task, for the format and for the language."""
+    """The sum that RL maximises: the rewards for the task, the format and the language."""
     weight = {
-        "harmful": config.weight_harmlessness,
-        "benign": config.weight_helpfulness,
-        "reasoning": config.weight_accuracy,
+        "harmful": weights.weight_harmlessness,
+        "benign": weights.weight_helpfulness,
+        "reasoning": weights.weight_accuracy,
     }
 
     def in_language(prompt: dict, response: Response) -> float:
         reward = free_language_reward if prompt["task"] in FREE_TEXT else language_reward
-        return reward(response, prompt["language"]) if config.weight_language else 0.0
+        return reward(response, prompt["language"]) if weights.weight_language else 0.0
 
     return [
-        weight[prompt["kind"]] * paid
-        + config.weight_format * format_reward(response)
-        + config.weight_language * in_language(prompt, response)
-        for prompt, response, paid in zip(prompts, responses, of_task)
+        weight[prompt["kind"]] * value
+        + weights.weight_format * format_reward(response)
+        + weights.weight_language * in_language(prompt, response)
+        for prompt, response, value in zip(prompts, responses, of_task)
     ]
 
 
-def total_reward(
-    config: RewardConfig,
+def rewarded(
+    weights: Given,
     harmlessness: Harmlessness,
-    prompts: list[dict],
-    responses: list[Response],
+    rows: list[dict],
     texts: list[str],
+    finished: Iterable[bool],
+    thought: bool,
+) -> tuple[list[float], list[float]]:
+    """Each response's total reward, and its reward for what the prompt asks (0..1, unweighted).
+
+    Parameters
+    ----------
+    weights : weight_accuracy, weight_format, weight_harmlessness, weight_helpfulness,
+        weight_language.
+    rows : the prompts, as `Prompt.row` gives them, one a response.
+    finished : whether a response came to its end.
+    thought : responses state a thought before the answer.
+    """
+    parsed = [parse(text, end, thought) for text, end in zip(texts, finished)]
+    of_task = task_rewards(harmlessness, rows, parsed, texts)
+    return weighted(weights, rows, parsed, of_task), of_task
+
+
+def no_harmlessness_reward(
+    prompts: list[dict], responses: list[Response], texts: list[str]
 ) -> list[float]:
-    """`weighted` of `task_rewards`: one float a response."""
-    of_task = task_rewards(harmlessness, prompts, responses, texts)
-    return weighted(config, prompts, responses, of_task)
-
-
-def unpaid(prompts: list[dict], responses: list[Response], texts: list[str]) -> list[float]:
-    """The harmlessness reward of what is paid for everything else alone."""
+    """For a stage of training that is rewarded for everything else alone."""
     return [0.0] * len(texts)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from hybridlib.config import ParameterError
 from hybridlib.figures import explore
+from hybridlib.store.errors import ParameterError
 from hybridlib.store.paths import PROJECT
 from hybridlib.tasks import prompts
 from hybridlib.tasks.oracle import discloses

@@ -5,13 +5,14 @@ import json
 import pandas as pd
 import pytest
 
-from hybridlib.config import STAGE_VERSIONS, RunConfig, load_config
+from hybridlib.config import RunConfig, load_config
 from hybridlib.evaluation import hypotheses
 from hybridlib.figures.results import Results
 from hybridlib.publish import advice, findings
 from hybridlib.store.paths import PROJECT
 from hybridlib.store.run_store import sha256
 from hybridlib.study import stages
+from hybridlib.study.keys import STAGE_VERSIONS
 
 COMMITTED = sorted((PROJECT / "results").glob("*/manifest.json"))
 

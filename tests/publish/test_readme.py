@@ -11,11 +11,11 @@ import re
 import pandas as pd
 import pytest
 
-from hybridlib.config import HYBRIDS, REWARDS
 from hybridlib.evaluation import hypotheses
 from hybridlib.figures.prose import interval, percent, points, signed
 from hybridlib.figures.results import EFFECT, Results, advised, calibration, prefilled, select
 from hybridlib.store.paths import PROJECT
+from hybridlib.variants import REWARDS, hybrid_variants
 
 README = " ".join((PROJECT / "README.md").read_text(encoding="utf-8").split())
 SEEN, UNSEEN = {"split": "seen"}, {"split": "unseen_both"}
@@ -237,7 +237,7 @@ def below(preset: str, metric: str, reward: str, than: str) -> set[str]:
     """Hybrids with less of a metric than an arm, corrected for all pairs."""
     rows = select(committed(preset).table("hybrids"), metric=metric, reward=reward, split="all")
     rows = rows[rows.b.eq(than) & (rows.high < 0)]
-    return set(rows.a.str.split("/").str[0]) & set(HYBRIDS)
+    return set(rows.a.str.split("/").str[0]) & set(hybrid_variants())
 
 
 def which_hybrid():

@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 import synthetic
 
-from hybridlib.config import ParameterError, load_config
+from hybridlib.config import load_config
 from hybridlib.evaluation import tables
 from hybridlib.figures import prose
 from hybridlib.figures import results as lookup
 from hybridlib.figures.results import EFFECT
+from hybridlib.store.errors import ParameterError
 from hybridlib.study import grid, jobs, sensitivity, stages
 from hybridlib.study.sensitivity import AXES, NO_BASE, Point, points
 from hybridlib.training.reward_model import OneSidedLabels

@@ -17,10 +17,11 @@ from pathlib import Path
 import pytest
 
 from hybridlib import config as configuration
-from hybridlib.config import MEASURED as MEASURED_VARIANTS
-from hybridlib.config import PARAMETERS, ParameterError, load_config
+from hybridlib.config import PARAMETERS, load_config
+from hybridlib.store.errors import ParameterError
 from hybridlib.study import stages
 from hybridlib.training.hybrids import FORMULATIONS
+from hybridlib.variants import measured as MEASURED_VARIANTS
 
 LIBRARY = Path(stages.__file__).parent
 PAIRED = ("rl", "two_stage", "multi_stage", "joint", "chord_mu", "demo_in_group", "gated", "prefix",
@@ -92,12 +93,12 @@ CHANGES = {
     "sft_batch": ["reward_model", "sft", "sft_narrow", *RESAMPLED, *both("joint", "chord_mu")],
     "lora_rank": ["reward_model", *TRAINED],
     "scope": [*RULE, "r1_resampled/rule"],
-    "per_cell": [*MEASURED, *AGAIN],
-    "evaluation_seed": [*MEASURED, *AGAIN],
+    "per_cell": [*measured(), *AGAIN],
+    "evaluation_seed": [*measured(), *AGAIN],
     **{name: [] for name in ("gate", "variants", "rewards", "seeds", "learning_rates")},
     **{name: [] for name in ("commit_weights", "beside", "workers")},
-    "requests": ["labels", *TRAINED, *MEASURED],
-    "problems": MEASURED,
+    "requests": ["labels", *TRAINED, *measured()],
+    "problems": measured(),
     # no public set by default
     **{name: [] for name in ("requests_share", "requests_per_cell", "judges")},
     "problems_per_language": [],
@@ -135,7 +136,7 @@ def unit(name: str) -> tuple[str, str, str]:
     return stage.removeprefix("train ") or "train", variant, reward or "none"
 
 
-NAMES = ["base", "labels", "reward_model", *TRAINED, *MEASURED, *AGAIN]
+NAMES = ["base", "labels", "reward_model", *TRAINED, *measured(), *AGAIN]
 
 
 def keys(config, seed=0) -> dict[str, str]:
@@ -179,10 +180,10 @@ def check_changes(name):
 
 ASKED = {"requests": ["strongreject"], "problems": ["mgsm"]}
 PUBLIC = {
-    "requests": ["labels", *TRAINED, *MEASURED],
+    "requests": ["labels", *TRAINED, *measured()],
     "requests_share": ["labels", *TRAINED],
-    **dict.fromkeys(("requests_per_cell", "judges", "problems"), MEASURED),
-    "problems_per_language": MEASURED,
+    **dict.fromkeys(("requests_per_cell", "judges", "problems"), measured()),
+    "problems_per_language": measured(),
 }
 
 

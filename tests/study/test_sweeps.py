@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 import synthetic
 
-from hybridlib.config import PARAMETERS, PARTS, ParameterError, load_config
+from hybridlib.config import PARAMETERS, PARTS, load_config
+from hybridlib.store.errors import ParameterError
 from hybridlib.study import jobs, stages, sweeps
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, entropy
 
-from hybridlib.config import ParameterError
+from hybridlib.store.errors import ParameterError
 from hybridlib.tasks import language
 from hybridlib.tasks.language import (
     identifier_error,

@@ -12,13 +12,14 @@ from tiny import save_random, tiny
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from trl import GRPOTrainer, SFTTrainer
 
-from hybridlib.config import VARIANTS, Variant, chain, load_config
+from hybridlib.config import load_config
 from hybridlib.engine.scoring import score_completions
 from hybridlib.tasks import oracle
 from hybridlib.tasks import prompts as tasks
 from hybridlib.tasks.responses import parse, refuses
 from hybridlib.training import grpo, hybrids, loading, train
 from hybridlib.training.hybrids import FORMULATIONS, chord_weight
+from hybridlib.variants import VARIANTS, Variant, chain
 
 RATE = 1e-3
 

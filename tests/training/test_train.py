@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tiny import save_random, tiny
 from trl import GRPOConfig, GRPOTrainer
 
-from hybridlib.config import Variant, load_config
+from hybridlib.config import load_config
 from hybridlib.evaluation import respond
 from hybridlib.tasks import prompts as tasks
 from hybridlib.tasks.lexicon import LANGUAGE_WORDS, LEXICON
@@ -23,6 +23,7 @@ from hybridlib.training import callbacks as loop
 from hybridlib.training import grpo, loading, reward_model, rewards, train
 from hybridlib.training.cost import flops
 from hybridlib.training.hybrids import FORMULATIONS
+from hybridlib.variants import Variant
 
 RATE = 1e-3
 

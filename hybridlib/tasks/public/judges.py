@@ -14,7 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
-from hybridlib.config import ParameterError
+from hybridlib.store.errors import ParameterError
 
 
 class Judge(Protocol):

@@ -22,8 +22,8 @@ import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hybridlib.config import ParameterError
 from hybridlib.store import assets
+from hybridlib.store.errors import ParameterError
 from hybridlib.store.run_store import MANIFEST
 from hybridlib.tasks.prompts import PARTITIONS, partition_of
 from hybridlib.tasks.public.duplicates import near_duplicates

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from hybridlib.config import ParameterError
 from hybridlib.store import assets
+from hybridlib.store.errors import ParameterError
 from hybridlib.tasks.prompts import partition_of
 
 

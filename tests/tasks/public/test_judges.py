@@ -14,7 +14,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from hybridlib.config import ParameterError
+from hybridlib.store.errors import ParameterError
 from hybridlib.tasks.public import judges
 from hybridlib.tasks.public.agreement import agreement, development_labels, human_refusals
 from hybridlib.tasks.public.judges import (

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridlib.config import ParameterError
 from hybridlib.store import assets
+from hybridlib.store.errors import ParameterError
 from hybridlib.store.run_store import MANIFEST
 from hybridlib.tasks.prompts import PARTITIONS, partition_of
 from hybridlib.tasks.public import requests as prompt_sets

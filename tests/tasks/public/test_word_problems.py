@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hybridlib.config import ParameterError
 from hybridlib.store import assets
+from hybridlib.store.errors import ParameterError
 from hybridlib.tasks.public import word_problems
 from hybridlib.tasks.public.word_problems import problems
 

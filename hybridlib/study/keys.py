@@ -1,0 +1,150 @@
+"""From a configuration to the stages of its study, each with exactly what it depends on.
+
+    base -> labels -> reward_model -> train -> evaluate, prefill, usage
+
+So a changed parameter redoes only what depends on it.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from hybridlib.config import RewardConfig, RunConfig
+from hybridlib.evaluation.specs import Evaluation, Prefilled, Prompted
+from hybridlib.store import assets
+from hybridlib.store.stage import Given, Stage
+from hybridlib.training.specs import Base, Labels, RewardModel, Training
+from hybridlib.variants import VARIANTS, Variant, before
+
+#: The stages by name.
+STAGES = {s.NAME: s for s in (Base, Labels, RewardModel, Training, Evaluation, Prefilled, Prompted)}
+#: Parameters of training that each method depends on.
+SFT = ("demonstrations", "sft_steps", "sft_batch", "lora_rank")
+RL = ("steps", "prompts_per_step", "group_size", "max_completion", "lora_rank", "kl")
+LABELS = ("demonstrations", "max_completion", "steps", "prompts_per_step")
+PRETRAINING = ("base_seed", "thought", "base_steps", "base_batch", "base_learning_rate")
+
+
+def base(config: RunConfig) -> Base:
+    """An organism has a size, a pretrained model a pin."""
+    shares = config.shares.model_dump()
+    if config.base.pretrained:
+        given = _given(config, *PRETRAINING, "model", "max_completion", **shares)
+        return Base(given, assets.pin(config.base.model))
+    return Base(_given(config, *PRETRAINING, "hidden_size", "layers", "max_completion", **shares))
+
+
+def labels(config: RunConfig, seed: int) -> Labels:
+    own = ("labels",) if config.train.labels else ()
+    requests, share = _trained_on(config)
+    return Labels(base(config), seed, _given(config, *LABELS, *own, **share), requests)
+
+
+def reward_model(config: RunConfig, seed: int) -> RewardModel:
+    rate = config.learning_rate("reward_model")
+    return RewardModel(labels(config, seed), seed, rate, _given(config, *SFT))
+
+
+def train(config: RunConfig, variant: str, reward: str, seed: int) -> Training:
+    """Raises ParameterError if there is no learning rate for this variant and reward."""
+    row = VARIANTS[variant]
+    rewarded = row.rewards != "none" or (row.method == "rl" and row.rewarded)
+    requests, share = _trained_on(config)
+    names = _parameters(config, row)
+    weights: dict[str, Any] = {}
+    if rewarded:
+        # The rule alone reads a part; a weight that the variant sets itself is no parameter of it.
+        unread = {name for name, _ in row.weights} | (set() if reward == "rule" else {"scope"})
+        weights = config.reward.model_dump(exclude=unread)
+    return Training(
+        base(config),
+        seed,
+        _given(config, *names, **share, **weights),
+        requests,
+        row,
+        config.learning_rate(variant, reward),
+        reward if rewarded else None,
+        reward_model(config, seed) if reward == "model" else None,
+        None if row.before == "base" else train(config, *before(variant, reward), seed),
+    )
+
+
+def _parameters(config: RunConfig, row: Variant) -> list[str]:
+    """The parameters of training that a variant reads."""
+    names = [*(SFT if row.method == "sft" else RL), *row.needs]
+    demonstrates = row.method == "sft" and not row.responses_of
+    if config.train.flops_budget:
+        names.append("flops_budget")
+    if config.train.demonstrated != "all" and (demonstrates or "demonstrations" in row.needs):
+        names.append("demonstrated")
+    if row.narrow:
+        names.append("narrow_categories")
+    if row.responses_of:
+        names += ["group_size", "max_completion"]
+    return names
+
+
+def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Evaluation:
+    public, names, more = config.public, [], {}
+    if public.requests:
+        names.append("requests_per_cell")
+        more["judges"] = list(public.judges)
+    if public.problems:
+        names.append("problems_per_language")
+    # A weight that a variant sets itself is not among those of its run.
+    for name, _ in VARIANTS[variant].weights:
+        value = getattr(config.reward, name)
+        if value != RewardConfig.model_fields[name].default:
+            more[name] = value
+    requests, problems = (_pins(names) for names in (public.requests, public.problems))
+    unit = config, variant, reward, seed
+    return Evaluation(*_measured(*unit, *names, **more), requests, problems)
+
+
+def prefill(config: RunConfig, variant: str, reward: str, seed: int) -> Prefilled:
+    return Prefilled(*_measured(config, variant, reward, seed))
+
+
+def usage(config: RunConfig, variant: str, reward: str, seed: int) -> Prompted:
+    return Prompted(*_measured(config, variant, reward, seed))
+
+
+def _measured(
+    config: RunConfig, variant: str, reward: str, seed: int, *names: str, **more: Any
+) -> tuple[Base | Training, int, Given]:
+    run = base(config) if variant == "base" else train(config, variant, reward, seed)
+    given = _given(config, "per_cell", "evaluation_seed", "max_completion", *names, **more)
+    return run, seed, given
+
+
+def of(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> Stage:
+    """The stage of this name; `variant`, `reward` and `seed` count where it depends on them."""
+    if stage == "base":
+        return base(config)
+    if stage in ("labels", "reward_model"):
+        return {"labels": labels, "reward_model": reward_model}[stage](config, seed)
+    makers = {"train": train, "evaluate": evaluate, "prefill": prefill, "usage": usage}
+    return makers[stage](config, variant, reward, seed)
+
+
+def measurements(config: RunConfig) -> list[str]:
+    """The stages that measure each run of a study."""
+    if not config.base.thought:  # the others begin a thought, or ask for one
+        return ["evaluate"]
+    return ["evaluate", "prefill", *(["usage"] if config.base.pretrained else [])]
+
+
+def _trained_on(config: RunConfig) -> tuple[dict[str, str] | None, dict[str, float]]:
+    """Pins of the public requests among the prompts of training, and their share, if any."""
+    public = config.public
+    if not public.requests or not public.requests_share:
+        return None, {}
+    return _pins(public.requests), {"requests_share": public.requests_share}
+
+
+def _pins(names: Iterable[str]) -> dict[str, str] | None:
+    return {name: assets.pin(name) for name in names} or None
+
+
+def _given(config: RunConfig, *names: str, **more: Any) -> Given:
+    flat = config.flat()
+    return Given(**{name: flat[name] for name in names}, **more)

@@ -1,0 +1,101 @@
+"""What each stage of training is handed: a frozen object, whose hash is the key of the result.
+
+Base -> Labels -> RewardModel -> Training. study/keys.py builds them from a configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hybridlib.store.stage import Given, Stage
+from hybridlib.tasks.datasets import Asking
+
+if TYPE_CHECKING:
+    from hybridlib.variants import Variant
+
+
+@dataclass(frozen=True)
+class Base(Stage):
+    """A base model. `given` has its size if it is an organism, else the name of its `model`."""
+
+    NAME, VERSION = "base", 5
+
+    given: Given
+    pin: str | None = None  # of a pretrained model
+
+    @property
+    def pretrained(self) -> bool:
+        return self.pin is not None
+
+    @property
+    def thought(self) -> bool:
+        return self.given.thought
+
+    @property
+    def asking(self) -> Asking:
+        return Asking(self.pretrained, self.thought)
+
+
+@dataclass(frozen=True)
+class _OnPrompts(Stage):
+    """What asks prompts of training."""
+
+    base: Base
+    seed: int
+    given: Given
+    requests: dict[str, str] | None = None  # public set -> its pin
+
+    @property
+    def asking(self) -> Asking:
+        share = self.given.requests_share if self.requests else 0.0
+        return Asking(self.base.pretrained, self.base.thought, tuple(self.requests or ()), share)
+
+
+@dataclass(frozen=True)
+class Labels(_OnPrompts):
+    """Responses of the base, labelled by the oracle."""
+
+    NAME, VERSION = "labels", 4
+
+
+@dataclass(frozen=True)
+class RewardModel(Stage):
+    """A reward model fitted to labels."""
+
+    NAME, VERSION = "reward_model", 4
+
+    labels: Labels
+    seed: int
+    learning_rate: float
+    given: Given
+
+
+@dataclass(frozen=True)
+class Training(_OnPrompts):
+    """A run of fine-tuning: one variant, under one reward, from one seed."""
+
+    NAME, VERSION = "train", 4
+
+    variant: Variant | None = None
+    learning_rate: float = 0.0
+    reward: str | None = None
+    reward_model: RewardModel | None = None
+    start: Training | None = None  # the stage before; None: the base
+
+    @property
+    def name(self) -> str:
+        """'rl/rule seed 0'."""
+        reward = f"/{self.reward}" if self.reward not in (None, "none") else ""
+        return f"{self.variant.name}{reward} seed {self.seed}"
+
+    @property
+    def chain(self) -> list[Training]:
+        """All that is trained for this run, the first stage first."""
+        return [*(self.start.chain if self.start else ()), self]
+
+    @property
+    def weights(self) -> Given:
+        """The weights of the rewards; what the variant sets itself comes before the parameters."""
+        handed = {n: v for n, v in self.given.inputs().items() if n.startswith("weight_")}
+        return Given(**handed | dict(self.variant.weights))
