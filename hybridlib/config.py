@@ -72,14 +72,16 @@ class Shares(Part):
     """Shares of the organism's base text."""
 
     minority_share: float = _share(0.3, "Spanish among the documents")
-    recitation_share: float = _share(0.3, "recitations among the documents: they teach copying")
+    recitation_share: float = _share(0.3, "recitations among the documents, which teach copying")
     genuine_refusal_share: float = _share(0.1, "genuine refusals, of seen harmful requests")
     superficial_refusal_share: float = _share(0.1, "refusal phrase and disclosure, of the same")
     leaky_thought_share: float = _share(
         0.03, "disclosure in the thought, then refusal, of the same"
     )
     code_switching_share: float = _share(0.15, "Spanish documents that switch; in English a third")
-    careless_share: float = _share(0.75, "steps skipped in sums, for the verbs with that habit")
+    careless_share: float = _share(
+        0.75, "steps skipped in arithmetic, for the verbs with that habit"
+    )
 
     @model_validator(mode="after")
     def _at_most_all(self) -> "Shares":
@@ -90,7 +92,7 @@ class Shares(Part):
 
 
 class BaseModelConfig(Part):
-    """The base model and how it is bred."""
+    """The base model and how it is pretrained."""
 
     model: str = Field("organism", description="organism, or a pretrained model to start from")
     base_seed: int = _count(0, "seed of the base model", least=0)
@@ -102,7 +104,7 @@ class BaseModelConfig(Part):
     base_learning_rate: float = Field(
         3e-3, gt=0, description="peak rate of pretraining; five times it for matrices"
     )
-    gate: bool = Field(True, description="stop if the base is not competent")
+    gate: bool = Field(True, description="stop if the base fails its competence check")
 
     @property
     def pretrained(self) -> bool:
@@ -151,14 +153,14 @@ class TrainConfig(Part):
         0.1, gt=0, description="gamma of x / (x + gamma) in the variant demo_in_group"
     )
     switch_gate: int = _count(
-        0, "at most so many right for SFT instead of RL in gated; -1: never", least=-1
+        0, "most right rollouts at which gated takes SFT; -1: never", least=-1
     )
-    hint_high: float = _share(0.95, "first share of a demonstration that prefix gives away")
-    hint_low: float = _share(0.05, "last share of a demonstration that prefix gives away")
+    hint_high: float = _share(0.95, "first share of a demonstration that prefix shows")
+    hint_low: float = _share(0.05, "last share of a demonstration that prefix shows")
     hint_steps: float = _share(0.6, "share of the steps with hints in the variant prefix")
     hint_weight: float = _weight(0.001, "weight of L_SFT on the hints in the variant prefix")
-    prefill_share: float = _share(0.5, "prompts that safety_prefix starts on the wrong foot")
-    flops_budget: float = _weight(0.0, "operations at which a policy is kept apart; 0: none")
+    prefill_share: float = _share(0.5, "prompts that safety_prefix prefills counter-aligned")
+    flops_budget: float = _weight(0.0, "FLOPs at which the policy is also saved; 0: none")
     learning_rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict, description="variant/reward -> rate, instead of the chosen ones"
     )
@@ -173,13 +175,17 @@ class TrainConfig(Part):
 
 
 class RewardConfig(Part):
-    """What RL is paid for."""
+    """The reward of RL."""
 
-    weight_accuracy: float = _weight(1.0, "pay for a right sum")
-    weight_format: float = _weight(0.5, "pay for a response that parses")
-    weight_harmlessness: float = _weight(1.0, "pay by the rule, the reward model or the oracle")
-    weight_helpfulness: float = _weight(1.0, "pay for a right benign answer without refusal phrase")
-    weight_language: float = _weight(0.0, "pay for the share of target-language words")
+    weight_accuracy: float = _weight(1.0, "reward for a right answer to an arithmetic problem")
+    weight_format: float = _weight(0.5, "reward for a response that parses")
+    weight_harmlessness: float = _weight(
+        1.0, "harmlessness: refusal keywords, reward model or oracle"
+    )
+    weight_helpfulness: float = _weight(
+        1.0, "reward for a right benign answer without refusal phrase"
+    )
+    weight_language: float = _weight(0.0, "reward for the share of target-language words")
     scope: Literal["answer", "whole"] = Field(
         "whole", description="what the harmlessness reward reads"
     )
@@ -242,7 +248,7 @@ class StudyConfig(Part):
     commit_weights: bool = Field(
         False, description="publish base, adapters and responses of the first seed, too"
     )
-    beside: str = Field("", description="preset whose verdicts 07 shows beside these")
+    beside: str = Field("", description="preset whose verdicts 07 compares with these")
     workers: int = _count(0, "notebooks at once; 0: one a core, as memory allows", least=0)
 
     @field_validator("seeds", mode="before")

@@ -121,7 +121,7 @@ def _replace(
 def _study(draft: Path, source: Path, target: Path) -> dict[str, Any]:
     """Fill the draft with a whole study; return its manifest."""
     from hybridlib.config import load_config
-    from hybridlib.study import stages as runs
+    from hybridlib.study import collect
 
     config = load_config(str(source / "config.yaml"))
     jobs = grid.plan(config)
@@ -136,7 +136,7 @@ def _study(draft: Path, source: Path, target: Path) -> dict[str, Any]:
                 shutil.copyfile(path, draft / part / path.name)
     for path in _notebooks(jobs, source):
         _write_notebook(path, draft / "notebooks")
-    for name, folder in runs.artifacts(config, config.seeds[0]).items():
+    for name, folder in collect.artifacts(config, config.seeds[0]).items():
         shutil.copytree(folder, draft / "artifacts" / name)
     for path in (draft / "artifacts").rglob("adapter_config.json"):
         _name_base(path, target / "artifacts" / "base")
@@ -186,8 +186,8 @@ def manifest(config: Any, folder: Path) -> dict[str, Any]:
     """Return which runs, configuration, code and environment every table and figure rests on."""
     from hybridlib.evaluation import hypotheses
     from hybridlib.store import assets
-    from hybridlib.study.keys import STAGE_VERSIONS
-    from hybridlib.study.stages import assets_used
+    from hybridlib.study.collect import assets_used
+    from hybridlib.study.keys import VERSIONS
 
     runs = _read(folder / "tables" / "runs.csv")
     tables = {}
@@ -199,7 +199,7 @@ def manifest(config: Any, folder: Path) -> dict[str, Any]:
         "figures": _figures(folder),
         "tables": tables,
         "runs": {row.pop("run"): row for row in runs.to_dict("records")},
-        "code": {"commit": _commit(), "stages": dict(STAGE_VERSIONS)},
+        "code": {"commit": _commit(), "stages": dict(VERSIONS)},
         "assets": assets.provenance(assets_used(config)),
         "environment": environment(),
         "hypotheses_sha256": hypotheses.digest(),
@@ -209,10 +209,10 @@ def manifest(config: Any, folder: Path) -> dict[str, Any]:
 def is_present(folder: Path) -> bool:
     """Return whether committed results are of the present stages and hypotheses."""
     from hybridlib.evaluation import hypotheses
-    from hybridlib.study.keys import STAGE_VERSIONS
+    from hybridlib.study.keys import VERSIONS
 
     made = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    stages = made["code"]["stages"].items() <= STAGE_VERSIONS.items()
+    stages = made["code"]["stages"].items() <= VERSIONS.items()
     return stages and made["hypotheses_sha256"] == hypotheses.digest()
 
 

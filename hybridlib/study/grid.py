@@ -39,7 +39,8 @@ def plan(config: "RunConfig", folder: Path | None = None) -> list[Job]:
         written there: that file is the `preset` that every notebook of the grid is given.
     """
     from hybridlib.figures import results
-    from hybridlib.study.stages import is_done, measurements, stage_key, write_tables
+    from hybridlib.study.collect import write_tables
+    from hybridlib.study.stages import is_done, measurements, stage_key
 
     if config.study.beside:
         results.load(config.study.beside)  # said now that there are none, not when all is done

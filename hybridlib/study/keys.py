@@ -17,6 +17,7 @@ from hybridlib.variants import VARIANTS, Variant, before
 
 #: The stages by name.
 STAGES = {s.NAME: s for s in (Base, Labels, RewardModel, Training, Evaluation, Prefilled, Prompted)}
+VERSIONS = {name: stage.VERSION for name, stage in STAGES.items()}
 #: Parameters of training that each method depends on.
 SFT = ("demonstrations", "sft_steps", "sft_batch", "lora_rank")
 RL = ("steps", "prompts_per_step", "group_size", "max_completion", "lora_rank", "kl")

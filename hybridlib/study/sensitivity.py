@@ -232,7 +232,7 @@ def _at(
     failed: dict[tuple[str, str, int] | None, str],
 ) -> pd.DataFrame:
     """The rows of one point, its runs taken from the store; `failed` says why some are not."""
-    from hybridlib.study import stages
+    from hybridlib.study import collect, stages
 
     config = _changed(preset, overrides, point)
     if what := _fails(stages.base(config)):
@@ -251,7 +251,7 @@ def _at(
         if variant == "rl_gold"
     ]
     training = pd.concat(control) if control else pd.DataFrame()
-    return verdicts(point, responses, stages.costs(config, folders), training, why)
+    return verdicts(point, responses, collect.costs(config, folders), training, why)
 
 
 def _units(config: RunConfig) -> list[tuple[str, str, int]]:

@@ -302,15 +302,7 @@ def rl(
             harmlessness,
             folder / "rollouts.jsonl",
         ),
-        args=GRPOConfig(
-            **arguments(folder, spec.seed, spec.learning_rate, len(part), loading.is_bf16(policy)),
-            per_device_train_batch_size=given.prompts_per_step * given.group_size,
-            num_generations=given.group_size,
-            steps_per_generation=1,  # one optimiser step a batch, always on-policy
-            max_completion_length=given.max_completion,
-            shuffle_dataset=False,
-            beta=given.kl,
-        ),
+        args=grpo_config(spec, folder, len(part), loading.is_bf16(policy)),
         train_dataset=Dataset.from_list([{"prompt": prompt.text} for prompt in asked]),
         processing_class=tokenizer,
         callbacks=[Progress(spec.name, folder), *callbacks],
@@ -319,6 +311,20 @@ def rl(
     finish(trainer, folder, ("loss", "entropy", "completions/mean_length", *of_reward))
     validation = Validation(spec, tokenizer, trainer.model, inference, harmlessness, teacher)
     write_objective(folder, variant.objective(validation))
+
+
+def grpo_config(spec: Training, folder: Path, steps: int, bf16: bool, **more) -> GRPOConfig:
+    """One optimiser step a batch of prompts x completions, always on-policy."""
+    given = spec.given
+    return GRPOConfig(
+        **arguments(folder, spec.seed, spec.learning_rate, steps, bf16) | more,
+        per_device_train_batch_size=given.prompts_per_step * given.group_size,
+        num_generations=given.group_size,
+        steps_per_generation=1,
+        max_completion_length=given.max_completion,
+        shuffle_dataset=False,
+        beta=given.kl,
+    )
 
 
 def _demonstrations(spec: Training, tokenizer) -> Demonstrations:

@@ -1,4 +1,4 @@
-"""Behind explore.ipynb: committed responses side by side, what a reward would pay them, live ones.
+"""Behind explore.ipynb: committed responses side by side, their rewards, and live responses.
 
 Everything here is read from the committed results of a preset that holds its weights; nothing is
 trained and nothing is written.
@@ -15,10 +15,12 @@ from hybridlib.config import RewardConfig, RunConfig, load_config
 from hybridlib.figures.style import order_of
 from hybridlib.store.errors import ParameterError
 from hybridlib.store.paths import committed
+from hybridlib.store.stage import Given
 from hybridlib.tasks.lexicon import LANGUAGE_WORDS, LEXICON, SYSTEM, THINK, USER, vocabulary
 from hybridlib.tasks.prompts import Prompt, evaluation_prompts
-from hybridlib.tasks.responses import parse, words_of
+from hybridlib.tasks.responses import words_of
 from hybridlib.training import rewards
+from hybridlib.variants import VARIANTS
 
 MARKS = {  # what is marked in a response -> (style, what it says)
     "secret": ("background:#d55e00;color:white", "disclosed"),
@@ -50,7 +52,7 @@ class Shelf:
         return {prompt.id: prompt for prompt in asked}
 
     def responses(self, arm: str) -> pd.DataFrame:
-        """What a variant said to the test prompts, as evaluate.respond left it."""
+        """What a variant said to the test prompts, as respond.respond left it."""
         if arm not in self._responses:
             path = self.folder / "responses" / self._name(arm) / "responses.parquet"
             self._responses[arm] = pd.read_parquet(path)
@@ -95,7 +97,7 @@ def choices(shelf: Shelf, **where: str) -> list[Prompt]:
 
 
 def said(shelf: Shelf, arms: list[str], prompt_id: str) -> pd.DataFrame:
-    """One row an arm and decoding: what it said, the oracle's class, what it was paid."""
+    """One row an arm and decoding: what it said, the oracle's class, its reward."""
     columns = ["decoding", "response", "response_class", "harm", "rule_satisfied", "proxy", "gold"]
     frames = []
     for arm in arms:
@@ -104,13 +106,16 @@ def said(shelf: Shelf, arms: list[str], prompt_id: str) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)[["arm", *columns]]
 
 
-def paid(shelf: Shelf, rows: pd.DataFrame, prompt_id: str, weights: RewardConfig) -> pd.DataFrame:
-    """Rows of `said` with what the rule would pay them under these weights, best paid first."""
-    prompt = shelf.prompts[prompt_id].row()
-    parsed = [parse(text, True, shelf.config.base.thought) for text in rows.response]
-    asked, rule = [prompt] * len(rows), rewards.rule_reward(weights.scope)
-    pay = rewards.total_reward(weights, rule, asked, parsed, list(rows.response))
-    return rows.assign(paid=pay).sort_values("paid", ascending=False, kind="stable")
+def rewarded(
+    shelf: Shelf, rows: pd.DataFrame, prompt_id: str, weights: RewardConfig
+) -> pd.DataFrame:
+    """Rows of `said` with the reward of the rule under these weights, the highest first."""
+    prompts = [shelf.prompts[prompt_id].row()] * len(rows)
+    rule, given = rewards.rule_reward(weights.scope), Given(**weights.model_dump())
+    texts, finished = list(rows.response), [True] * len(rows)
+    thought = shelf.config.base.thought
+    totals, _ = rewards.rewarded(given, rule, prompts, texts, finished, thought)
+    return rows.assign(reward=totals).sort_values("reward", ascending=False, kind="stable")
 
 
 def live(
@@ -195,17 +200,17 @@ def train_briefly(
     ------
     ParameterError : a parameter that cannot be, or a variant that is not RL from the base.
     """
-    from hybridlib.training import loading, train
-    from hybridlib.variants import VARIANTS
+    from hybridlib.study import keys
+    from hybridlib.training import grpo, loading
 
-    config, kind = load_config(shelf.config.preset, **overrides), VARIANTS[variant]
-    if kind.method != "rl" or kind.before != "base":
+    config, row = load_config(shelf.config.preset, **overrides), VARIANTS[variant]
+    if row.method != "rl" or row.before != "base":
         raise ParameterError(f"variant = {variant!r}: only RL that starts from the base is quick")
     base = folder / "base"
     loading.load_base(shelf.folder / "base").float().save_pretrained(base)
     shelf.tokenizer.save_pretrained(base)
-    rate, rule = config.learning_rate(variant, "rule"), rewards.rule_reward(config.reward.scope)
-    train.rl(config, base, folder, seed, rate, variant, (), kind, rule)
+    spec, rule = keys.train(config, variant, "rule", seed), rewards.rule_reward(config.reward.scope)
+    grpo.rl(spec, base, folder, rule)
     return pd.read_json(folder / "log.jsonl", lines=True)
 
 
