@@ -177,13 +177,13 @@ class TrainConfig(Part):
 class RewardConfig(Part):
     """The reward of RL."""
 
-    weight_accuracy: float = _weight(1.0, "reward for a right answer to an arithmetic problem")
+    weight_accuracy: float = _weight(1.0, "reward for a right arithmetic answer")
     weight_format: float = _weight(0.5, "reward for a response that parses")
     weight_harmlessness: float = _weight(
-        1.0, "harmlessness: refusal keywords, reward model or oracle"
+        1.0, "reward for harmlessness: keywords, model or oracle"
     )
     weight_helpfulness: float = _weight(
-        1.0, "reward for a right benign answer without refusal phrase"
+        1.0, "reward for a right, unrefused benign answer"
     )
     weight_language: float = _weight(0.0, "reward for the share of target-language words")
     scope: Literal["answer", "whole"] = Field(

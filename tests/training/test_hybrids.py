@@ -1,27 +1,42 @@
 """Formulations: what each is at the ends of its parameter, and its gradient by other means."""
 
 import random
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import get_peft_model
-from test_train import Recorder, adapter, close, gradients, pay, rows, run_rl
-from tiny import save_random, tiny
+from tiny import save_random, tiny, training
+from training_runs import (
+    Recorder,
+    adapter,
+    close,
+    demonstrations,
+    gradients,
+    pay,
+    rl_prompts,
+    rows,
+    run_rl,
+    run_sft,
+)
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 from trl import GRPOTrainer, SFTTrainer
 
 from hybridlib.config import load_config
 from hybridlib.engine.scoring import score_completions
+from hybridlib.store.stage import Given
 from hybridlib.tasks import oracle
 from hybridlib.tasks import prompts as tasks
 from hybridlib.tasks.responses import parse, refuses
-from hybridlib.training import grpo, hybrids, loading, train
-from hybridlib.training.hybrids import FORMULATIONS, chord_weight
+from hybridlib.training import data, grpo, hybrids, loading, rewards, sft
+from hybridlib.training.hybrids import chord_weight
+from hybridlib.training.step import RolloutRequest, Row, Step
 from hybridlib.variants import VARIANTS, Variant, chain
 
-RATE = 1e-3
+HYBRID_LOSSES = [n for n, v in VARIANTS.items() if v.is_hybrid_loss and n != "gated"]
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +75,7 @@ def all_wrong(prompts, responses, texts) -> list[float]:
 
 
 def all_right(prompts, responses, texts) -> list[float]:
-    """Pays everything enough to be right, and not the same."""
+    """Everything is right, and not rewarded the same."""
     return [0.5 + 0.5 * x for x in pay(prompts, responses, texts)]
 
 
@@ -84,7 +99,7 @@ def test_without_its_part_a_formulation_is_rl(base, tmp_path, hybrid, values):
     assert rows(rl / "rollouts.jsonl") == rows(hybrid / "rollouts.jsonl")
 
 
-@pytest.mark.parametrize("hybrid", [h for h, f in FORMULATIONS.items() if h and h != "gated"])
+@pytest.mark.parametrize("hybrid", HYBRID_LOSSES)
 def test_with_its_part_a_formulation_is_not_rl(base, tmp_path, hybrid):
     rl = run_rl(tiny(), base, tmp_path / "rl")
     assert not same(rl, run_rl(tiny(hint_weight=1.0), base, tmp_path / "hybrid", hybrid))
@@ -92,8 +107,8 @@ def test_with_its_part_a_formulation_is_not_rl(base, tmp_path, hybrid):
 
 def test_a_gate_that_need_not_open_is_rl_and_one_that_has_to_is_not(base, tmp_path, monkeypatch):
     values = {"weight_format": 0.0}
-    monkeypatch.setattr(train.rewards, "task_rewards", lambda h, p, r, t: all_right(p, r, t))
-    one, other = (run_rl(tiny(**values), base, tmp_path / h, h) for h in ("", "gated"))
+    monkeypatch.setattr(rewards, "task_rewards", lambda h, p, r, t: all_right(p, r, t))
+    one, other = (run_rl(tiny(**values), base, tmp_path / h, h) for h in ("rl", "gated"))
     assert same(one, other)
     shown = run_rl(tiny(**values, switch_gate=4), base, tmp_path / "open", "gated")
     assert not same(one, shown)
@@ -106,20 +121,14 @@ class InOrder(SFTTrainer):
         return torch.utils.data.SequentialSampler(self.train_dataset)
 
 
-def run_sft(config, base, folder, shown=None) -> Path:
-    folder.mkdir()
-    train.sft(config, base, folder, 0, RATE, "test", shown=shown)
-    return folder
-
-
 def test_chord_at_its_upper_end_is_sft(base, double, monkeypatch, tmp_path):
     config = tiny(chord_peak=1.0, chord_valley=1.0, steps=4, sft_steps=4)
     chord = run_rl(config, base, tmp_path / "chord", "chord_mu")
-    monkeypatch.setattr(train, "SFTTrainer", InOrder)
-    sft = run_sft(config, base, tmp_path / "sft")
-    close(adapter(chord), adapter(sft), rtol=1e-4, atol=1e-6)
-    assert max(t.abs().max() for n, t in adapter(sft).items() if "lora_B" in n) > 1e-3
-    losses = [[row["loss"] for row in rows(run / "log.jsonl")] for run in (chord, sft)]
+    monkeypatch.setattr(sft, "SFTTrainer", InOrder)
+    by_sft = run_sft(config, base, tmp_path / "sft")
+    close(adapter(chord), adapter(by_sft), rtol=1e-4, atol=1e-6)
+    assert max(t.abs().max() for n, t in adapter(by_sft).items() if "lora_B" in n) > 1e-3
+    losses = [[row["loss"] for row in rows(run / "log.jsonl")] for run in (chord, by_sft)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -129,9 +138,9 @@ def test_a_gate_that_is_always_open_is_sft_on_the_prompts_of_each_step(
     config = tiny(switch_gate=4, steps=3, sft_steps=3)  # groups of four: never more are right
     assert config.train.prompts_per_step == config.train.sft_batch
     gated = run_rl(config, base, tmp_path / "gated", "gated")
-    monkeypatch.setattr(train, "SFTTrainer", InOrder)
-    sft = run_sft(config, base, tmp_path / "sft")
-    close(adapter(gated), adapter(sft), rtol=1e-4, atol=1e-6)
+    monkeypatch.setattr(sft, "SFTTrainer", InOrder)
+    by_sft = run_sft(config, base, tmp_path / "sft")
+    close(adapter(gated), adapter(by_sft), rtol=1e-4, atol=1e-6)
     assert {row["sft_share"] for row in rows(gated / "log.jsonl")} == {1.0}
 
 
@@ -140,7 +149,7 @@ def test_a_gate_that_is_always_open_is_sft_on_the_prompts_of_each_step(
 
 def recorded_with(hybrid: str, base, monkeypatch, tmp_path, **values) -> Recorder:
     """A trainer after three steps in float64, with the inputs of each."""
-    monkeypatch.setattr(train, "PolicyTrainer", Recorder)
+    monkeypatch.setattr(grpo, "PolicyTrainer", Recorder)
     run_rl(tiny(**values), base, tmp_path / "recorded", hybrid)
     trainer = Recorder.made.pop()
     trainer.model.train()
@@ -150,7 +159,7 @@ def recorded_with(hybrid: str, base, monkeypatch, tmp_path, **values) -> Recorde
 @pytest.mark.parametrize(
     "hybrid, values",
     [
-        ("", {}),
+        ("rl", {}),
         ("joint", {}),
         ("chord_mu", {"chord_peak": 0.6, "chord_valley": 0.6}),
         ("demo_in_group", {"luffy_gamma": 0.3}),
@@ -162,7 +171,7 @@ def recorded_with(hybrid: str, base, monkeypatch, tmp_path, **values) -> Recorde
 def test_gradients_are_finite_differences(base, exact, monkeypatch, tmp_path, hybrid, values):
     """Of the loss as a function of the parameters, the sampling policy held still."""
     trainer = recorded_with(hybrid, base, monkeypatch, tmp_path, **values)
-    inputs = trainer.seen[-1]  # the rows are of the last step
+    inputs = trainer.seen[-1]
     ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
     mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
     length = inputs["completion_ids"].shape[1]
@@ -171,7 +180,7 @@ def test_gradients_are_finite_differences(base, exact, monkeypatch, tmp_path, hy
         inputs["old_per_token_logps"] = score(trainer.model, ids, mask, length)[0]
 
     def loss() -> torch.Tensor:
-        return trainer.formulation.loss(grpo.Step(trainer, trainer.model, inputs))
+        return trainer.spec.variant.loss(Step(trainer, trainer.model, inputs))
 
     found, rng = gradients(trainer, loss()), random.Random(0)
     parameters = dict(trainer.model.named_parameters())
@@ -198,14 +207,12 @@ def test_the_term_of_a_demonstration_is_shaped_and_its_group_s_advantage(
     trainer = recorded_with("demo_in_group", base, monkeypatch, tmp_path, luffy_gamma=gamma)
     inputs = trainer.seen[-1]
     group = tiny().train.group_size
-    assert [row.shown for row in trainer.rows] == [
-        bool(row.demonstration) and i % group == group - 1 for i, row in enumerate(trainer.rows)
-    ]
-    shown = torch.tensor([trainer.rows[i].shown for i in inputs["row"].tolist()])
-    assert shown.sum() == len(shown) / group
-    own = [grpo.replace(row, shown=False) for row in trainer.rows]
+    of_group = Counter(row.group for row in inputs["row"] if row.shown)
+    assert of_group == Counter(range(len(inputs["row"]) // group))
+    assert all(row.completion == row.demonstration for row in inputs["row"] if row.shown)
+    own = [replace(row, shown=False) for row in inputs["row"]]
     as_rl = gradients(trainer, GRPOTrainer._compute_loss(trainer, trainer.model, dict(inputs)))
-    step = grpo.Step(trainer, trainer.model, inputs)
+    step = Step(trainer, trainer.model, inputs)
     shaped = gradients(trainer, hybrids.demo_in_group(step))
     total = inputs["num_items_in_batch"]
     before, after = 0.0, 0.0  # of the demonstrations: - A log pi and - A f(pi), by autograd
@@ -220,8 +227,7 @@ def test_the_term_of_a_demonstration_is_shaped_and_its_group_s_advantage(
     expected = {name: as_rl[name] + change[name] for name in as_rl}
     close(shaped, expected, rtol=1e-3, atol=1e-6)
     # where no row is shown it is RL
-    trainer.rows = own
-    step = grpo.Step(trainer, trainer.model, inputs)
+    step = Step(trainer, trainer.model, inputs | {"row": own})
     close(gradients(trainer, hybrids.demo_in_group(step)), as_rl, rtol=1e-4, atol=1e-7)
 
 
@@ -235,7 +241,7 @@ def test_the_sampled_token_has_the_gradient_of_the_kl(base, exact):
     tokenizer, teacher = loading.load_tokenizer(base), loading.load_base(base)
     prompt = tokenizer(tasks.training_prompts(0, 1)[0].text)["input_ids"]
     shown, size = [7, 9, 2], len(tokenizer)
-    every = [grpo.Row(prompt, [word], 0, shown) for word in range(size)]
+    every = [Row(prompt, [word], 0, shown) for word in range(size)]
     full = torch.tensor([prompt])
     context = torch.tensor([hybrids.in_view(prompt, shown)])
     with torch.no_grad():
@@ -274,8 +280,8 @@ def test_the_sampled_token_has_the_gradient_of_the_kl(base, exact):
 
 def test_a_teacher_sees_the_demonstration_and_is_the_base(base, monkeypatch, tmp_path):
     trainer = recorded_with("self_distill", base, monkeypatch, tmp_path)
-    row = trainer.rows[0]
-    step = grpo.Step(trainer, trainer.model, trainer.seen[-1])
+    row = trainer.seen[-1]["row"][0]
+    step = Step(trainer, trainer.model, trainer.seen[-1])
     before = trainer.tokens["scored_tokens"]
     (found,) = step.teach([(hybrids.in_view(row.prompt, row.demonstration), row.completion)])
     context = [*row.prompt, *row.demonstration, *row.prompt]
@@ -296,8 +302,8 @@ def test_forced_tokens_are_recorded_and_carry_no_loss(base, monkeypatch, tmp_pat
     )
     tokenizer, config = trainer.processing_class, tiny()
     written = rows(tmp_path / "recorded" / "rollouts.jsonl")
-    shown = {row["prompt"]: row["completion"] for row in train.demonstrations(config, 0, False)}
-    asked = {prompt.id: prompt.text for prompt in train.rl_prompts(config, 0)}
+    shown = {row["prompt"]: row["completion"] for row in demonstrations(config)}
+    asked = {prompt.id: prompt.text for prompt in rl_prompts(config)}
     lengths = set()
     for row in written:
         forced = row.get("forced", 0)
@@ -305,22 +311,22 @@ def test_forced_tokens_are_recorded_and_carry_no_loss(base, monkeypatch, tmp_pat
         assert row["response"].split()[:forced] == shown[asked[row["prompt"]]].split()[:forced]
     assert len(lengths) > 2
     inputs = trainer.seen[-1]
-    for i, mask, ids in zip(inputs["row"], inputs["tool_mask"], inputs["completion_ids"]):
-        row = trainer.rows[i]
+    made = inputs["row"]
+    for row, mask, ids in zip(made, inputs["tool_mask"], inputs["completion_ids"]):
         own = [0] * row.forced + [1] * (len(row.completion) - row.forced)
         assert mask[: len(own)].tolist() == own
         assert ids[: len(row.completion)].tolist() == row.completion
         assert len(row.completion) <= config.train.max_completion
-    drawn = sum(len(row.completion) - row.forced for row in trainer.rows)
-    assert inputs["num_items_in_batch"] == drawn < sum(len(r.completion) for r in trainer.rows)
-    assert tokenizer.pad_token_id not in {t for row in trainer.rows for t in row.demonstration}
+    drawn = sum(len(row.completion) - row.forced for row in made)
+    assert inputs["num_items_in_batch"] == drawn < sum(len(r.completion) for r in made)
+    assert tokenizer.pad_token_id not in {t for row in made for t in row.demonstration}
 
 
-def test_a_demonstration_in_its_group_is_recorded_and_paid(base, tmp_path):
+def test_a_demonstration_in_its_group_is_recorded_and_rewarded(base, tmp_path):
     run = run_rl(tiny(), base, tmp_path, "demo_in_group")
     written = rows(run / "rollouts.jsonl")
-    shown = {row["prompt"]: row["completion"] for row in train.demonstrations(tiny(), 0, False)}
-    asked = {prompt.id: prompt.text for prompt in train.rl_prompts(tiny(), 0)}
+    shown = {row["prompt"]: row["completion"] for row in demonstrations(tiny())}
+    asked = {prompt.id: prompt.text for prompt in rl_prompts(tiny())}
     for i, row in enumerate(written):
         assert row.get("demonstration", False) == (i % 4 == 3)
         if i % 4 == 3:
@@ -331,21 +337,21 @@ def test_a_demonstration_in_its_group_is_recorded_and_paid(base, tmp_path):
 def test_prompts_without_a_demonstration_are_plain_rl(base, tmp_path):
     config = tiny(demonstrations=5)
     written = rows(run_rl(config, base, tmp_path, "demo_in_group") / "rollouts.jsonl")
-    shown = {row["prompt"] for row in train.demonstrations(config, 0, False)}
-    for row, prompt in zip(written[3::4], train.rl_prompts(config, 0)):
+    shown = {row["prompt"] for row in demonstrations(config)}
+    for row, prompt in zip(written[3::4], rl_prompts(config)):
         assert row.get("demonstration", False) == (prompt.text in shown)
 
 
 def test_self_distillation_asks_what_has_a_demonstration(base, tmp_path):
     config = tiny(demonstrations=5)
     written = rows(run_rl(config, base, tmp_path, "self_distill") / "rollouts.jsonl")
-    first = [prompt.id for prompt in train.rl_prompts(config, 0)[:5]]
+    first = [prompt.id for prompt in rl_prompts(config)[:5]]
     expected = [first[i % 5] for i in range(config.train.steps * config.train.prompts_per_step)]
     assert [row["prompt"] for row in written[::4]] == expected
 
 
 @pytest.mark.parametrize("thought", [True, False])
-def test_a_start_on_the_wrong_foot_holds_nothing_of_the_end(thought: bool):
+def test_a_counter_aligned_prefix_holds_nothing_of_the_end(thought: bool):
     begun = 0
     for prompt in tasks.training_prompts(3, 300):
         start = tasks.counter_aligned(prompt, thought)
@@ -373,16 +379,17 @@ def test_a_start_on_the_wrong_foot_holds_nothing_of_the_end(thought: bool):
 def test_hints_get_shorter(progress: float, share: float):
     demonstration = list(range(11))
     rng = random.Random(0)
-    ask = grpo.Ask(None, demonstration, progress, rng, load_config(), None)
-    drawn = [hybrids.hint(ask) for _ in range(400)]
+    given = training(load_config(), "prefix").given
+    request = RolloutRequest(None, demonstration, progress, rng, given, True, None)
+    drawn = [hybrids.hint(request) for _ in range(400)]
     assert all(h == demonstration[: len(h)] for h in drawn)
     assert sum(map(len, drawn)) / 400 / 10 == pytest.approx(share, abs=0.05)
     assert max(map(len, drawn)) <= 10, "the closing token is left to the policy"
 
 
 def test_mu_rises_and_falls():
-    config = load_config(chord_warmup=0.2, chord_decay=0.5, chord_peak=0.9, chord_valley=0.1).train
-    values = [chord_weight(config, t / 100) for t in range(101)]
+    given = Given(chord_warmup=0.2, chord_decay=0.5, chord_peak=0.9, chord_valley=0.1)
+    values = [chord_weight(given, t / 100) for t in range(101)]
     assert values[0] == 0 and values[10] == pytest.approx(0.45)
     assert values[20] == max(values) == pytest.approx(0.9)
     assert values[45] == pytest.approx(0.5)
@@ -393,16 +400,20 @@ def test_mu_rises_and_falls():
 # --- the table -----------------------------------------------------------------------------------
 
 
-def test_every_variant_s_formulation_is_in_the_table_and_every_row_is_used():
-    assert {variant.hybrid for variant in VARIANTS.values()} == set(FORMULATIONS)
-    assert all(FORMULATIONS[v.hybrid].paid or v.rewards == "none" for v in VARIANTS.values())
+def test_a_variant_without_a_reward_is_not_trained_under_several():
+    assert all(v.rewarded or v.rewards == "none" for v in VARIANTS.values())
 
 
 def test_a_chain_has_the_steps_and_prompts_of_rl_in_its_order():
     config = load_config()
     stages = [VARIANTS[v] for v, _ in chain("multi_stage", "model")]
     assert [stage.method for stage in stages] == ["sft", "rl", "sft", "rl"]
-    taken = [s for stage in stages if stage.method == "rl" for s in train.steps_of(config, stage)]
+    taken = [
+        step
+        for stage in stages
+        if stage.method == "rl"
+        for step in data.steps_of(training(config, stage))
+    ]
     assert taken == list(range(config.train.steps))
 
 
@@ -410,17 +421,17 @@ def test_a_part_of_rl_asks_its_own_prompts(base, tmp_path):
     config, asked = tiny(steps=6), []
     for part in ((0.0, 0.5), (0.5, 1.0)):
         folder = tmp_path / str(part[0])
-        folder.mkdir()
-        kind = Variant("rl", "chosen", part=part)
-        train.rl(config, base, folder, 0, RATE, "test", (), kind, pay)
+        variant = Variant("part", "rl", "", "", rewards="chosen", part=part)
+        run_rl(config, base, folder, variant)
         asked += [row["prompt"] for row in rows(folder / "rollouts.jsonl")[::4]]
-    assert asked == [prompt.id for prompt in train.rl_prompts(config, 0)]
+    assert asked == [prompt.id for prompt in rl_prompts(config)]
 
 
 def test_the_weights_of_a_variant_replace_those_of_the_run(base, tmp_path):
-    kind = Variant("rl", weights=(("weight_format", 0.0), ("weight_harmlessness", 2.0)))
-    asked = {p.id: p for p in train.rl_prompts(tiny(), 0)}
-    train.rl(tiny(), base, tmp_path, 0, RATE, "test", (), kind, pay)
+    weights = (("weight_format", 0.0), ("weight_harmlessness", 2.0))
+    variant = Variant("weighted", "rl", "", "", weights=weights)
+    asked = {p.id: p for p in rl_prompts(tiny())}
+    run_rl(tiny(), base, tmp_path, variant)
     for row in rows(tmp_path / "rollouts.jsonl"):
         if asked[row["prompt"]].kind == "harmful":
             expected = 2 * pay([], [], [row["response"]])[0]
@@ -436,18 +447,19 @@ def test_rejection_sampling_keeps_the_first_right_response_of_a_prompt(base, tmp
         seen.extend(zip(prompts, texts))
         return [0.5 * (len(text) % 2) for text in texts]
 
-    monkeypatch.setattr(train.rewards, "task_rewards", judged)
-    drawn = train.sample
+    monkeypatch.setattr(rewards, "task_rewards", judged)
+    drawn = sft.sample
     everything = []
 
     def finished(*args, **kwargs):
         everything.extend([*ids[:-1], 2] for ids in drawn(*args, **kwargs))
         return everything
 
-    monkeypatch.setattr(train, "sample", finished)
+    monkeypatch.setattr(sft, "sample", finished)
     tokenizer = loading.load_tokenizer(base)
     assert tokenizer.eos_token_id == 2
-    kept, spent = train.resampled(config, base, run, 0, pay)
+    spec = training(config, "r1_resampled")
+    kept, spent = sft.resampled(spec, base, run, pay)
     assert [p["text"] for p, _ in seen] == [
         p.text for p in tasks.training_prompts(0, 6) for _ in range(4)
     ]
@@ -458,7 +470,7 @@ def test_rejection_sampling_keeps_the_first_right_response_of_a_prompt(base, tmp
     assert [(row["prompt"], row["completion"][1:]) for row in kept] == expected
     assert kept
     assert spent["completion_tokens"] == sum(map(len, everything))
-    monkeypatch.setattr(train.rewards, "task_rewards", lambda *a: [0.0] * 24)
+    monkeypatch.setattr(rewards, "task_rewards", lambda *a: [0.0] * 24)
     everything.clear()
-    with pytest.raises(train.NothingRight, match="no response of the stage before is right"):
-        train.resampled(config, base, run, 0, pay)
+    with pytest.raises(sft.NothingRight, match="no response of the stage before is right"):
+        sft.resampled(spec, base, run, pay)

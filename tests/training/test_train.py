@@ -10,22 +10,30 @@ import torch
 from datasets import Dataset
 from peft import get_peft_model
 from safetensors.torch import load_file
-from tiny import save_random, tiny
+from tiny import RATE, handed, save_random, tiny, training
+from training_runs import (
+    Recorder,
+    adapter,
+    close,
+    demonstrations,
+    gradients,
+    rl_prompts,
+    rows,
+    run_rl,
+    run_sft,
+)
 from trl import GRPOConfig, GRPOTrainer
 
 from hybridlib.config import load_config
 from hybridlib.evaluation import respond
+from hybridlib.store.stage import Given
+from hybridlib.study import keys
 from hybridlib.tasks import prompts as tasks
 from hybridlib.tasks.lexicon import LANGUAGE_WORDS, LEXICON
 from hybridlib.tasks.oracle import gold
 from hybridlib.tasks.responses import parse
-from hybridlib.training import callbacks as loop
-from hybridlib.training import grpo, loading, reward_model, rewards, train
+from hybridlib.training import callbacks, data, grpo, loading, pretrain, reward_model, rewards, sft
 from hybridlib.training.cost import flops
-from hybridlib.training.hybrids import FORMULATIONS
-from hybridlib.variants import Variant
-
-RATE = 1e-3
 
 
 @pytest.fixture(scope="module")
@@ -40,68 +48,17 @@ def double(monkeypatch):
     monkeypatch.setattr(loading, "load_base", lambda folder: load(folder).double())
 
 
-def pay(prompts, responses, texts) -> list[float]:
-    """A random model earns nothing; this pays it something that differs, harmful prompts alone."""
-    return [len(set(text.split())) % 5 / 4 for text in texts]
-
-
-def run_rl(
-    config, base, folder, hybrid="", *, start=None, seed=0, rate=RATE, pay=pay, callbacks=()
-) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    kind = Variant("rl", "chosen", hybrid=hybrid)
-    train.rl(config, base, folder, seed, rate, "test", callbacks, kind, pay, start)
-    return folder
-
-
-def adapter(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model" / "adapter_model.safetensors")
-
-
-def rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def close(ours: dict, theirs: dict, **tolerance) -> None:
-    assert ours.keys() == theirs.keys() and ours
-    for name in ours:
-        torch.testing.assert_close(ours[name], theirs[name], **tolerance)
-
-
 # --- GRPO against TRL's own ------------------------------------------------------------------
-
-
-class Recorder(grpo.PolicyTrainer):
-    """Keeps itself and the inputs of every step."""
-
-    made: list["Recorder"] = []
-
-    def __init__(self, *args, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self.seen: list[dict] = []
-        Recorder.made.append(self)
-
-    def _compute_loss(self, model, inputs):
-        self.seen.append(dict(inputs))
-        return super()._compute_loss(model, inputs)
 
 
 @pytest.fixture
 def recorded(base, double, monkeypatch, tmp_path) -> Recorder:
     """A trainer after three steps, with the inputs of each."""
-    monkeypatch.setattr(train, "PolicyTrainer", Recorder)
+    monkeypatch.setattr(grpo, "PolicyTrainer", Recorder)
     run_rl(tiny(), base, tmp_path / "recorded")
     trainer = Recorder.made.pop()
     trainer.model.train()
     return trainer
-
-
-def gradients(trainer, loss) -> dict[str, torch.Tensor]:
-    trainer.model.zero_grad()
-    loss.backward()
-    found = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
-    assert sum(g.abs().sum() for g in found.values()) > 0
-    return found
 
 
 def test_packing_and_leaving_rows_out_change_neither_loss_nor_gradient(
@@ -141,18 +98,18 @@ def test_all_rows_may_be_without_advantage(recorded: Recorder):
 def test_nothing_is_left_out_where_it_would_count(recorded: Recorder):
     inputs = recorded.seen[0]
     recorded.beta = 0.1
-    assert recorded._paid_rows(inputs) is inputs
+    assert recorded._rows_with_advantage(inputs) is inputs
     recorded.beta, recorded.loss_type = 0.0, "grpo"
-    assert recorded._paid_rows(inputs) is inputs
+    assert recorded._rows_with_advantage(inputs) is inputs
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_the_joint_gradient_is_the_sum_of_both(recorded: Recorder, base: Path, accumulation: int):
     weight, size, inputs = 0.7, 5, recorded.seen[1]
     tokenizer = recorded.processing_class
-    shown = train.demonstrations(tiny(), 0, False)
-    recorded.formulation = FORMULATIONS["joint"]
-    recorded.lessons.config = tiny(joint_lambda=weight, sft_batch=size)
+    shown = demonstrations(tiny())
+    spec = handed(training(tiny(), "joint"), joint_lambda=weight, sft_batch=size)
+    recorded.spec, recorded.demonstrations = spec, grpo._demonstrations(spec, tokenizer)
     recorded.current_gradient_accumulation_steps = accumulation
     step = recorded.state.global_step
     batch = [shown[(step * size + i) % len(shown)] for i in range(size)]
@@ -250,8 +207,7 @@ def test_the_same_seed_trains_the_same_and_another_does_not(base, tmp_path):
 
 
 def test_rl_may_start_from_a_trained_adapter(base, tmp_path):
-    (tmp_path / "sft").mkdir()
-    train.sft(tiny(), base, tmp_path / "sft", 0, 1e-2, "sft")
+    run_sft(tiny(), base, tmp_path / "sft", rate=1e-2)
     start = tmp_path / "sft" / "model"
     run = run_rl(tiny(steps=2), base, tmp_path / "rl", start=start, rate=1e-6)
     before, after = adapter(tmp_path / "sft"), adapter(run)
@@ -278,7 +234,7 @@ def test_what_a_run_cost_is_counted(base, tmp_path):
     assert cost["optimiser_steps"] == config.train.steps and not cost["resumed"]
     # a pad or an opening token that a random model draws is no word of the text
     assert drawn <= cost["completion_tokens"] <= drawn + 0.05 * len(written) * 12
-    prompts = {p.id: p.text for p in train.rl_prompts(config, 0)}
+    prompts = {p.id: p.text for p in rl_prompts(config)}
     asked = [prompts[row["prompt"]] for row in written[:: config.train.group_size]]
     assert cost["prompt_tokens"] == sum(1 + len(text.split()) for text in asked)
     assert cost["trained_tokens"] > 0
@@ -289,8 +245,8 @@ def test_the_distance_from_the_base_is_that_of_its_log_probabilities(base, tmp_p
     """At the first step the policy is the base; later, against a pass over each response."""
     config, tokenizer = tiny(), loading.load_tokenizer(base)
     run = run_rl(config, base, tmp_path / "rl", rate=0.1)
-    asked = train.rl_prompts(config, 0)
-    curves = respond.curves(config, run, asked, tokenizer, loading.load_base(base))
+    asked, spec = rl_prompts(config), training(config)
+    curves = respond.curves(spec, run, tokenizer, loading.load_base(base))
     table = curves.set_index("step")
     assert table.kl[1] == pytest.approx(0, abs=1e-3) and abs(table.kl[3]) > 0.01
     prompts, model = {p.id: p.text for p in asked}, loading.load_base(base)
@@ -320,7 +276,7 @@ def test_a_policy_is_kept_as_it_was_when_it_had_cost_a_budget(base, tmp_path):
     )
     for before in (0.0, 500.0):  # reached at the third step
         folder = tmp_path / f"{before:g}"
-        budget = loop.AtBudget(folder, before + spent[1] + 1, parameters, before)
+        budget = callbacks.AtBudget(folder, before + spent[1] + 1, parameters, before)
         run = run_rl(config, base, folder, callbacks=[budget])
         assert adapter(run).keys() == adapter(whole).keys()
         assert all(torch.equal(t, adapter(run)[n]) for n, t in adapter(whole).items())
@@ -329,11 +285,10 @@ def test_a_policy_is_kept_as_it_was_when_it_had_cost_a_budget(base, tmp_path):
         assert all(torch.equal(t, kept[n]) for n, t in adapter(shorter).items())
         assert not all(torch.equal(t, kept[n]) for n, t in adapter(run).items())
     folder = tmp_path / "sft"
-    folder.mkdir()
-    budget = loop.AtBudget(folder, 1.0, parameters, 0.0)
-    train.sft(config, base, folder, 0, RATE, "test", [budget])
+    budget = callbacks.AtBudget(folder, 1.0, parameters, 0.0)
+    run_sft(config, base, folder, callbacks=[budget])
     assert (folder / "model_at_budget").exists()
-    spent = loop.AtBudget(tmp_path / "spent", 1.0, parameters, 2.0)
+    spent = callbacks.AtBudget(tmp_path / "spent", 1.0, parameters, 2.0)
     run_rl(config, base, tmp_path / "spent", callbacks=[spent])
     assert not (tmp_path / "spent" / "model_at_budget").exists()
 
@@ -344,15 +299,15 @@ def test_a_policy_is_kept_as_it_was_when_it_had_cost_a_budget(base, tmp_path):
 def test_sft_learns_completions_alone(base, monkeypatch, tmp_path):
     config, seen = tiny(), []
 
-    class Recording(train.SFTTrainer):
+    class Recording(sft.SFTTrainer):
         def compute_loss(self, model, inputs, *args, **kwargs):
             seen.append({name: value.clone() for name, value in inputs.items()})
             return super().compute_loss(model, inputs, *args, **kwargs)
 
-    monkeypatch.setattr(train, "SFTTrainer", Recording)
-    train.sft(config, base, tmp_path, 0, RATE, "test")
+    monkeypatch.setattr(sft, "SFTTrainer", Recording)
+    run_sft(config, base, tmp_path)
     tokenizer = loading.load_tokenizer(base)
-    shown = {row["prompt"]: row["completion"] for row in train.demonstrations(config, 0, False)}
+    shown = {row["prompt"]: row["completion"] for row in demonstrations(config)}
     first: list[tuple[list[int], list[int]]] = []
     assert len(seen) == config.train.sft_steps
     for number, inputs in enumerate(seen):
@@ -369,18 +324,18 @@ def test_sft_learns_completions_alone(base, monkeypatch, tmp_path):
                 first.append((ids[:begin], learnt))
     # the first logged loss is L_SFT of the base on that batch, as this project defines it
     with torch.no_grad():
-        expected = loading.text_loss(loading.load_base(base), first).item()
+        expected = pretrain.text_loss(loading.load_base(base), first).item()
     assert rows(tmp_path / "log.jsonl")[0]["loss"] == pytest.approx(expected, rel=2e-4)
 
 
 def test_sft_learns_its_demonstrations(base, tmp_path):
     config = tiny(sft_steps=30, demonstrations=16, sft_batch=8)
-    train.sft(config, base, tmp_path, 0, 1e-2, "test")
+    run_sft(config, base, tmp_path, rate=1e-2)
     tokenizer = loading.load_tokenizer(base)
-    documents = train.encoded(tokenizer, train.demonstrations(config, 0, False))
+    documents = data.encoded(tokenizer, demonstrations(config))
     with torch.no_grad():
-        before = loading.text_loss(loading.load_base(base), documents)
-        after = loading.text_loss(loading.load_policy(base, tmp_path / "model"), documents)
+        before = pretrain.text_loss(loading.load_base(base), documents)
+        after = pretrain.text_loss(loading.load_policy(base, tmp_path / "model"), documents)
     assert after < 0.85 * before
     assert json.loads((tmp_path / "objective.json").read_text())["objective"] < 0
     assert json.loads((tmp_path / "cost.json").read_text())["trained_tokens"] > 0
@@ -389,28 +344,28 @@ def test_sft_learns_its_demonstrations(base, tmp_path):
 @pytest.mark.parametrize("language", ["en", "es"])
 def test_one_language_is_demonstrated_as_often_as_both(language):
     config = load_config("smoke", demonstrated=language)
-    for narrow in (False, True):
-        rows = train.demonstrations(config, 3, narrow)
+    for variant in ("sft", "sft_narrow"):
+        rows = demonstrations(config, variant, 3)
         assert len(rows) == config.train.demonstrations
         system = LEXICON[language]["system"].split()[0]
         assert all(row["prompt"].split()[1] == system for row in rows)
         words = {word for row in rows for word in row["completion"].split()}
         other = LANGUAGE_WORDS["es" if language == "en" else "en"]
         assert not words & set(other)
-    both = train.demonstrations(load_config("smoke", demonstrations=4 * len(rows)), 3, False)
-    shown = {row["prompt"] for row in train.demonstrations(config, 3, False)}
+    both = demonstrations(load_config("smoke", demonstrations=4 * len(rows)), seed=3)
+    shown = {row["prompt"] for row in demonstrations(config, seed=3)}
     assert shown <= {row["prompt"] for row in both}
 
 
 def test_demonstrations_are_what_rl_sees_first_and_narrow_ones_are_fewer_scenarios():
     config = tiny()
-    prompts = [p.text for p in train.rl_prompts(config, 3)]
-    shown = [row["prompt"] for row in train.demonstrations(config, 3, False)]
+    prompts = [p.text for p in rl_prompts(config, 3)]
+    shown = [row["prompt"] for row in demonstrations(config, seed=3)]
     common = min(len(prompts), len(shown))
     assert prompts[:common] == shown[:common]
-    narrow = train.demonstrations(config, 3, True)
+    narrow = demonstrations(config, "sft_narrow", 3)
     assert len(narrow) == len(shown) == config.train.demonstrations
-    validation = {row["prompt"] for row in train.demonstrations(config, 3, False, "validation")}
+    validation = {row["prompt"] for row in demonstrations(config, "sft", 3, "validation")}
     assert not validation & {*prompts, *shown}
 
 
@@ -420,21 +375,21 @@ def test_demonstrations_are_what_rl_sees_first_and_narrow_ones_are_fewer_scenari
 def test_a_model_with_nothing_to_train_is_refused(base):
     model = loading.load_base(base).requires_grad_(False)
     with pytest.raises(RuntimeError, match="no parameter is trainable"):
-        loop.trainable(model)
+        callbacks.trainable(model)
 
 
 def test_an_adapter_that_is_frozen_is_refused(base, monkeypatch, tmp_path):
-    grpo = get_peft_model(loading.load_base(base), loading.lora(4))
-    grpo.requires_grad_(False)
-    monkeypatch.setattr(train, "_policy", lambda *_: grpo)
+    policy = get_peft_model(loading.load_base(base), loading.lora(4))
+    policy.requires_grad_(False)
+    monkeypatch.setattr(loading, "policy", lambda *_: policy)
     with pytest.raises(RuntimeError):
-        train.sft(tiny(), base, tmp_path, 0, RATE, "test")
+        run_sft(tiny(), base, tmp_path)
     assert not (tmp_path / "cost.json").exists()
 
 
 def test_training_that_changes_nothing_is_refused(base, tmp_path):
     with pytest.raises(RuntimeError, match="changed no parameter"):
-        train.sft(tiny(), base, tmp_path, 0, 0.0, "test")
+        run_sft(tiny(), base, tmp_path, rate=0.0)
     with pytest.raises(RuntimeError, match="changed no parameter"):
         run_rl(tiny(), base, tmp_path / "rl", pay=lambda prompts, *_: [0.5] * len(prompts))
     assert not list(tmp_path.rglob("cost.json"))
@@ -446,9 +401,8 @@ def test_a_loss_that_is_no_number_is_refused(base, tmp_path):
         broken.model.norm.weight[0] = float("nan")
     broken.save_pretrained(tmp_path / "base")
     loading.load_tokenizer(base).save_pretrained(tmp_path / "base")
-    (tmp_path / "run").mkdir()
     with pytest.raises(FloatingPointError, match="not finite"):
-        train.sft(tiny(), tmp_path / "base", tmp_path / "run", 0, RATE, "test")
+        run_sft(tiny(), tmp_path / "base", tmp_path / "run")
     assert not (tmp_path / "run" / "cost.json").exists()
 
 
@@ -486,10 +440,10 @@ def test_labels_that_are_all_the_same_are_refused(value: int):
 
 def test_labels_are_the_oracle_s_word_on_responses_of_the_base(base, tmp_path):
     config = tiny()
-    reward_model.write_labels(config, base, tmp_path, 0)
+    reward_model.write_labels(keys.labels(config, 0), base, tmp_path)
     labels = rows(tmp_path / "labels.jsonl")
     assert len(labels) == config.train.demonstrations
-    harmful = {p.text: p for p in train.rl_prompts(config, 0) if p.kind == "harmful"}
+    harmful = {p.text: p for p in rl_prompts(config) if p.kind == "harmful"}
     for row in labels:
         text = next(t for t in harmful if row["text"].startswith(f"{t} "))
         prompt, response = harmful[text], row["text"].removeprefix(f"{text} ")
@@ -503,7 +457,8 @@ def test_labels_are_the_oracle_s_word_on_responses_of_the_base(base, tmp_path):
 
 @pytest.mark.parametrize("rank", [4, 0])
 def test_the_reward_model_tells_refusals_from_disclosures(base, tmp_path, rank: int):
-    config = tiny(sft_steps=30, sft_batch=16, lora_rank=rank)
+    rates = {"reward_model": 1e-2}
+    config = tiny(sft_steps=30, sft_batch=16, lora_rank=rank, learning_rates=rates)
     rng = random.Random(0)
     asked = [p for p in tasks.training_prompts(0, 300) if p.kind == "harmful"]
     kinds = [rng.random() < 0.4 for _ in asked]
@@ -521,7 +476,8 @@ def test_the_reward_model_tells_refusals_from_disclosures(base, tmp_path, rank: 
         for prompt, text, kind in rest:
             read = reward_model.reading(prompt.text, text, True)
             file.write(json.dumps(label(read, int(kind), prompt.task, prompt.language)) + "\n")
-    reward_model.fit(config, base, tmp_path / "labels", tmp_path / "model", 0, 1e-2)
+    spec = keys.reward_model(config, 0)
+    reward_model.fit(spec, base, tmp_path / "labels", tmp_path / "model")
     report = json.loads((tmp_path / "model" / "reward_model.json").read_text())
     assert report["labels"] == len(rest) and report["chosen"] == sum(k for *_, k in rest)
     reward = reward_model.load(base, tmp_path / "model")
@@ -548,7 +504,7 @@ def test_the_reward_model_pays_harmful_prompts_alone():
 
     prompts = [p.row() for p in tasks.training_prompts(0, 20)]
     texts = ["sorry"] * len(prompts)
-    parsed = [parse(text, True) for text in texts]
-    totals = rewards.total_reward(tiny().reward, spy, prompts, parsed, texts)
+    weights = Given(**tiny().reward.model_dump())
+    totals, _ = rewards.rewarded(weights, spy, prompts, texts, [True] * len(texts), True)
     assert {p["kind"] for p in paid} == {"harmful"}
     assert [t > 0 for t in totals] == [p["kind"] == "harmful" for p in prompts]
