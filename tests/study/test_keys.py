@@ -1,37 +1,35 @@
 """Keys: each parameter changes the stages that depend on it and nothing else.
 
-What depends on what stands here by hand; and a second time as the code has it, by the parameters
-that each stage's functions read.
+What depends on what is written here by hand. That no stage reads more than its key holds needs no
+list: a stage has nothing else to read (the last tests).
 """
 
-import ast
-import inspect
 import json
 import os
 import re
 import subprocess
 import sys
-from functools import cache
-from pathlib import Path
 
+import grimp
 import pytest
+from tiny import training
 
 from hybridlib import config as configuration
 from hybridlib.config import PARAMETERS, load_config
 from hybridlib.store.errors import ParameterError
+from hybridlib.store.stage import Given
+from hybridlib.study import keys as builders
 from hybridlib.study import stages
-from hybridlib.training.hybrids import FORMULATIONS
-from hybridlib.variants import measured as MEASURED_VARIANTS
+from hybridlib.variants import measured
 
-LIBRARY = Path(stages.__file__).parent
 PAIRED = ("rl", "two_stage", "multi_stage", "joint", "chord_mu", "demo_in_group", "gated", "prefix",
           "safety_prefix")  # fmt: skip
 RULE, MODEL = ([f"{v}/{r}" for v in PAIRED] for r in ("rule", "model"))
 GOLD, FIRST_RL = "rl_gold/gold", "r1_reasoning"
 RESAMPLED = ["r1_resampled/rule", "r1_resampled/model"]
-PAID = [*RULE, *MODEL, GOLD]
-RL = [*PAID, FIRST_RL, "self_distill"]
-ARMS = ["sft", "sft_narrow", "self_distill", *PAID]
+REWARDED = [*RULE, *MODEL, GOLD]
+RL = [*REWARDED, FIRST_RL, "self_distill"]
+ARMS = ["sft", "sft_narrow", "self_distill", *REWARDED]
 TRAINED = [*ARMS, FIRST_RL, *RESAMPLED]
 RATES = dict.fromkeys([*ARMS, "reward_model"], 1e-3)
 MEASURED = [f"evaluate {name}" for name in ("base", *ARMS)]
@@ -58,7 +56,7 @@ for _name in ARMS:
     BUILT_ON[_name] += [f"{stage} {_name}" for stage in ("evaluate", "prefill", "usage")]
 
 # Which stages a parameter changes by itself; what is built on them follows.
-BREEDING = (
+PRETRAINING = (
     "minority_share", "recitation_share", "genuine_refusal_share", "superficial_refusal_share",
     "leaky_thought_share", "code_switching_share", "careless_share", "base_seed", "thought",
     "hidden_size", "layers", "base_steps", "base_batch", "base_learning_rate", "model",
@@ -70,11 +68,11 @@ OWN = {
     **{f"hint_{name}": "prefix" for name in ("high", "low", "steps", "weight")},
 }  # fmt: skip
 CHANGES = {
-    **{name: ["base"] for name in BREEDING},
-    **{name: [*PAID, FIRST_RL, *RESAMPLED] for name in ("weight_accuracy", "weight_format")},
-    **{f"weight_{name}": [*PAID, *RESAMPLED] for name in ("harmlessness", "helpfulness")},
+    **{name: ["base"] for name in PRETRAINING},
+    **{name: [*REWARDED, FIRST_RL, *RESAMPLED] for name in ("weight_accuracy", "weight_format")},
+    **{f"weight_{name}": [*REWARDED, *RESAMPLED] for name in ("harmlessness", "helpfulness")},
     # the stages of R1 have a weight of their own for it
-    "weight_language": sorted({*PAID, *RESAMPLED} - {*both("multi_stage")}),
+    "weight_language": sorted({*REWARDED, *RESAMPLED} - {*both("multi_stage")}),
     "group_size": [*RL, *RESAMPLED],
     "kl": RL,
     # none by default
@@ -93,12 +91,12 @@ CHANGES = {
     "sft_batch": ["reward_model", "sft", "sft_narrow", *RESAMPLED, *both("joint", "chord_mu")],
     "lora_rank": ["reward_model", *TRAINED],
     "scope": [*RULE, "r1_resampled/rule"],
-    "per_cell": [*measured(), *AGAIN],
-    "evaluation_seed": [*measured(), *AGAIN],
+    "per_cell": [*MEASURED, *AGAIN],
+    "evaluation_seed": [*MEASURED, *AGAIN],
     **{name: [] for name in ("gate", "variants", "rewards", "seeds", "learning_rates")},
     **{name: [] for name in ("commit_weights", "beside", "workers")},
-    "requests": ["labels", *TRAINED, *measured()],
-    "problems": measured(),
+    "requests": ["labels", *TRAINED, *MEASURED],
+    "problems": MEASURED,
     # no public set by default
     **{name: [] for name in ("requests_share", "requests_per_cell", "judges")},
     "problems_per_language": [],
@@ -111,7 +109,7 @@ OTHER = {
     }  # fmt: skip
 
 
-ALL = list(MEASURED_VARIANTS)
+ALL = list(measured())
 
 
 def closure(names) -> set[str]:
@@ -136,7 +134,7 @@ def unit(name: str) -> tuple[str, str, str]:
     return stage.removeprefix("train ") or "train", variant, reward or "none"
 
 
-NAMES = ["base", "labels", "reward_model", *TRAINED, *measured(), *AGAIN]
+NAMES = ["base", "labels", "reward_model", *TRAINED, *MEASURED, *AGAIN]
 
 
 def keys(config, seed=0) -> dict[str, str]:
@@ -180,10 +178,10 @@ def check_changes(name):
 
 ASKED = {"requests": ["strongreject"], "problems": ["mgsm"]}
 PUBLIC = {
-    "requests": ["labels", *TRAINED, *measured()],
+    "requests": ["labels", *TRAINED, *MEASURED],
     "requests_share": ["labels", *TRAINED],
-    **dict.fromkeys(("requests_per_cell", "judges", "problems"), measured()),
-    "problems_per_language": measured(),
+    **dict.fromkeys(("requests_per_cell", "judges", "problems"), MEASURED),
+    "problems_per_language": MEASURED,
 }
 
 
@@ -206,11 +204,10 @@ def test_a_learning_rate_changes_its_arm_and_what_is_built_on_it(name):
     assert changed(keys(load()), keys(load(learning_rates=rates))) == closure([name, *of])
 
 
-@pytest.mark.parametrize("stage", configuration.STAGE_VERSIONS)
+@pytest.mark.parametrize("stage", builders.STAGES)
 def test_the_version_of_a_stage_changes_it_and_what_is_built_on_it(stage, monkeypatch):
-    before = keys(load())
-    versions = {**configuration.STAGE_VERSIONS, stage: configuration.STAGE_VERSIONS[stage] + 1}
-    monkeypatch.setattr(configuration, "STAGE_VERSIONS", versions)
+    before, kind = keys(load()), builders.STAGES[stage]
+    monkeypatch.setattr(kind, "VERSION", kind.VERSION + 1)
     of_stage = [name for name in NAMES if unit(name)[0] == stage]
     assert of_stage and changed(before, keys(load())) == closure(of_stage)
 
@@ -234,10 +231,10 @@ def test_no_two_stages_or_seeds_share_a_key():
 
 
 PRINT = """
-from hybridlib.study import stages as runs
+from hybridlib.study import stages
 from hybridlib.config import load_config
 config = load_config("organism", learning_rates={rates!r})
-print(runs.stage_key(config, "evaluate", "two_stage", "model", 3))
+print(stages.stage_key(config, "evaluate", "two_stage", "model", 3))
 """
 
 
@@ -259,7 +256,7 @@ def test_equal_numbers_of_other_types_are_equal_keys():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_inputs_are_plain_json_and_name_what_they_start_from(name):
-    found = stages.inputs(load(), *unit(name), 0)
+    found = builders.of(load(), *unit(name), 0).inputs()
     assert json.loads(json.dumps(found, allow_nan=False)).keys() == found.keys()
     before = {other for other, built in BUILT_ON.items() if name in built}
     own = keys(load())
@@ -288,103 +285,40 @@ def test_nothing_is_done_in_an_empty_store(tmp_path, monkeypatch):
     assert not any(stages.is_done(load(), *unit(name), 0) for name in NAMES)
 
 
-# --- the same by what the code reads ----------------------------------------------------------
+# --- a stage reads nothing that its key does not hold -------------------------------------------
 
 
-@cache
-def functions(module: str) -> dict[str, ast.AST]:
-    """Functions and classes of a module by name."""
-    tree = ast.parse((LIBRARY / f"{module}.py").read_text(encoding="utf-8"))
-    kinds = (ast.FunctionDef, ast.ClassDef)
-    return {node.name: node for node in tree.body if isinstance(node, kinds)}
+KEYS = {
+    "base": "b35494c51adcf417",
+    "sft": "a93ecc4992b2ff74",
+    "two_stage/model": "f16b5a5a769fad5d",
+}
 
 
-@cache
-def aliases(module: str) -> dict[str, tuple[str, str]]:
-    """Name in a module -> (module, function) of the library; function "" for a module."""
-    tree = ast.parse((LIBRARY / f"{module}.py").read_text(encoding="utf-8"))
-    found = {name: (module, name) for name in functions(module)}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hybridlib"):
-            for alias in node.names:
-                name = alias.asname or alias.name
-                whole = node.module == "hybridlib"
-                source = alias.name if whole else node.module.removeprefix("hybridlib.")
-                found[name] = (source, "" if whole else alias.name)
-    return found
+def test_the_keys_of_committed_results_are_those_of_this_code():
+    """Written down from the code that made them: results in a store stay valid."""
+    config = load_config("organism")
+    found = {n: stages.stage_key(config, *unit(n), 0) for n in ("base", "sft", "two_stage/model")}
+    assert found == KEYS
 
 
-def read(*entries: tuple[str, str]) -> set[str]:
-    """Parameters that functions of the library read as attributes, and all that they call."""
-    found, done, open_ = set(), set(), list(entries)
-    while open_:
-        module, name = open_.pop()
-        if (module, name) in done or module in ("config", "store") or name not in functions(module):
-            continue
-        done.add((module, name))
-        for node in ast.walk(functions(module)[name]):
-            if isinstance(node, ast.Attribute):
-                found |= {node.attr} & set(PARAMETERS)
-                owner = node.value.id if isinstance(node.value, ast.Name) else None
-                source, what = aliases(module).get(owner, (None, None))
-                if source and not what:
-                    open_.append((source, node.attr))
-            elif isinstance(node, ast.Name) and node.id in aliases(module):
-                open_.append(aliases(module)[node.id])
-    assert len(done) >= len(entries) and all(entry in done for entry in entries)
-    return found
+def test_what_a_stage_was_not_handed_cannot_be_read():
+    spec = training(load_config("smoke"), "rl")
+    assert spec.given.steps == load_config("smoke").train.steps
+    with pytest.raises(AttributeError, match="was not handed the parameter 'joint_lambda'"):
+        _ = spec.given.joint_lambda
+    with pytest.raises(TypeError):
+        spec.given.steps = 1
 
 
-ENTRIES = {
-    "base": [("models", "pretrain"), ("evaluate", "gate")],
-    "labels": [("reward_model", "write_labels")],
-    "reward_model": [("reward_model", "fit")],
-    "sft": [("train", "sft")],
-    "sft_narrow": [("train", "sft")],
-    "joint/model": [("train", "rl"), ("reward_model", "load")],
-    "evaluate base": [("evaluate", "respond"), ("tasks", "evaluation_prompts")],
-    "evaluate joint/rule": [("evaluate", "respond"), ("evaluate", "add_proxy"),
-                            ("evaluate", "curves"), ("rewards", "rule_reward")],
-    "prefill sft": [("prefill", "respond"), ("tasks", "evaluation_prompts")],
-    "usage sft": [("usage", "respond"), ("tasks", "evaluation_prompts")],
-}  # fmt: skip
+def test_given_is_hashed_as_parameters_and_the_rest_by_name():
+    one, other = (builders.Base(Given(thought=True, layers=n)) for n in (1, 2))
+    assert one.inputs() == {"thought": True, "layers": 1}
+    assert one.key != other.key and one.key == builders.Base(Given(layers=1, thought=True)).key
 
 
-@pytest.mark.parametrize("name", ENTRIES)
-def test_every_parameter_that_a_stage_reads_is_in_its_key(name):
-    names = read(*ENTRIES[name]) - {"learning_rates"}
-    if name == "joint/model" or name == "sft":
-        names.remove("narrow_categories")  # read for sft_narrow alone
-    assert names, "the search finds nothing"
-    before = stages.stage_key(load(**ASKED), *unit(name), 0)
-    unnoticed = {
-        parameter for parameter in names
-        if before
-        == stages.stage_key(load(**ASKED | {parameter: another(parameter)}), *unit(name), 0)
-    }  # fmt: skip
-    assert unnoticed == set()
-
-
-@pytest.mark.parametrize("name", [name for name in FORMULATIONS if name])
-def test_a_formulation_names_the_parameters_that_it_reads(name):
-    formulation = FORMULATIONS[name]
-    functions_ = [f for f in (formulation.loss, formulation.begin) if f]
-    of_base = {"thought", "layers"}
-    found = read(*(("hybrids", f.__name__) for f in functions_)) - of_base
-    given = {"demonstrations", "sft_batch"}  # by the step
-    assert found - given == set(formulation.parameters) - given
-    source = "".join(inspect.getsource(f) for f in functions_)
-    assert ("s.batch()" in source) == ("sft_batch" in formulation.parameters)
-    shown = formulation.shows or re.search(r"s\.batch|demonstration\b[^s]", source)
-    assert bool(shown) == ("demonstrations" in formulation.parameters)
-
-
-def test_the_search_finds_what_is_known_to_be_read():
-    assert {"demonstrations", "sft_steps", "sft_batch", "lora_rank", "thought"} <= read(
-        ("train", "sft")
-    )
-    assert {"kl", "group_size", "weight_language", "max_completion"} <= read(("train", "rl"))
-    assert {"base_batch", "careless_share", "minority_share", "layers"} <= read(
-        ("models", "pretrain")
-    )
-    assert "kl" not in read(("train", "sft"))
+@pytest.mark.parametrize("room", ["store", "engine", "tasks", "training"])
+def test_what_computes_a_stage_cannot_reach_the_configuration(room):
+    graph = grimp.build_graph("hybridlib")
+    chain = graph.find_shortest_chain(f"hybridlib.{room}", "hybridlib.config", as_packages=True)
+    assert chain is None
