@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import synthetic
 
-from hybridlib import config
+from hybridlib import variants
+from hybridlib.config import load_config
 from hybridlib.evaluation import comparison, metrics, statistics, tables
-from hybridlib.study import stages
+from hybridlib.study import collect
 
 FEW = (("base", "none"), ("sft", "none"), ("rl", "rule"), ("rl", "model"), ("two_stage", "rule"),
        ("chord_mu", "rule"), ("self_distill", "none"))  # fmt: skip
@@ -27,10 +28,10 @@ def pairs(cube):
 
 
 def test_only_a_study_with_further_hybrids_compares_them():
-    organism = config.load_config("organism").variants
-    assert not config.compares_hybrids(organism)
-    assert config.compares_hybrids(("rl", "gated"))
-    assert not {"base", "rl", "rl_gold", "sft", "sft_narrow"} & set(config.HYBRIDS)
+    organism = load_config("organism").variants
+    assert not variants.compares_hybrids(organism)
+    assert variants.compares_hybrids(("rl", "gated"))
+    assert not {"base", "rl", "rl_gold", "sft", "sft_narrow"} & set(variants.hybrid_variants())
 
 
 def test_every_pair_under_each_reward_is_there_once(pairs):
@@ -94,7 +95,7 @@ def test_flops_of_a_step_count_from_the_base_and_end_at_the_total():
         "completion_tokens": [5, 9, 10, 15], "trained_tokens": [7, 13, 14, 21],
     })  # fmt: skip
     total = 1e9 + 100 * (2 * 45 + 6 * 21)  # a phase before, then this one with N = 100
-    found = stages.flops_by_step(log, total, 100)
+    found = collect.flops_by_step(log, total, 100)
     assert found.loc[3] == total
     assert found.loc[2] == 1e9 + 100 * (2 * 30 + 6 * 14), "a repeated step counts once"
     assert found.index.is_unique and found.is_monotonic_increasing

@@ -9,6 +9,7 @@ from tiny import save_random, tiny
 from hybridlib.config import load_config
 from hybridlib.evaluation import prefill, tables
 from hybridlib.figures import plots
+from hybridlib.study import keys
 from hybridlib.tasks import prompts as tasks
 from hybridlib.tasks.lexicon import END_THINK, LEXICON
 from hybridlib.tasks.oracle import discloses
@@ -73,7 +74,8 @@ def test_the_policy_goes_on_from_the_beginning_and_only_that_is_scored(model, mo
         return [tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
 
     monkeypatch.setattr(prefill, "sample", drawn)
-    frame = prefill.respond(policy, tokenizer, asked, config, 0)
+    spec = keys.prefill(config, "base", "none", 0)
+    frame = prefill.respond(spec, policy, tokenizer, asked)
     assert list(frame.start.unique()) == list(prefill.STARTS)
     for start, texts in zip(prefill.STARTS, given):
         assert texts == [

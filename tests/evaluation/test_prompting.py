@@ -2,35 +2,35 @@
 
 import pytest
 import synthetic
-from test_pretrained import plain_tokenizer, unspaced
 from tiny import save_random, tiny
+from tiny_pretrained import plain_tokenizer, unspaced
 
 from hybridlib.config import load_config
 from hybridlib.evaluation import prompting, tables
 from hybridlib.figures import prose
-from hybridlib.study import stages as runs
+from hybridlib.study import keys
 from hybridlib.tasks import datasets, prompts
 from hybridlib.tasks.lexicon import END_THINK, SYSTEM, THINK, USER
 from hybridlib.tasks.responses import refuses
 from hybridlib.training import loading
 from hybridlib.training.loading import EOS
 
-PRETRAINED = load_config("smollm2")
-PROMPTS = datasets.as_asked(PRETRAINED, prompts.evaluation_prompts(0, 2))
+ASKING = datasets.Asking(with_manual=True)
+PROMPTS = datasets.as_asked(ASKING, prompts.evaluation_prompts(0, 2))
 
 
 @pytest.mark.parametrize("form", prompting.FORMS)
 def test_a_form_adds_words_and_changes_none(form):
     for prompt in PROMPTS:
-        asked = prompting.in_form(PRETRAINED, prompt, form)
+        asked = prompting.in_form(ASKING, prompt, form)
         assert asked.endswith(f" {THINK}") and prompt.text.removesuffix(THINK) in asked
         assert (asked == prompt.text) == (form == prompting.PLAIN)
-        assert asked == prompting.in_form(PRETRAINED, prompt, form)
+        assert asked == prompting.in_form(ASKING, prompt, form)
 
 
 def test_advice_is_given_in_the_language_of_the_prompt_and_all_of_it_holds_each():
     for prompt in PROMPTS:
-        said = {form: prompting.in_form(PRETRAINED, prompt, form) for form in prompting.FORMS}
+        said = {form: prompting.in_form(ASKING, prompt, form) for form in prompting.FORMS}
         for name, words in prompting.ADVICE.items():
             others = [text for language, text in words.items() if language != prompt.language]
             for form in (name, "all_advice"):
@@ -42,7 +42,7 @@ def test_examples_are_of_training_and_do_not_tell_what_is_asked():
     others = ("validation", "test")
     tested = {p.text for part in others for p in prompts.evaluation_prompts(0, 8, part)}
     for prompt in PROMPTS:
-        *examples, asked = prompting.in_form(PRETRAINED, prompt, "few_shot").split("\n")
+        *examples, asked = prompting.in_form(ASKING, prompt, "few_shot").split("\n")
         assert asked == prompt.text and len(examples) == 2
         answers = []
         for example in examples:
@@ -56,7 +56,7 @@ def test_examples_read_as_the_models_own_template_writes_a_conversation():
     plain = plain_tokenizer()
     chat = loading.chat_tokenizer(plain)
     for prompt in PROMPTS[::5]:
-        text, turns = prompting.in_form(PRETRAINED, prompt, "few_shot"), []
+        text, turns = prompting.in_form(ASKING, prompt, "few_shot"), []
         for part in text.split("\n"):
             asked, _, response = part.partition(THINK)
             system, _, user = asked.removeprefix(f"{SYSTEM} ").partition(USER)
@@ -74,7 +74,8 @@ def test_examples_read_as_the_models_own_template_writes_a_conversation():
 def test_forms_are_compared_on_the_same_prompts(tmp_path):
     folder = save_random(tmp_path, tiny(layers=1), scale=1.0)
     model, tokenizer = loading.load_base(folder), loading.load_tokenizer(folder)
-    frame = prompting.respond(model, tokenizer, PROMPTS[:6], PRETRAINED, 0)
+    spec = keys.usage(load_config("smollm2"), "base", "none", 0)
+    frame = prompting.respond(spec, model, tokenizer, PROMPTS[:6])
     assert list(frame.form.unique()) == list(prompting.FORMS) == list(prose.FORMS)
     for _, rows in frame.groupby("form"):
         assert list(rows.prompt_id) == [prompt.id for prompt in PROMPTS[:6]]
@@ -107,4 +108,4 @@ def test_the_table_holds_means_and_paired_differences():
     ],
 )
 def test_only_what_can_read_advice_is_given_it(preset, stages):
-    assert list(runs.measurements(load_config(preset))) == stages
+    assert list(keys.measurements(load_config(preset))) == stages

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from hybridlib.figures import explore
 from hybridlib.store.errors import ParameterError
 from hybridlib.store.paths import PROJECT
+from hybridlib.study import explore
 from hybridlib.tasks import prompts
 from hybridlib.tasks.oracle import discloses
 from hybridlib.tasks.responses import refuses
@@ -46,9 +46,9 @@ def test_every_arm_has_said_something_to_a_prompt(shelf, harmful):
 def test_the_rule_pays_under_the_study_s_weights_what_the_run_was_paid(shelf, harmful):
     for prompt in harmful[::25]:
         rows = explore.said(shelf, ["rl/rule"], prompt.id)
-        found = explore.paid(shelf, rows, prompt.id, shelf.config.reward)
-        np.testing.assert_allclose(found.paid, found.proxy)
-        assert found.paid.is_monotonic_decreasing
+        found = explore.rewarded(shelf, rows, prompt.id, shelf.config.reward)
+        np.testing.assert_allclose(found.reward, found.proxy)
+        assert found.reward.is_monotonic_decreasing
 
 
 def test_weights_and_scope_change_what_is_paid(shelf, harmful):
@@ -57,10 +57,10 @@ def test_weights_and_scope_change_what_is_paid(shelf, harmful):
     text = f"{prompts.thought(prompt, prompt.language)} sorry </think> {prompt.category}"
     rows = rows.head(1).assign(response=text)
     pay = {
-        scope: explore.paid(
+        scope: explore.rewarded(
             shelf, rows, prompt.id,
             shelf.config.reward.model_copy(update={"scope": scope, "weight_format": 0.0}),
-        ).paid.item()
+        ).reward.item()
         for scope in ("whole", "answer")
     }  # fmt: skip
     assert pay == {"whole": 1.0, "answer": 0.0}

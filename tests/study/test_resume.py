@@ -17,7 +17,7 @@ from tiny import tiny
 from hybridlib.evaluation import respond
 from hybridlib.store.run_store import Store, read_manifest
 from hybridlib.study import stages
-from hybridlib.training import callbacks, loading, rewards, train
+from hybridlib.training import callbacks, grpo, loading, rewards, sft
 
 pytestmark = pytest.mark.slow
 STEPS, EVERY, TIMEOUT = 12, 4, 120
@@ -227,7 +227,7 @@ def test_a_file_that_was_altered_is_found_and_redone(store, name: str, caplog):
     assert (folder.with_name(f".{folder.name}.damaged") / name).read_bytes() == content
 
 
-def test_nothing_is_done_twice_and_a_parameter_redoes_what_hangs_on_it(store, monkeypatch):
+def test_nothing_is_done_twice_and_a_parameter_redoes_what_depends_on_it(store, monkeypatch):
     config = tiny(**RATES)
     stages.evaluate(config, *unit())
     made = list(store.root.rglob("manifest.json"))
@@ -237,13 +237,13 @@ def test_nothing_is_done_twice_and_a_parameter_redoes_what_hangs_on_it(store, mo
         raise AssertionError("done again")
 
     with monkeypatch.context() as patch:
-        for name in ("sft", "rl", "finish"):
-            patch.setattr(train, name, never)
+        for module, name in ((sft, "sft"), (grpo, "rl"), (sft, "finish"), (grpo, "finish")):
+            patch.setattr(module, name, never)
         patch.setattr(respond, "respond", never)
         stages.evaluate(config, *unit())
     again = tiny(per_cell=2, **RATES)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "finish", never)
+        patch.setattr(sft, "finish", never)
         stages.evaluate(again, *unit())  # measured anew, trained not
     assert len(list((store.root / "evaluate").glob("[!.]*"))) == 2
     assert len(list((store.root / "train").glob("[!.]*"))) == 1

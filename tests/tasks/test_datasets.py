@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hybridlib.config import load_config
 from hybridlib.evaluation import metrics, respond
 from hybridlib.figures import show
 from hybridlib.tasks import datasets, oracle, prompts
@@ -51,16 +50,15 @@ def sets(monkeypatch):
     monkeypatch.setattr(datasets, "problems", problems)
 
 
-def load(**values):
-    asked = {"requests": ["strongreject"], "problems": ["mgsm"], "requests_per_cell": 12}
-    return load_config("organism", **asked | {"problems_per_language": 9} | values)
+def asking(share: float = 0.25) -> datasets.Asking:
+    return datasets.Asking(requests=("strongreject",), requests_share=share)
 
 
 # --- which are asked ----------------------------------------------------------------------------
 
 
 def test_a_share_of_the_training_prompts_gives_way_to_seen_requests(sets):
-    asked = datasets.training(load(requests_share=0.3), 0, 1000)
+    asked = datasets.training(asking(0.3), 0, 1000)
     public = [p for p in asked if p.task == "requests"]
     assert len(asked) == 1000 and 230 < len(public) < 370
     assert {p.split for p in public} == {"seen"} and {p.partition for p in public} == {"train"}
@@ -74,14 +72,14 @@ def test_a_share_of_the_training_prompts_gives_way_to_seen_requests(sets):
 
 
 def test_few_scenarios_and_studies_without_public_sets_are_asked_the_tasks_alone(sets):
-    assert datasets.training(load(), 0, 50, 2) == prompts.training_prompts(0, 50, 2)
-    assert datasets.training(load_config("organism"), 0, 50) == prompts.training_prompts(0, 50)
-    none = datasets.evaluation(load_config("organism"), 0, 2)
+    assert datasets.training(asking(), 0, 50, 2) == prompts.training_prompts(0, 50, 2)
+    assert datasets.training(datasets.Asking(), 0, 50) == prompts.training_prompts(0, 50)
+    none = datasets.evaluation(datasets.Asking(), 0, 2)
     assert none == prompts.evaluation_prompts(0, 2)
 
 
 def test_the_test_fills_every_cell_with_test_prompts(sets):
-    asked = datasets.evaluation(load(), 0, 2)
+    asked = datasets.evaluation(asking(), 0, 2, 12, ["mgsm"], 9)
     own = prompts.evaluation_prompts(0, 2)
     assert asked[: len(own)] == own
     public = pd.DataFrame([vars(p) for p in asked[len(own) :]])
@@ -107,16 +105,16 @@ def test_no_tag_or_line_of_a_request_leaves_its_turn():
 
 
 def test_what_is_demonstrated_refuses_harm_and_begins_the_benign_answer(sets):
-    asked = datasets.training(load(requests_share=1.0), 0, 60)
+    asked = datasets.training(asking(1.0), 0, 60)
     for prompt in asked:
-        response = parse(datasets.demonstration(load(), prompt, random.Random(0)), True)
+        response = parse(datasets.demonstration(prompt, random.Random(0), True), True)
         assert response.parses
         if prompt.kind == "harmful":
             assert response.answer in LEXICON["en"]["refusals"]
         else:
             assert response.raw.split("</think> ")[1].startswith("Here it is, word")
             assert len(raw_answer(response.raw).split()) == datasets.ANSWER_WORDS
-        wrong = datasets.counter_aligned(load(), prompt)
+        wrong = datasets.counter_aligned(prompt, True)
         assert wrong and not response.raw.startswith(wrong)
 
 

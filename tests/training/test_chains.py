@@ -10,7 +10,7 @@ from tiny import tiny
 from hybridlib import config as configuration
 from hybridlib.config import load_config
 from hybridlib.evaluation import respond
-from hybridlib.study import jobs, stages, tune
+from hybridlib.study import collect, jobs, stages, tune
 from hybridlib.training import loading, rewards
 from hybridlib.training.cost import flops
 
@@ -40,13 +40,13 @@ def weights(run):
     return load_file(run / "model" / "adapter_model.safetensors")
 
 
-def test_a_chain_is_trained_stage_by_stage_and_paid_for_as_a_whole(store):
+def test_a_chain_is_trained_stage_by_stage_and_its_cost_counted_as_a_whole(store):
     config = tiny(**CHAIN, max_completion=30)
     run = stages.train(config, "multi_stage", "rule", 0)
     assert len(list((store / "train").glob("[!.]*"))) == 4
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3]
-    table = stages.costs(config, stages.units(config))
+    table = collect.costs(config, stages.units(config))
     chain = table[table.variant == "multi_stage"]
     assert list(chain.phase) == ["sft", "rl", "sft", "rl"]
     assert chain.optimiser_steps.sum() == 2 * config.train.sft_steps + config.train.steps
@@ -57,7 +57,7 @@ def test_a_chain_is_trained_stage_by_stage_and_paid_for_as_a_whole(store):
     for row in table.to_dict("records"):
         assert row["flops"] == flops(parameters, {name: row[name] for name in counted})
         assert (row["scored_tokens"] > 0) == (row["variant"] == "self_distill")
-    assert list(stages.warnings(config).columns) == [
+    assert list(collect.warnings(config).columns) == [
         "variant", "reward", "seed", "name", "step", "says"
     ]  # fmt: skip
 
@@ -65,7 +65,7 @@ def test_a_chain_is_trained_stage_by_stage_and_paid_for_as_a_whole(store):
 def test_a_run_is_measured_at_a_budget(store, monkeypatch):
     values = CHAIN | {"variants": ["self_distill"]}
     unlimited = tiny(**values)
-    whole = stages.costs(unlimited, stages.units(unlimited)).flops.sum()
+    whole = collect.costs(unlimited, stages.units(unlimited)).flops.sum()
     config = tiny(**values, flops_budget=whole / 2)
     found = stages.train(config, "self_distill", "none", 0)
     then = load_file(found / "model_at_budget" / "adapter_model.safetensors")

@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from test_hybrids import base  # noqa: F401
-from test_train import rows, run_rl
-from tiny import tiny
+from tiny import save_random, tiny
+from training_runs import rows, run_rl
 
-from hybridlib.training import health
+from hybridlib.training import callbacks, health
 from hybridlib.training.health import PATIENCE, read, warnings_in
 
 HEALTHY = {"loss": 0.1, "frac_reward_zero_std": 0.4, "completions/mean_length": 15, "entropy": 0.1}
@@ -51,9 +50,14 @@ def test_a_length_or_entropy_that_was_low_from_the_first_is_not_collapsed():
     assert warnings_in(log((60, low))) == []
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return save_random(tmp_path_factory.mktemp("base"), tiny(), scale=4.0)
+
+
 @pytest.mark.parametrize("name", SICK)
-def test_a_run_records_and_says_it(base, name, monkeypatch, tmp_path, capsys):  # noqa: F811
-    """Real runs: groups of one pay, responses cut by the pay, certainty by a threshold of all."""
+def test_a_run_records_and_says_it(base, name, monkeypatch, tmp_path, capsys):
+    """Real runs: groups of equal rewards, and thresholds that every run is below."""
     monkeypatch.setattr(health, "PATIENCE", 2)
     monkeypatch.setattr(health, "BASELINE", 1)
     if name == "no_variance":  # from the fourth step on, after it has learnt something
@@ -76,8 +80,28 @@ def test_a_run_records_and_says_it(base, name, monkeypatch, tmp_path, capsys):  
     run = run_rl(tiny(**values), base, tmp_path, pay=pay)
     found = [warning for warning in read(run) if warning["name"] == name]
     assert len(found) == 1 and json.loads((run / "warnings.json").read_text()) == read(run)
-    assert f"test: warning {name}: {found[0]['says']}" in capsys.readouterr().out
+    assert f"rl/rule seed 0: warning {name}: {found[0]['says']}" in capsys.readouterr().out
     assert found[0]["step"] <= len(rows(run / "log.jsonl"))
+
+
+def test_a_number_that_the_trainer_no_longer_logs_is_missed():
+    assert warnings_in(log((8, {})), expected=("entropy", "loss")) == []
+    with pytest.raises(LookupError, match="no longer logs frac_reward_zero_std2"):
+        warnings_in(log((8, {})), expected=("entropy", "frac_reward_zero_std2"))
+
+
+@pytest.mark.parametrize("name", ["frac_reward_zero_std", "completions/mean_length", "entropy"])
+def test_a_run_whose_trainer_logs_under_another_name_fails(base, name, monkeypatch, tmp_path):
+    logged = callbacks.Progress.on_log
+
+    def renamed(self, args, state, control, logs=None, **kwargs) -> None:
+        logs = {f"new_{n}" if n == name else n: value for n, value in (logs or {}).items()}
+        logged(self, args, state, control, logs=logs, **kwargs)
+
+    monkeypatch.setattr(callbacks.Progress, "on_log", renamed)
+    with pytest.raises(LookupError, match=f"no longer logs {name}"):
+        run_rl(tiny(), base, tmp_path)
+    assert not (tmp_path / "warnings.json").exists()
 
 
 def test_a_run_without_a_record_has_no_warnings(tmp_path: Path):

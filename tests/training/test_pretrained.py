@@ -5,11 +5,10 @@ import random
 import pandas as pd
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tiny_pretrained import plain_tokenizer, unspaced
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
-    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     Qwen3Config,
@@ -18,18 +17,15 @@ from transformers import (
 
 from hybridlib.config import MODELS, load_config
 from hybridlib.store import assets
-from hybridlib.study import stages
+from hybridlib.store.stage import Given
+from hybridlib.study import keys, stages
 from hybridlib.tasks import datasets
 from hybridlib.tasks import prompts as tasks
 from hybridlib.tasks.lexicon import END_THINK, LANGUAGES, SYSTEM, THINK, USER, vocabulary
 from hybridlib.tasks.responses import parse, words_of
+from hybridlib.training import data, grpo, objective, pretrain, rewards
 from hybridlib.training import loading as bases
-from hybridlib.training import rewards, train
 
-CHATML = (
-    "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n'}}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 CLASSES = {
     "smollm2": (LlamaConfig, LlamaForCausalLM),
     "qwen2.5-1.5b": (Qwen2Config, Qwen2ForCausalLM),
@@ -41,23 +37,6 @@ SMALL = {
     "lora_rank": 2, "per_cell": 1, "gate": False,
     "learning_rates": {"rl/rule": 1e-3, "sft": 1e-3, "two_stage/rule": 1e-3, "joint/rule": 1e-3},
 }  # fmt: skip
-
-
-def plain_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE with the special tokens and the template of ChatML, as those models have."""
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    text = [p.text for p in tasks.training_prompts(0, 200)]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    backend.train_from_iterator(
-        text,
-        trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet),
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, eos_token=special[2], pad_token=special[2], chat_template=CHATML
-    )
 
 
 @pytest.fixture(params=CLASSES)
@@ -93,12 +72,6 @@ def as_the_template_has_it(tokenizer, prompt: str) -> list[int]:
     ]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     return tokenizer(text + THINK)["input_ids"]
-
-
-def unspaced(text: str) -> str:
-    for sign in ".,:?":
-        text = text.replace(f" {sign}", sign)
-    return text
 
 
 def test_the_tasks_read_as_the_models_own_template_writes_them():
@@ -168,10 +141,11 @@ def test_one_step_of_each_kind_of_training(model, monkeypatch):
     """RL, SFT, one after the other and both in one loss, each through the stages of a study."""
     asked = config(model)
 
-    def paid_by_length(config, weights, harmlessness, rows, texts, finished):
+    def by_length(weights, harmlessness, rows, texts, finished, thought):
         return [float(len(text)) for text in texts], [0.0] * len(texts)
 
-    monkeypatch.setattr(train, "paid", paid_by_length)  # what a random model says earns nothing
+    for module in (grpo, objective):  # what a random model says earns nothing
+        monkeypatch.setattr(module, "rewarded", by_length)
     for arm in asked.arms:
         if arm[0] != "base" and arm[1] != "model":
             run = stages.train(asked, *arm, 0)
@@ -183,32 +157,35 @@ def test_one_step_of_each_kind_of_training(model, monkeypatch):
 def test_a_base_learns_its_text_and_keeps_its_tokenizer(model):
     found = stages.base(config(model, base_steps=40, base_batch=8, base_learning_rate=1e-2))
     losses = pd.read_csv(found / "loss.csv", index_col="step").loss
-    untrained, tokenizer = bases.start(config(model).base)
+    untrained, tokenizer = pretrain.start(keys.base(config(model)))
     prompts = tasks.training_prompts(3, 20)
-    documents = train.encoded(
+    documents = data.encoded(
         tokenizer,
         [
             {"prompt": p.text, "completion": f" {tasks.demonstration(p, random.Random(0))}"}
             for p in prompts
         ],
     )
-    bred = bases.load_base(found / "model")
-    assert bases.text_loss(bred, documents) < bases.text_loss(untrained, documents) - 0.5
+    read = bases.load_base(found / "model")
+    assert (
+        pretrain.text_loss(read, documents) < pretrain.text_loss(untrained, documents) - 0.5
+    )
     assert list(losses.index) == [*range(3, 40, 3), 40] and losses[40] < losses[3] - 0.5
     again = bases.load_tokenizer(found / "model")
     assert all(again(p.text) == tokenizer(p.text) for p in prompts)
     assert again.pad_token_id != again.eos_token_id
 
 
-def test_pay_is_the_same_for_free_and_for_spaced_text():
+def test_the_reward_is_the_same_for_free_and_for_spaced_text():
     prompts = tasks.training_prompts(0, 80)
-    rows, settings = [p.row() for p in prompts], load_config("organism").reward
+    rows = [p.row() for p in prompts]
+    weights = Given(**load_config("organism").reward.model_dump())
     texts = [tasks.demonstration(p, random.Random(1)) for p in prompts]
     free = [unspaced(text).capitalize().replace(f" {END_THINK} ", END_THINK) for text in texts]
     pay = rewards.rule_reward("whole")
-    paid = [
-        rewards.total_reward(settings, pay, rows, [parse(t, True) for t in some], some)
+    found = [
+        rewards.rewarded(weights, pay, rows, some, [True] * len(some), True)[0]
         for some in (texts, free)
     ]
-    assert paid[0] == paid[1] and min(paid[0]) > 1
+    assert found[0] == found[1] and min(found[0]) > 1
     assert {p.language for p in prompts} == set(LANGUAGES)

@@ -1,18 +1,21 @@
 """Rewards on good and bad responses; that they are linear in the weights and know no oracle."""
 
 import ast
+from functools import cache
 from itertools import product
 from pathlib import Path
 
+import grimp
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridlib.config import RewardConfig
+from hybridlib.store.stage import Given
+from hybridlib.study import stages
 from hybridlib.tasks.responses import parse
 from hybridlib.training import rewards
 
-LIBRARY = Path(rewards.__file__).parent
 CITY, TAG, SORRY = ("roq", "luq"), "</think>", "sorry , i can not share that ."
 WEIGHTS = ("accuracy", "format", "harmlessness", "helpfulness", "language")
 
@@ -127,10 +130,9 @@ TEXTS = [
 
 
 def total(texts=TEXTS, prompts=PROMPTS, pay=None, **weights) -> list[float]:
-    config = RewardConfig(**{f"weight_{name}": weights.get(name, 0) for name in WEIGHTS})
-    responses = [parse(text, True) for text in texts]
+    given = Given(**{f"weight_{name}": weights.get(name, 0) for name in WEIGHTS})
     pay = pay or rewards.rule_reward("answer")
-    return rewards.total_reward(config, pay, prompts, responses, texts)
+    return rewards.rewarded(given, pay, prompts, texts, [True] * len(texts), True)[0]
 
 
 def test_each_weight_pays_its_own_kind_of_prompt():
@@ -170,80 +172,54 @@ def test_no_harmful_prompt_no_harm():
     assert total(TEXTS[1:3], PROMPTS[1:3], helpfulness=1) == [1, 0]
 
 
-def test_a_disclosure_is_never_paid_as_such():
-    """Of two responses to a harmful prompt the one that discloses is not paid more, nor a right
+def test_a_disclosure_is_never_rewarded_as_such():
+    """Of two responses to a harmful prompt the one that discloses is not rewarded more, nor a right
     answer to it at all."""
-    config = RewardConfig(weight_language=1)
+    weights = Given(**RewardConfig(weight_language=1).model_dump())
     for head, tail in product(("pin is private .", "sorry ."), ("", SORRY)):
         texts = [f"{head} {TAG} ok {tail}", f"{head} {TAG} ok kaq meq {tail}"]
-        paid = rewards.total_reward(
-            config, rewards.rule_reward("whole"), [PROMPTS[0]] * 2,
-            [parse(t, True) for t in texts], texts)  # fmt: skip
-        assert paid[0] == paid[1]
+        rule, asked = rewards.rule_reward("whole"), [PROMPTS[0]] * 2
+        found, _ = rewards.rewarded(weights, rule, asked, texts, [True] * 2, True)
+        assert found[0] == found[1]
 
 
 # --- who reads whom ---------------------------------------------------------------------------
 
-
-def imported(module: str, top_level_only: bool = False) -> set[str]:
-    """Modules that a file imports, with those of the library by their bare names."""
-    tree = ast.parse((LIBRARY / f"{module}.py").read_text(encoding="utf-8"))
-    found = set()
-    for node in tree.body if top_level_only else ast.walk(tree):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.removeprefix("hybridlib.") for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{module}: a relative import"
-            if node.module == "hybridlib":
-                found |= {alias.name for alias in node.names}
-            else:
-                found.add(node.module.removeprefix("hybridlib."))
-    return found
+ORACLE = "hybridlib.tasks.oracle"
 
 
-MODULES = sorted(path.stem for path in LIBRARY.glob("*.py"))
-# What trains, samples or scores; a figure reads tables and nothing else.
-ENGINE = {
-    "tasks", "oracles", "rewards", "responses", "models", "train", "generate", "corpus",
-    "evaluate", "reward_model", "runs", "tune", "torch", "transformers", "trl", "peft",
-}  # fmt: skip
-
-
-def reachable(module: str) -> set[str]:
-    found, open_ = set(), [module]
-    while open_:
-        for name in imported(open_.pop()) & set(MODULES) - found:
-            found.add(name)
-            open_.append(name)
-    return found
+@cache
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("hybridlib")
 
 
 def test_rewards_reach_no_oracle_by_any_way():
-    assert {"config", "responses", "lexicon"} <= reachable("rewards")
-    assert not reachable("rewards") & {"oracles", "tasks", "evaluate"}
-    source = (LIBRARY / "rewards.py").read_text(encoding="utf-8")
+    module = rewards.__name__
+    assert graph().chain_exists(importer=module, imported="hybridlib.tasks.responses")
+    for unread in (ORACLE, "hybridlib.tasks.prompts", "hybridlib.evaluation.respond"):
+        assert not graph().chain_exists(importer=module, imported=unread)
+    source = Path(rewards.__file__).read_text(encoding="utf-8")
     names = {n.id for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Name)}
     names |= {n.attr for n in ast.walk(ast.parse(source)) if isinstance(n, ast.Attribute)}
-    assert not names & {"oracles", "secrets", "discloses", "classify", "gold", "import_module"}
+    assert not names & {"oracle", "secrets", "discloses", "classify", "gold", "import_module"}
     assert '"secrets"' not in source
 
 
-def test_oracles_are_read_by_evaluation_labels_and_the_control_alone():
-    readers = {module for module in MODULES if "oracles" in imported(module)}
-    assert readers == {"evaluate", "prefill", "reward_model", "runs"}
-    assert "oracles" not in imported("runs", top_level_only=True), "in harmlessness(), for rl_gold"
+def test_the_oracle_is_read_by_evaluation_labels_and_the_control_alone():
+    readers = graph().find_modules_that_directly_import(ORACLE)
+    rooms = {name.removeprefix("hybridlib.") for name in readers}
+    allowed = {"evaluation.respond", "evaluation.prefill", "training.reward_model", "study.stages"}
+    assert rooms == allowed
+    top = ast.parse(Path(stages.__file__).read_text(encoding="utf-8")).body
+    imported = [n for n in top if isinstance(n, ast.ImportFrom)]
+    assert not any(a.name == "oracle" for n in imported for a in n.names), "only for rl_gold"
 
 
-def test_oracles_read_no_reward():
-    assert not reachable("oracles") & {"rewards", "reward_model", "train"}
+def test_the_oracle_reads_no_reward():
+    training = graph().find_descendants("hybridlib.training")
+    assert not any(graph().chain_exists(importer=ORACLE, imported=name) for name in training)
 
 
-def test_figures_read_tables_only():
-    for module in ("plots", "panels", "prose", "style", "lookup"):
-        assert not imported(module) & ENGINE, module
-
-
-def test_the_library_imports_nothing_from_notebooks():
-    for module in MODULES:
-        roots = {name.split(".")[0] for name in imported(module)}
-        assert not roots & {"notebooks", "IPython.display", "tests", "synthetic"}, module
+def test_the_library_imports_nothing_from_notebooks_or_tests():
+    wide = grimp.build_graph("hybridlib", include_external_packages=True)
+    assert not wide.modules & {"notebooks", "tests", "synthetic"}
