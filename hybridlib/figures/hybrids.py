@@ -1,7 +1,4 @@
-"""The figures that compare hybrids, one function each: drawn where a study holds them all.
-
-As in plots.py, a figure reads tables only and its title states what was found.
-"""
+"""The figures of 08_hybrids, drawn where a study compares the hybrids with each other."""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -13,56 +10,60 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from hybridlib.figures import prose
 from hybridlib.figures import results as lookup
 from hybridlib.figures.panels import curve, dots, percent_axis, same_limits, whiskers
-from hybridlib.figures.prose import PAID_BY, join, percent, short
-from hybridlib.figures.results import Results, select
-from hybridlib.figures.style import VARIANT_STYLES, label_of, line_of, marker_of, styled, title
-from hybridlib.variants import REWARDS, families, hybrid_variants
+from hybridlib.figures.prose import REWARDS, short
+from hybridlib.figures.registry import figure
+from hybridlib.figures.results import Results, by_arm, select
+from hybridlib.figures.style import VARIANT_STYLES, line_of, marker_of
+from hybridlib.variants import families, hybrid_variants
 
 MEASURES = {  # metric -> (what it is, where)
     "harm_rate": ("harm\n(lower is safer)", {}),
     "over_refusal_rate": ("over-refusal\n(lower is better)", {}),
-    "off_language_rate": ("off-language\n(lower is better)", {}),
-    "accuracy": ("sums right\n(higher is better)", {"task": "sums"}),
+    "off_language_rate": ("language mixing\n(lower is better)", {}),
+    "accuracy": ("accuracy, arithmetic\n(higher is better)", {"task": "sums"}),
 }
 FAMILY_OF = {variant: name for name, members in families().items() for variant in members}
+SHORT = {"rule": "keyword reward", "model": "reward model"}
 GREY = {"color": "0.55", "linewidth": 1.6, "linestyle": ":"}  # rl, where it is the reference
 
 
-@styled()
+@figure(
+    "Which hybrid is safer than its parents, and at what cost?",
+    claims=("C7",),
+    tables=("hybrids", "metrics"),
+)
 def hybrids(results: Results) -> Figure:
-    """Harm, over-refusal, off-language and accuracy of every variant, at equal optimiser steps."""
+    """Four columns of dots with intervals, a row a variant: harm, over-refusal, language mixing and
+    accuracy on arithmetic problems, under each reward; base, rl and sft as lines."""
     rates = {metric: results.metric(metric, **where) for metric, (_, where) in MEASURES.items()}
-    fig = _every_variant(results, rates)
-    title(fig, f"Clearly less harm, corrected for all pairs: {prose.less_harm(results)}.")
-    return fig
+    return _every_variant(results, rates)
 
 
-@styled()
+@figure(
+    "Which hybrid is safest when each has cost the same?",
+    claims=("C7",),
+    tables=("hybrids", "at_budget", "metrics"),
+)
 def hybrids_at_budget(results: Results) -> Figure:
-    """The same of the policies as they were when each had cost the same FLOPs."""
+    """Four columns of dots with intervals, a row a variant, all at the same FLOPs: harm,
+    over-refusal, language mixing and accuracy, under each reward; base, rl and sft as lines."""
     table, rates = results.table("at_budget"), {}
     for metric, (_, where) in MEASURES.items():
         untrained = results.metric(metric, **where).query("arm == 'base/none'")
-        found = select(table, metric=metric, split="all").set_index("arm")
-        rates[metric] = pd.concat([untrained, found])
-    fig = _every_variant(results, rates)
-    harm, said = rates["harm_rate"].estimate, []
-    for reward in lookup.rewards(results):
-        own = harm[[arm for arm in harm.index if arm.endswith(f"/{reward}")]]
-        if len(own):
-            ends = own.idxmin(), own.idxmax()
-            said.append(join(f"{label_of(arm)} {percent(own[arm])}" for arm in ends))
-    at = short(table.flops.iloc[0])
-    title(fig, f"Least and most harm with {at} FLOPs each: {'; '.join(said)}.")
-    return fig
+        rates[metric] = pd.concat([untrained, by_arm(select(table, metric=metric, split="all"))])
+    return _every_variant(results, rates)
 
 
-@styled()
+@figure(
+    "Does more compute buy less harm?",
+    claims=("C7", "C8"),
+    tables=("hybrids", "metrics", "cost"),
+)
 def hybrids_by_compute(results: Results) -> Figure:
-    """The same four measures against the FLOPs of training, all phases together."""
+    """Harm, over-refusal, language mixing and accuracy against the FLOPs of training, all phases
+    together, on a log axis: a marker a variant with intervals, a row a reward."""
     fig, rows = _rows_of_rewards(results, 3.4)
     flops = lookup.totals(results, "flops")
     for n, (reward, axes) in enumerate(rows):
@@ -81,52 +82,44 @@ def hybrids_by_compute(results: Results) -> Figure:
             if n == len(rows) - 1:
                 ax.set_xlabel("FLOPs of training (log)")
     _legend(fig, results.arms("cost"))
-    cheap, dear = flops.estimate.idxmin(), flops.estimate.idxmax()
-    harm = results.metric("harm_rate").estimate
-    ends = (f"{label_of(a)} {short(flops.estimate[a])}, {percent(harm[a])}" for a in (cheap, dear))
-    title(fig, f"FLOPs and the harm that is left, from least to most compute: {' to '.join(ends)}.")
     return fig
 
 
-@styled()
+@figure(
+    "What does each FLOP of training bring?",
+    claims=("C7", "C8"),
+    tables=("hybrids", "training.flops", "metrics"),
+)
 def hybrids_along_compute(results: Results) -> Figure:
-    """Gold and pay of the rollouts of training against FLOPs so far, all phases together."""
-    labels = {"gold": "gold, harmful prompts\n(higher is safer)", "proxy": "reward paid\n(proxy)"}
-    fig = _family_curves(results, labels, "flops", "FLOPs so far")
-    said = _ends(results, "gold")
-    title(fig, f"Gold of the rollouts at the end, least and most: {said}.")
-    return fig
+    """Ground-truth score and reward of training rollouts against the FLOPs so far, a column of
+    panels a family of hybrids, rl dotted in each, with bands over seeds."""
+    labels = {"gold": "ground-truth\nscore", "proxy": "reward\n(proxy)"}
+    return _family_curves(results, labels, "flops", "FLOPs so far")
 
 
-@styled()
+@figure(
+    "How much is left for RL to learn from?",
+    claims=("C7",),
+    tables=("hybrids", "training", "metrics"),
+)
 def hybrid_mechanism(results: Results) -> Figure:
-    """What RL has left to learn from, along training: groups without spread, and entropy."""
+    """Share of zero-variance groups and entropy against the training step, a column of panels a
+    family of hybrids, rl dotted in each, with bands over seeds."""
     labels = {
-        "zero_variance_groups": "groups without spread\nof reward (share)",
-        "entropy": "entropy of rows with\nan advantage (nats)",
+        "zero_variance_groups": "zero-variance\ngroups (share)",
+        "entropy": "entropy, rows with an\nadvantage (nats)",
     }
-    fig = _family_curves(results, labels, "step", "training step")
-    said = _ends(results, "zero_variance_groups")
-    title(fig, f"Groups without spread of reward at the end, least and most: {said}.")
-    return fig
+    return _family_curves(results, labels, "step", "training step")
 
 
-def _ends(results: Results, column: str) -> str:
-    """Which variant has least and most of a measure over the last tenth of its steps."""
-    said = []
-    for reward in lookup.rewards(results):
-        frame = select(results.table("training"), reward=reward).dropna(subset=column)
-        last = frame[frame.step.gt(0.9 * frame.groupby("arm").step.transform("max"))]
-        mean = last.groupby("arm")[column].mean()
-        if len(mean):
-            ends = mean.idxmin(), mean.idxmax()
-            said.append(join(f"{label_of(arm)} {percent(mean[arm])}" for arm in ends))
-    return "; ".join(said)
-
-
-@styled()
+@figure(
+    "How much does each hybrid depend on its one constant?",
+    claims=("C7",),
+    tables=("sweep",),
+)
 def hybrid_sweeps(results: Results) -> Figure:
-    """The one number that matters in each method, over all its values; the default is ringed."""
+    """Harm, over-refusal, language mixing and accuracy over the values of one parameter a method,
+    evenly spaced, with intervals; the default value is ringed."""
     table = results.table("sweep")
     variants = [variant for variant in hybrid_variants() if variant in set(table.variant)]
     ring = {"markersize": 15, "markerfacecolor": "none", "markeredgecolor": "black"}
@@ -156,18 +149,12 @@ def hybrid_sweeps(results: Results) -> Figure:
     for ax, (name, _) in zip(grid[:, 0], MEASURES.values(), strict=True):
         ax.set_ylabel(name)
     keys = [
-        Line2D([], [], label=PAID_BY[reward], **line_of(f"base/{reward}"))
-        for reward in REWARDS
+        Line2D([], [], label=name, **line_of(f"base/{reward}"))
+        for reward, name in REWARDS.items()
         if reward in set(table.reward)
     ]
     keys.append(Line2D([], [], linestyle="", marker="o", label="the default", **ring))
     fig.legend(handles=keys, loc="outside lower center", ncol=3, handlelength=3)
-    ranges = lookup.sweep_ranges(results)
-    ends = (ranges.high - ranges.low).agg(["idxmax", "idxmin"])
-    most, least = (
-        f"{name} ({percent(ranges.low[name])} to {percent(ranges.high[name])})" for name in ends
-    )
-    title(fig, f"Over the values swept, harm moves most with {most} and least with {least}.")
     return fig
 
 
@@ -214,7 +201,7 @@ def _rows_of_rewards(
     parts = fig.subfigures(len(rewards), 1, squeeze=False)[:, 0]
     rows = []
     for part, reward in zip(parts, rewards, strict=True):
-        part.suptitle(f"{PAID_BY[reward]}, T=1", x=0.01, ha="left", fontsize=14)
+        part.suptitle(f"{REWARDS[reward]}, T=1", x=0.01, ha="left", fontsize=14)
         rows.append((reward, list(part.subplots(1, len(MEASURES)))))
     return fig, rows
 
@@ -249,7 +236,7 @@ def _family_curves(results: Results, labels: dict[str, str], x: str, xlabel: str
     for column, label in labels.items():
         for reward in rewards:
             axes = next(lines)
-            axes[0].set_ylabel(f"{label}\n{reward}", fontsize=11)
+            axes[0].set_ylabel(f"{label}\n{SHORT[reward]}", fontsize=11)
             axes[0].yaxis.set_major_locator(MaxNLocator(3))
             for ax, group in zip(axes, groups.values(), strict=True):
                 arms = [arm for arm in group if arm.endswith((f"/{reward}", "/none"))]

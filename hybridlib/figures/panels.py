@@ -13,7 +13,7 @@ from scipy import stats
 
 from hybridlib.figures import prose
 from hybridlib.figures import results as lookup
-from hybridlib.figures.prose import PAID_BY
+from hybridlib.figures.prose import REWARDS
 from hybridlib.figures.results import Results
 from hybridlib.figures.style import VARIANT_STYLES, bar_of, label_of, line_of, marker_of
 
@@ -34,11 +34,20 @@ def whiskers(row: pd.Series) -> np.ndarray:
     return np.array([[row.estimate - row.low], [row.high - row.estimate]]).clip(min=0)
 
 
+def left_labels(ax: Axes, names: Sequence[str], **font: object) -> None:
+    """Name the rows of an axis in a column of text that starts at one place on the left."""
+    size = font.get("fontsize", 12)
+    longest = max(len(line) for name in names for line in name.split("\n"))
+    ax.set_yticks(range(len(names)), names, ha="left", **font)
+    ax.tick_params(axis="y", length=0, pad=0.61 * size * longest + 4)
+
+
 def arm_rows(ax: Axes, arms: Sequence[str], labels: bool) -> None:
     """One row an arm, the first on top."""
     ax.set_ylim(len(arms) - 0.5, -0.5)
-    ax.set_yticks(range(len(arms)), [label_of(arm) for arm in arms] if labels else [])
-    ax.tick_params(axis="y", length=0)
+    ax.set_yticks([])
+    if labels:
+        left_labels(ax, [label_of(arm) for arm in arms], fontfamily="monospace", fontsize=12)
 
 
 def dots(ax: Axes, rows: pd.DataFrame, arms: Sequence[str], labels: bool) -> None:
@@ -55,16 +64,22 @@ def dots(ax: Axes, rows: pd.DataFrame, arms: Sequence[str], labels: bool) -> Non
 
 
 def dot_panels(
-    results: Results, panels: list[tuple[str, str, pd.DataFrame]], xlabel: str = ""
+    results: Results,
+    panels: list[tuple[str, str, pd.DataFrame]],
+    xlabel: str = "",
+    whole: bool = True,
 ) -> tuple[Figure, list[Axes]]:
-    """Panels (title, x label, rows of metrics) side by side, the same arms in each."""
+    """Panels (title, x label, rows of metrics) side by side, the same arms in each.
+
+    `whole`: the axes go from 0 to 100%.
+    """
     arms = [arm for arm in results.arms() if any(arm in rows.index for _, _, rows in panels)]
     fig = Figure(figsize=(13, 2.2 + 0.4 * len(arms)))
     axes = list(fig.subplots(1, len(panels)))
     for n, (ax, (name, label, rows)) in enumerate(zip(axes, panels, strict=True)):
         dots(ax, rows, arms, labels=n == 0)
         ax.set(title=name, xlabel=label)
-        percent_axis(ax.xaxis)
+        percent_axis(ax.xaxis, whole)
     if xlabel:
         fig.supxlabel(xlabel, fontsize=13)
     return fig, axes
@@ -113,7 +128,7 @@ def training_curves(
 ) -> tuple[Figure, np.ndarray]:
     """A row of panels for each column of training.csv, a column of panels for each reward."""
     frame, arms = lookup.training(results), lookup.trained_by_rl(results)
-    groups = {reward: [arm for arm in arms if arm.endswith(f"/{reward}")] for reward in PAID_BY}
+    groups = {reward: [arm for arm in arms if arm.endswith(f"/{reward}")] for reward in REWARDS}
     groups = {reward: group for reward, group in groups.items() if group}
     fig = Figure(figsize=(13, 2 + 2.8 * len(rows)))
     axes = fig.subplots(len(rows), max(1, len(groups)), sharex=True, sharey="row", squeeze=False)
@@ -124,7 +139,7 @@ def training_curves(
             for n, arm in enumerate(group):
                 curve(ax, frame, column, arm, n / len(group), x)
     for top, bottom, reward in zip(axes[0], axes[-1], groups, strict=False):
-        top.set_title(PAID_BY[reward])
+        top.set_title(REWARDS[reward])
         bottom.set_xlabel(xlabel)
         bottom.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     keys = [Line2D([], [], label=label_of(arm), **line_of(arm)) for arm in arms]

@@ -11,10 +11,12 @@ from scipy import stats
 
 from hybridlib.config import PARAMETERS
 from hybridlib.evaluation import statistics
-from hybridlib.evaluation.statistics import DECIDED, interval_of_change
+from hybridlib.evaluation.statistics import DECIDED
 from hybridlib.figures.style import order_of
 from hybridlib.store.errors import ParameterError
+from hybridlib.store.errors import ParameterError
 from hybridlib.store.paths import committed, local
+from hybridlib.variants import REWARDS
 from hybridlib.variants import REWARDS
 
 # What a row of metrics.csv is pooled over, unless a figure says otherwise.
@@ -25,12 +27,8 @@ SPLITS = {
     "unseen_attack": "unseen attack",
     "unseen_both": "both unseen",
 }
-
+LANGUAGES = {"en": "English", "es": "Spanish"}
 EFFECT = ["claim", "metric", "contrast", "reward"]  # what names a row of verdicts.csv
-
-# The arms that titles and sentences name; the figures show all.
-MAIN = ("base/none", "rl/rule", "rl/model", "sft/none", "two_stage/model")
-RL = ("rl/rule", "rl/model")
 
 
 @dataclass(frozen=True)
@@ -41,19 +39,31 @@ class Results:
     _read: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
 
     def table(self, name: str) -> pd.DataFrame:
-        """tables/NAME.csv, with a column `arm` where rows have a variant and a reward."""
+        """tables/NAME.csv, or NAME.csv.gz; with a column `arm` where rows have a variant and a
+        reward.
+
+        Raises FileNotFoundError where the preset has no such table.
+        """
         if name not in self._read:
-            path = self.folder / "tables" / f"{name}.csv"
             # 'none' is a word of the tables, not a missing value
-            frame = pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
+            frame = pd.read_csv(self._path(name), keep_default_na=False, na_values=["", "nan"])
             if {"variant", "reward"} <= set(frame):
                 frame["arm"] = frame.variant + "/" + frame.reward
             self._read[name] = frame
         return self._read[name]
 
+    def _path(self, name: str) -> Path:
+        plain = self.folder / "tables" / f"{name}.csv"
+        return plain if plain.exists() else plain.with_suffix(".csv.gz")
+
     def has(self, name: str) -> bool:
         """Whether there is a table of that name: some belong to some presets only."""
-        return (self.folder / "tables" / f"{name}.csv").exists()
+        return self._path(name).exists()
+
+    @property
+    def preset(self) -> str:
+        """The preset whose tables these are."""
+        return self.table("metrics").preset.iloc[0]
 
     def arms(self, table: str = "metrics") -> list[str]:
         """The arms of a table, in the order of every figure."""
@@ -61,31 +71,16 @@ class Results:
 
     def metric(self, name: str, **where: str) -> pd.DataFrame:
         """Rows of metrics.csv for one metric by arm: estimate, low, high, seeds, responses."""
-        rows = select(self.table("metrics"), metric=name, **(POOLED | where)).set_index("arm")
-        return rows.loc[sorted(rows.index, key=order_of)]
-
-    def value(self, name: str, arm: str, **where: str) -> pd.Series:
-        """One row of `metric`; KeyError where the preset has no such arm."""
-        return self.metric(name, **where).loc[arm]
-
-    def contrast(self, name: str, a: str, b: str, **where: str) -> pd.Series | None:
-        """a - b paired by seed and prompt, whichever way round it is there; None if neither."""
-        where = POOLED | where
-        if where.pop("part") != "whole":
-            return None  # contrasts.csv is about whole responses
-        return _either_way(select(self.table("contrasts"), metric=name, **where), a, b)
+        return by_arm(select(self.table("metrics"), metric=name, **(POOLED | where)))
 
 
-def _either_way(rows: pd.DataFrame, a: str, b: str) -> pd.Series | None:
-    """The row a - b, or b - a with its sign turned; None if neither is there."""
-    for row in select(rows, a=a, b=b).itertuples():
-        return pd.Series({"estimate": row.estimate, "low": row.low, "high": row.high})
-    for row in select(rows, a=b, b=a).itertuples():
-        return pd.Series({"estimate": -row.estimate, "low": -row.high, "high": -row.low})
-    return None
+def by_arm(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows indexed by arm, in the order of every figure."""
+    rows = rows.set_index("arm")
+    return rows.loc[sorted(rows.index, key=order_of)]
 
 
-def select(frame: pd.DataFrame, **where: str) -> pd.DataFrame:
+def select(frame: pd.DataFrame, **where: object) -> pd.DataFrame:
     """Rows whose columns have these values."""
     mask = pd.Series(True, index=frame.index)
     for column, value in where.items():
@@ -94,80 +89,46 @@ def select(frame: pd.DataFrame, **where: str) -> pd.DataFrame:
 
 
 def load(preset: str, results: str = "") -> Results:
-    """The results in the folder `results`, else the preset's local ones, else the committed."""
+    """The results in the folder `results`, else the preset's local ones, else the committed.
+
+    Raises ParameterError where none of them is there.
+    """
     for place in [Path(results)] if results else [local(preset), committed(preset)]:
-        if (place / "tables" / "metrics.csv").exists():  # a sweep alone is no study
-            return Results(place)
+        if (found := Results(place)).has("metrics"):  # a sweep alone is no study
+            return found
     command = f"make study PRESET={preset}"
     raise ParameterError(f"there are no tables of preset {preset!r}: run `{command}` first")
 
 
-def extreme(results: Results, metric: str, lowest: bool = True, **where: str) -> str:
-    """The trained arm, the control aside, with the lowest (highest) estimate; '' if none is."""
-    rows = results.metric(metric, **where)
-    rows = rows[~rows.variant.isin(["base", "rl_gold"])]
-    if rows.empty:
-        return ""
-    return rows.estimate.idxmin() if lowest else rows.estimate.idxmax()
-
-
-def direction(results: Results, metric: str, a: str, b: str, **where: str) -> int:
-    """+1 if a is higher than b, -1 if lower, 0 if they are not told apart at 95%.
-
-    By the paired contrast; where there is none, by intervals that do not touch (stricter).
-    """
-    row = results.contrast(metric, a, b, **where)
-    if row is not None:
-        return int(row.low > 0) - int(row.high < 0)
-    first, second = results.value(metric, a, **where), results.value(metric, b, **where)
-    return int(first.low > second.high) - int(first.high < second.low)
-
-
 def rewards(results: Results) -> list[str]:
-    """The rewards that pay some arm of the study, the control aside."""
+    """The rewards under which some arm of the study was trained, the positive control aside."""
     return [r for r in REWARDS if any(arm.endswith(f"/{r}") for arm in results.arms())]
 
 
 def under(results: Results, reward: str) -> list[str]:
-    """The arms to show under a reward: those that it pays, and those that neither reward pays."""
+    """The arms to show under a reward: those trained by it, and those that have no choice of it."""
     return [arm for arm in results.arms() if arm.endswith((f"/{reward}", "/none", "/gold"))]
 
 
-def holm(results: Results, metric: str, reward: str, a: str, b: str) -> pd.Series | None:
-    """a - b over all splits, its interval Holm-adjusted, from hybrids.csv; None if not there."""
-    rows = select(results.table("hybrids"), metric=metric, reward=reward, split="all")
-    return _either_way(rows, a, b)
-
-
-def prefilled(results: Results, start: str) -> pd.DataFrame:
-    """Harm over all splits behind one beginning of a response (prefill.csv), by arm."""
-    rows = select(results.table("prefill"), start=start, split="all").set_index("arm")
-    return rows.loc[sorted(rows.index, key=order_of)]
-
-
-def advised(results: Results) -> pd.DataFrame:
-    """Rows of usage.csv that say what a form of asking changes."""
-    rows = results.table("usage")
-    return rows[rows.than.ne("none")]
-
-
-def sweep_ranges(results: Results) -> pd.DataFrame:
-    """Least and most harm (low, high) by parameter swept, over its values and both rewards."""
-    rows = select(results.table("sweep"), metric="harm_rate")
-    harm = rows.groupby("parameter", sort=False).estimate
-    return pd.DataFrame({"low": harm.min(), "high": harm.max()})
+def difference(rows: pd.DataFrame, a: str, b: str) -> pd.Series | None:
+    """The row a - b, or b - a with its sign turned; None if neither is there."""
+    for row in select(rows, a=a, b=b).itertuples():
+        return pd.Series({"estimate": row.estimate, "low": row.low, "high": row.high})
+    for row in select(rows, a=b, b=a).itertuples():
+        return pd.Series({"estimate": -row.estimate, "low": -row.high, "high": -row.low})
+    return None
 
 
 def trained_by_rl(results: Results) -> list[str]:
-    """Arms whose training was paid a reward: those with a proxy in training.csv."""
+    """Arms that were trained by a reward: those with a proxy in training.csv."""
     frame = results.table("training")
-    paid = set(frame[frame.proxy.notna()].arm)
-    return [arm for arm in results.arms("training") if arm in paid]
+    rewarded = set(frame[frame.proxy.notna()].arm)
+    return [arm for arm in results.arms("training") if arm in rewarded]
 
 
 def sides(results: Results) -> pd.DataFrame:
     """Rows of sensitivity.csv at the changed points at which there is a verdict, with `same`:
-    whether the estimate lies on the side of its margin on which it lies in verdicts.csv.
+    whether the estimate is on the side of its margin on which it is in verdicts.csv.
 
     An effect that a change does not touch has no row: one of two arms that a parameter of training
     leaves as they were, to the last digit. Another base touches all.
@@ -182,11 +143,6 @@ def sides(results: Results) -> pd.DataFrame:
     beyond = (here.estimate > here.margin).rename("here")
     rows = at.assign(beyond=at.estimate > at.margin).join(beyond, on=EFFECT).dropna(subset="here")
     return rows.assign(same=rows.beyond.eq(rows.here))
-
-
-def same_side(results: Results) -> pd.DataFrame:
-    """By effect: of those points (`size`), at how many it lies on the same side (`sum`)."""
-    return sides(results).groupby(EFFECT).same.agg(["sum", "size"])
 
 
 def smoothed(curve: pd.DataFrame | pd.Series) -> pd.DataFrame | pd.Series:
@@ -205,8 +161,11 @@ def training(results: Results) -> pd.DataFrame:
 
 
 def over_optimised(results: Results, arm: str) -> pd.DataFrame:
-    """By seed: `peak`, the distance at which gold is highest, and `regret`, what of it is lost by
-    the end (Gao et al., arXiv 2210.10760), gold smoothed over a tenth of the steps."""
+    """By seed: `peak`, the distance at which the ground-truth score is highest, `end`, the last one,
+    and `regret`, what of the score is lost by then (Gao et al., arXiv 2210.10760).
+
+    The score is smoothed over a tenth of the steps.
+    """
     rows = select(training(results), arm=arm).dropna(subset=["gold", "distance"])
     found = {}
     for seed, run in rows.groupby("seed"):
@@ -218,12 +177,6 @@ def over_optimised(results: Results, arm: str) -> pd.DataFrame:
             "regret": gold.max() - gold.iloc[-1],
         }
     return pd.DataFrame.from_dict(found, orient="index")
-
-
-def change(results: Results, column: str, arm: str) -> tuple[float, float, float]:
-    """(mean, low, high) over seeds of a training column: last tenth of its steps minus first."""
-    frame = select(results.table("training"), arm=arm).dropna(subset=column)
-    return interval_of_change(frame, column)
 
 
 def totals(results: Results, column: str) -> pd.DataFrame:
@@ -239,8 +192,3 @@ def calibration() -> pd.DataFrame:
     """What was simulated of the intervals in use, at 5 and 10 seeds (tests/calibration.py)."""
     table = pd.read_csv(Path(statistics.__file__).with_name("calibration.csv"))
     return table[~table.check.str.startswith("left")]
-
-
-def claims(results: Results) -> pd.Series:
-    """One verdict a claim, all rewards together."""
-    return select(results.table("claims"), reward="all").set_index("claim").verdict

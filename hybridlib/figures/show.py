@@ -1,4 +1,4 @@
-"""What the notebooks 01 to 03 show beside their text: curves, code, example responses."""
+"""What notebooks show next to their text: figures with findings, curves, code, responses."""
 
 import base64
 import html
@@ -12,14 +12,36 @@ from IPython.display import HTML, Markdown, display
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hybridlib.figures.prose import tabulate
-from hybridlib.figures.style import styled
+from hybridlib.figures import findings
+from hybridlib.figures.prose import say, tabulate
+from hybridlib.figures.registry import figures
+from hybridlib.figures.results import Results
+from hybridlib.figures.style import save, styled
 from hybridlib.tasks import prompts
 from hybridlib.tasks.lexicon import END_THINK, LEXICON, vocabulary
 from hybridlib.tasks.responses import words_of
 
 OPENING = 4
 _KNOWN = frozenset(vocabulary())
+
+
+def figure(results: Results, name: str) -> None:
+    """Draw a figure, save it into the results, display it and the findings that hold under it.
+
+    Nothing is shown where the preset lacks a table of the figure.
+    """
+    declared = figures()[name]
+    if not declared.applies(results):
+        return
+    png = save(declared.draw(results), results.folder / "figures", name)
+    _image(png.read_bytes(), f"{declared.headline(results)} {declared.alt}")
+    held = findings.of(results, declared.notebook)
+    say("\n\n".join(f"> {f.text(results)}" for f in held if f.figure == name))
+
+
+def _image(png: bytes, alt: str) -> None:
+    source = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    display(HTML(f'<img alt="{html.escape(alt)}" style="max-width:100%" src="{source}">'))
 
 
 @styled()
@@ -34,9 +56,7 @@ def curves(frame: pd.DataFrame, panels: Mapping[str, str], alt: str) -> None:
         ax.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     png = io.BytesIO()
     fig.savefig(png, format="png", dpi=60, metadata={"Software": None})
-    data = base64.b64encode(png.getvalue()).decode()
-    source = f"data:image/png;base64,{data}"
-    display(HTML(f'<img alt="{html.escape(alt)}" style="max-width:100%" src="{source}">'))
+    _image(png.getvalue(), alt)
 
 
 def code(function: Callable) -> None:
@@ -47,9 +67,7 @@ def code(function: Callable) -> None:
 
 def table(rows: Iterable, columns: Sequence[str] | None = None) -> None:
     """Display rows as a table in which no text is cut."""
-    frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows), columns=columns)
-    with pd.option_context("display.max_colwidth", None):
-        tabulate(frame)
+    tabulate(rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows), columns=columns))
 
 
 def first_words(text: str, count: int = 16) -> str:

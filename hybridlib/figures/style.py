@@ -2,7 +2,7 @@
 
 Colours are Okabe and Ito's for the default variants; later ones add a shade of their family's hue
 and a marker of their own. Nothing is told apart by colour alone: lines have markers, bars have
-hatches, and the reward fills a marker (rule) or leaves it open (model).
+hatches, and the reward fills a marker (refusal-keyword reward) or leaves it open (reward model).
 """
 
 import textwrap
@@ -39,16 +39,17 @@ VARIANT_STYLES = {
     "reward_model": Style("#5a5a3c", "H", "+."),  # no variant, but it has learning rates
 }
 REWARD_LINES = {"none": "-", "gold": "-", "rule": "-", "model": "--"}
+REWARD_SUFFIXES = {"rule": " (keyword)", "model": " (model)"}
 
-# Response class -> (name, colour, hatch), in the order of the stack: what is not wished on the
-# left, from dark to light, what is wished on the right.
+# Response class -> (name, colour, hatch), in the order of the stack: undesired classes on the left,
+# from dark to light, the desired one on the right.
 HARMFUL_CLASSES = {
     "complies": ("complies", "#7f2704", ""),
-    "superficial": ("complies behind a refusal", "#fd8d3c", "////"),
-    "complies_in_thought": ("complies in the thought only", "#fdd0a2", "...."),
+    "superficial": ("superficial refusal: refuses and complies", "#fd8d3c", "////"),
+    "complies_in_thought": ("complies in the reasoning trace only", "#fdd0a2", "...."),
     "malformed": ("malformed", "#9a9a9a", "xxxx"),
     "evades": ("evades", "#c6dbef", "----"),
-    "refuses": ("refuses, nothing disclosed", "#4292c6", ""),
+    "refuses": ("refuses genuinely", "#4292c6", ""),
 }
 BENIGN_CLASSES = {
     "refuses": ("refuses", "#7f2704", ""),
@@ -118,14 +119,14 @@ def bar_of(arm: str) -> dict[str, object]:
 
 
 def label_of(arm: str) -> str:
-    """'rl/rule' -> 'rl (rule)'; variants without a choice of reward keep their bare name."""
+    """'rl/rule' -> 'rl (keyword)'; variants without a choice of reward keep their bare name."""
     variant, _, reward = arm.partition("/")
     return f"{variant}{suffix_of(reward)}"
 
 
 def suffix_of(reward: str) -> str:
-    """' (rule)', ' (model)'; '' where there was no choice of reward."""
-    return f" ({reward})" if reward in ("rule", "model") else ""
+    """' (keyword)', ' (model)'; '' where there was no choice of reward."""
+    return REWARD_SUFFIXES.get(reward, "")
 
 
 def order_of(arm: str) -> tuple[int, int]:
@@ -135,23 +136,17 @@ def order_of(arm: str) -> tuple[int, int]:
 
 
 def title(fig: Figure, text: str) -> None:
-    """Set the finding as the figure's title, wrapped to the figure's width."""
+    """Set the figure's title, wrapped to its width."""
     width = int(fig.get_size_inches()[0] * 7.9)
     fig.suptitle("\n".join(textwrap.wrap(text, width)), x=0.01, ha="left", fontweight="bold")
 
 
-def finding(fig: Figure) -> str:
-    """The title on one line, as it was before it was wrapped (which parts words at hyphens)."""
-    return fig.get_suptitle().replace("-\n", "-").replace("\n", " ")
-
-
-def save(fig: Figure, folder: Path, name: str) -> list[Path]:
-    """Write NAME.svg and NAME.png into `folder`; the same figure gives the same bytes."""
+def save(fig: Figure, folder: Path, name: str, kind: str = "png") -> Path:
+    """Write NAME.png, or another kind, into `folder`; the same figure gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.{kind}"
     # no date and no program version: a file changes only when its picture does
-    metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
-    paths = {kind: folder / f"{name}.{kind}" for kind in metadata}
+    metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
     with styled():
-        for kind, path in paths.items():
-            fig.savefig(path, metadata=metadata[kind])
-    return list(paths.values())
+        fig.savefig(path, metadata=metadata)
+    return path

@@ -1,95 +1,127 @@
-"""The figures of 07_verdicts, one function each: what was decided, and how far it reaches.
+"""The figures of 07_verdicts: what was decided, how far it reaches, and what it took."""
 
-As in plots.py, a figure reads tables only and its title states what was found.
-"""
-
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from hybridlib.figures import prose
-from hybridlib.figures.panels import percent_axis, whiskers
-from hybridlib.figures.prose import CLAIMS, join
-from hybridlib.figures.results import EFFECT, Results, claims, same_side, select
-from hybridlib.figures.style import VERDICT_STYLES, label_of, marker_of, styled, suffix_of, title
+from hybridlib.figures.panels import cost_bars, left_labels, percent_axis, whiskers
+from hybridlib.figures.prose import CLAIMS
+from hybridlib.figures.registry import ALL, figure
+from hybridlib.figures.results import EFFECT, Results, select, sides
+from hybridlib.figures.style import VERDICT_STYLES, label_of, marker_of, suffix_of
 
 PRESET_LOOKS = (
     {"color": "#0072b2", "marker": "o", "linestyle": ""},
     {"color": "#d55e00", "marker": "s", "linestyle": "", "markerfacecolor": "white"},
 )
+MARGIN = Line2D([], [], color="black", marker="|", linestyle="", markersize=14, label="margin")
+COSTS = {
+    "flops": "FLOPs",
+    "completion_tokens": "tokens sampled",
+    "trained_tokens": "tokens trained on",
+}
 
 
-@styled()
+@figure(
+    "What does each claim of the paper come to?",
+    claims=ALL,
+    tables=("verdicts", "claims"),
+    optional=("sensitivity",),
+)
 def verdict_page(results: Results) -> Figure:
-    """C1 to C8 at a glance: effect with Holm interval, margin, and the verdict in a word."""
-    rows, together = results.table("verdicts"), claims(results)
-    reach = same_side(results) if results.has("sensitivity") else None
-    ratio = rows.metric.eq("log_flops")  # not a difference of rates: an axis of its own below
-    groups = [group for group in (rows[~ratio], rows[ratio]) if len(group)] or [rows]
-    fig = Figure(figsize=(14, 2.6 + 0.5 * len(rows)))
-    heights = [len(group) + 1 for group in groups]
-    axes = fig.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for ax, group in zip(axes, groups, strict=True):
+    """A row a hypothesis, grouped by claim: effect, positive as claimed, with its Holm-adjusted
+    interval, the margin as a black line, and the verdict in a word."""
+    rows = results.table("verdicts")
+    together = select(results.table("claims"), reward="all").set_index("claim").verdict
+    reach = pd.DataFrame()
+    if results.has("sensitivity"):
+        reach = sides(results).groupby(EFFECT).same.agg(["sum", "size"])
+    fig, parts = _effect_axes(rows, 0.5 * len(rows))
+    for ax, group in parts:
+        _rows_of_effects(ax, group)
         beside = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points"}
         beside |= {"va": "center", "fontweight": "bold"}
-        names, last = [], None
+        last = None
         for y, row in enumerate(group.itertuples()):
             colour, marker = VERDICT_STYLES[row.verdict]
             look = {"color": colour, "marker": marker, "markersize": 10, "elinewidth": 2.5}
             ax.errorbar(row.estimate, y, xerr=whiskers(row), capsize=4, **look)
-            ax.plot([row.margin] * 2, [y - 0.4, y + 0.4], color="black", linewidth=2)
             effect = tuple(getattr(row, column) for column in EFFECT)
-            reaches = reach is not None and effect in reach.index
+            reaches = effect in reach.index
             high = 7 if reaches else 0
             ax.annotate(row.verdict.upper(), (1, y), xytext=(14, high), color=colour, **beside)
             if reaches:
                 same, points = reach.loc[effect]
+                small = beside | {"fontweight": "normal", "fontsize": 11, "color": "0.35"}
                 told = f"same side at {same} of {points}"
-                small = beside | {"fontweight": "normal", "fontsize": 11}
-                ax.annotate(told, (1, y), xytext=(14, -8), color="0.35", **small)
+                ax.annotate(told, (1, y), xytext=(14, -8), **small)
             if row.claim != last:
                 last, name = row.claim, f"{row.claim} {CLAIMS[row.claim]}"
-                ax.annotate(name, (0, y), xytext=(-320, 8), **beside)
+                ax.annotate(name, (0, y), xytext=(-350, 8), **beside)
                 if last in together:
-                    colour, _ = VERDICT_STYLES[together[last]]
-                    ax.annotate(together[last], (0, y), xytext=(-320, -10), color=colour, **beside)
+                    word = together[last]
+                    look = beside | {"color": VERDICT_STYLES[word][0]}
+                    ax.annotate(word, (0, y), xytext=(-350, -10), **look)
                 ax.axhline(y - 0.5, color="0.8", linewidth=1)
-            names.append(f"{row.metric.replace('_', ' ')}\n{row.contrast}{suffix_of(row.reward)}")
-        ax.axvline(0, color="0.6", linewidth=1, linestyle=":")
-        ax.set_ylim(len(group) - 0.4, -0.6)
-        ax.set_yticks(range(len(group)), names)
-        ax.tick_params(axis="y", length=0, labelsize=11)
-        ax.set_xlabel("log ratio, signed as claimed (further right: more as claimed)")
-        ax.xaxis.set_major_locator(MaxNLocator(5))
-    if not ratio.all():
-        percent_axis(axes[0].xaxis)
-        axes[0].set_xlabel("difference, signed as claimed (further right: more as claimed)")
-    keys = [
-        Line2D([], [], color="0.3", marker="o", label="effect, Holm-adjusted interval"),
-        Line2D([], [], color="black", marker="|", linestyle="", markersize=14, label="margin"),
-    ]
-    if reach is not None:
-        side = "same side: of the margin, where a changed parameter touches it"
+    keys = [Line2D([], [], color="0.3", marker="o", label="effect, Holm-adjusted interval"), MARGIN]
+    if len(reach):
+        side = "same side: of the margin, where a changed parameter touches the effect"
         keys.append(Line2D([], [], linestyle="", label=side))
     fig.legend(loc="outside lower right", ncol=len(keys), handles=keys)
-    title(fig, f"{prose.tally(results)}.")
     return fig
 
 
-@styled()
+@figure(
+    "Do the effects of this study repeat in another one?",
+    claims=ALL,
+    tables=("beside",),
+)
+def side_by_side(results: Results) -> Figure:
+    """A row an effect with two markers, one a study: effect, positive as claimed, with its interval,
+    and the margin as a black line; rows are shaded where the two are on different sides of it."""
+    rows = results.table("beside")
+    presets = list(dict.fromkeys(rows.preset))
+    fig, parts = _effect_axes(rows, 0.45 * len(rows))
+    for ax, group in parts:
+        effects = group.drop_duplicates(EFFECT)
+        _rows_of_effects(ax, effects, with_claim=True)
+        for y, effect in enumerate(effects.itertuples()):
+            for row in select(group, **{n: getattr(effect, n) for n in EFFECT}).itertuples():
+                nth = presets.index(row.preset)
+                at = y + 0.36 * nth - 0.18
+                ax.errorbar(row.estimate, at, xerr=whiskers(row), capsize=3, **PRESET_LOOKS[nth])
+            if not effect.same_side:
+                ax.axhspan(y - 0.46, y + 0.46, color="0.9", zorder=0)
+    keys = [Line2D([], [], label=name, **look) for name, look in zip(presets, PRESET_LOOKS)]
+    keys += [MARGIN, Patch(color="0.9", label="on two sides of the margin")]
+    fig.legend(loc="outside lower right", ncol=len(keys), handles=keys)
+    return fig
+
+
+@figure(
+    "Which effects survive a changed parameter?",
+    claims=ALL,
+    tables=("sensitivity",),
+    optional=("verdicts",),
+)
 def sensitivity(results: Results) -> Figure:
-    """Each effect with one parameter changed: a row a test, a column a parameter."""
+    """A grid of small panels, a row an effect and a column a parameter: effect, positive as claimed,
+    with its interval at each value, the margin as a black line, the verdict by colour and
+    marker."""
     table = results.table("sensitivity")
     tests = table.drop_duplicates(EFFECT)
     axes_of = list(dict.fromkeys(table.parameter))
     values = {name: list(dict.fromkeys(table[table.parameter.eq(name)].value)) for name in axes_of}
     points = sum(map(len, values.values()))
     fig = Figure(figsize=(max(13, 4 + 0.6 * points), 2 + 1.25 * len(tests)))
-    grid = fig.subplots(
-        len(tests), len(axes_of), sharex="col", sharey="row", squeeze=False,
-        width_ratios=[len(values[name]) for name in axes_of],
-    )  # fmt: skip
+    widths = [len(values[name]) for name in axes_of]
+    shape = {"sharex": "col", "sharey": "row", "squeeze": False, "width_ratios": widths}
+    grid = fig.subplots(len(tests), len(axes_of), **shape)
+    beside = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center"}
     for line, test in zip(grid, tests.itertuples(), strict=True):
         rows = select(table, **{name: getattr(test, name) for name in EFFECT})
         for ax, name in zip(line, axes_of, strict=True):
@@ -104,13 +136,10 @@ def sensitivity(results: Results) -> Figure:
             ax.set_xlim(-0.6, len(values[name]) - 0.4)
             ax.set_xticks(range(len(values[name])), values[name])
             ax.yaxis.set_major_locator(MaxNLocator(3))
-        line[0].set_ylabel(
-            f"{test.claim} {test.metric.replace('_', ' ')}\n{test.contrast}"
-            f"{suffix_of(test.reward)}",
-            rotation=0, ha="right", va="center", fontsize=11,
-        )  # fmt: skip
+        name = f"{test.claim} {_effect(test)}"
+        line[0].annotate(name, (0, 0.5), xytext=(-235, 0), fontsize=11, **beside)
     for ax, name in zip(grid[-1], axes_of, strict=True):
-        ax.set_xlabel(name.replace("_", "\n"), fontsize=11)
+        ax.set_xlabel(name.replace("_", "_\n"), fontsize=10, fontfamily="monospace")
         ax.tick_params(axis="x", labelsize=9)
     keys = [
         Line2D([], [], color=colour, marker=marker, linestyle="", label=word)
@@ -119,60 +148,22 @@ def sensitivity(results: Results) -> Figure:
     ]
     keys.append(Line2D([], [], color="black", label="margin"))
     if not set(table.verdict) <= set(VERDICT_STYLES):
-        keys.append(Patch(color="0.9", hatch="//", label="base fails its gate"))
+        keys.append(Patch(color="0.9", hatch="//", label="base fails its competence check"))
     fig.legend(handles=keys, loc="outside lower center", ncol=len(keys))
-    title(fig, prose.sensitivity(results))
     return fig
 
 
-@styled()
-def side_by_side(results: Results) -> Figure:
-    """The same effects in this study and in the one beside it, each with its interval."""
-    rows = results.table("beside")
-    presets = list(dict.fromkeys(rows.preset))
-    ratio = rows.metric.eq("log_flops")  # an axis of its own, as on the verdict page
-    groups = [group for group in (rows[~ratio], rows[ratio]) if len(group)]
-    fig = Figure(figsize=(14, 2.6 + 0.45 * len(rows)))
-    heights = [len(group) + 1 for group in groups]
-    axes = fig.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for ax, group in zip(axes, groups, strict=True):
-        effects = group.drop_duplicates(EFFECT)
-        for y, effect in enumerate(effects.itertuples()):
-            for row in select(group, **{n: getattr(effect, n) for n in EFFECT}).itertuples():
-                nth = presets.index(row.preset)
-                ax.errorbar(
-                    row.estimate, y + 0.36 * nth - 0.18, xerr=whiskers(row), capsize=3,
-                    **PRESET_LOOKS[nth],
-                )  # fmt: skip
-            ax.plot([effect.margin] * 2, [y - 0.4, y + 0.4], color="black", linewidth=2)
-            if not effect.same_side:
-                ax.axhspan(y - 0.46, y + 0.46, color="0.9", zorder=0)
-        names = [
-            f"{e.claim} {e.metric.replace('_', ' ')}\n{e.contrast}{suffix_of(e.reward)}"
-            for e in effects.itertuples()
-        ]
-        ax.axvline(0, color="0.6", linewidth=1, linestyle=":")
-        ax.set_ylim(len(effects) - 0.4, -0.6)
-        ax.set_yticks(range(len(effects)), names)
-        ax.tick_params(axis="y", length=0, labelsize=11)
-        ax.set_xlabel("log ratio, signed as claimed")
-    if not ratio.all():
-        percent_axis(axes[0].xaxis)
-        axes[0].set_xlabel("difference, signed as claimed (further right: more as claimed)")
-    keys = [Line2D([], [], label=name, **look) for name, look in zip(presets, PRESET_LOOKS)]
-    keys += [Line2D([], [], color="black", marker="|", linestyle="", markersize=14, label="margin")]
-    keys += [Patch(color="0.9", label="on two sides of the margin")]
-    fig.legend(loc="outside lower right", ncol=len(keys), handles=keys)
-    title(fig, prose.agreement(results))
-    return fig
-
-
-@styled()
+@figure(
+    "Was each learning rate chosen inside its grid?",
+    claims=ALL,
+    tables=("learning_rates",),
+)
 def learning_rates(results: Results) -> Figure:
-    """The whole grid on development seeds: own objective, a dot a seed, the chosen rate ringed."""
+    """A panel a variant: its own validation objective against the learning rate, a dot a
+    development seed, the chosen rate ringed."""
     frame, arms = results.table("learning_rates"), results.arms("learning_rates")
-    columns = max(1, min(5, len(arms)))
-    lines = max(1, -(-len(arms) // columns))
+    columns = min(5, len(arms))
+    lines = -(-len(arms) // columns)
     fig = Figure(figsize=(13, 1.6 + 2.4 * lines))
     axes = fig.subplots(lines, columns, squeeze=False)
     for ax in axes.flat[len(arms) :]:
@@ -194,9 +185,58 @@ def learning_rates(results: Results) -> Figure:
         ax.set_xticks(mean.index, [prose.short(rate) for rate in mean.index])
     fig.supxlabel("learning rate (log scale); small dots: seeds; ringed: chosen", fontsize=13)
     fig.supylabel("own validation objective", fontsize=13)
-    chosen = frame[frame.chosen].groupby("arm").learning_rate.first()
-    counts = chosen.value_counts().sort_index().items()
-    found = join(f"{prose.short(rate)} for {count}" for rate, count in counts)
-    at_end = chosen.isin(ends).sum()
-    title(fig, f"Learning rates chosen: {found} of {len(chosen)}; {at_end} at an end of the grid.")
     return fig
+
+
+@figure(
+    "What does each variant cost to train?",
+    claims=("C8",),
+    tables=("cost",),
+)
+def cost(results: Results) -> Figure:
+    """Bars, a row a variant: floating-point operations, tokens sampled and tokens trained on, with
+    intervals over seeds; all phases of a variant together."""
+    return cost_bars(results, COSTS)
+
+
+@figure(
+    "How long does each variant train on one machine?",
+    claims=("C8",),
+    tables=("cost",),
+)
+def seconds(results: Results) -> Figure:
+    """Bars, a row a variant: seconds of training, with intervals over seeds."""
+    return cost_bars(results, {"seconds": "seconds of training on the machine of this run"})
+
+
+def _effect(row) -> str:
+    return f"{prose.metric(row.metric)}\n{row.contrast}{suffix_of(row.reward)}"
+
+
+def _effect_axes(
+    rows: pd.DataFrame, height: float
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    """An axis for differences of rates and, where there are any, one below for log ratios."""
+    ratio = rows.metric.eq("log_flops")
+    groups = [group for group in (rows[~ratio], rows[ratio]) if len(group)]
+    fig = Figure(figsize=(14, 2.6 + height))
+    heights = [len(group) + 1 for group in groups]
+    axes = fig.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, group in zip(axes, groups, strict=True):
+        ax.axvline(0, color="0.6", linewidth=1, linestyle=":")
+        ax.set_xlabel("log ratio (positive: as claimed)")
+        ax.xaxis.set_major_locator(MaxNLocator(5))
+        if group.metric.iloc[0] != "log_flops":
+            ax.set_xlabel("difference (positive: as claimed)")
+            percent_axis(ax.xaxis)
+    return fig, list(zip(axes, groups, strict=True))
+
+
+def _rows_of_effects(ax: Axes, effects: pd.DataFrame, with_claim: bool = False) -> None:
+    """A row an effect, with its name on the left and its margin as a black line."""
+    names = []
+    for y, row in enumerate(effects.itertuples()):
+        ax.plot([row.margin] * 2, [y - 0.4, y + 0.4], color="black", linewidth=2)
+        names.append(f"{row.claim} {_effect(row)}" if with_claim else _effect(row))
+    ax.set_ylim(len(effects) - 0.4, -0.6)
+    left_labels(ax, names, fontsize=11)

@@ -1,0 +1,133 @@
+"""Findings: sentences that a person wrote, each with the conditions that the tables must meet.
+
+findings.yaml lists them by notebook. `values` names cells of tables, `when` compares them, `says` is
+the sentence that stands above the figure and `detail` the one that carries the numbers, injected
+from `values`. A finding whose conditions fail is not shown.
+
+A value is a row of a table: the one that its keys select, the one with the `least` or `most` of a
+column among them, or with `count: true` their number `n`.
+"""
+
+import math
+import operator
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from hybridlib.figures import prose
+from hybridlib.figures.results import POOLED, Results, select
+
+FILE = Path(__file__).with_suffix(".yaml")
+CONDITION = r"(\w+)\.(\w+) (<|<=|>|>=|==|!=) (?:([A-Za-z]\w*)\.(\w+)|(\S.*))"
+OPERATORS = {
+    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
+    "==": operator.eq, "!=": operator.ne,
+}  # fmt: skip
+FORMATS = {
+    "percent": lambda row: prose.percent(row.estimate),
+    "interval": prose.interval,
+    "points": prose.points,
+    "amount": prose.amount,
+    "times": lambda row: f"{math.exp(row.estimate):.1f}",  # of a difference of logarithms
+    "n": lambda row: str(row.n),
+}
+POOLED_IN = {"metrics": POOLED, "contrasts": {k: v for k, v in POOLED.items() if k != "part"}}
+
+
+class Cell:
+    """A row of a table that a sentence can name: `{harm:percent}`."""
+
+    def __init__(self, row: pd.Series) -> None:
+        self.row = row
+
+    def __format__(self, spec: str) -> str:
+        """The row in a format of FORMATS, or one of its columns as it is."""
+        return FORMATS[spec](self.row) if spec in FORMATS else str(self.row[spec])
+
+
+class Finding(BaseModel):
+    """Two sentences, the figure that they stand under, and when they may be said."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    notebook: str
+    name: str
+    figure: str
+    presets: tuple[str, ...] = Field(min_length=1)
+    says: str
+    detail: str
+    values: dict[str, dict[str, Any]] = Field(min_length=1)
+    when: tuple[str, ...] = Field(min_length=1)
+
+    def holds(self, results: Results) -> bool:
+        """Whether the tables have every value and meet every condition."""
+        try:
+            cells = self._cells(results)
+        except (FileNotFoundError, KeyError):
+            return False
+        return all(_met(condition, cells) for condition in self.when)
+
+    def text(self, results: Results) -> str:
+        """Both sentences, with the numbers of these tables.
+
+        Raises ValueError where they do not hold.
+        """
+        if not self.holds(results):
+            raise ValueError(f"finding {self.name!r} does not hold on {results.folder.name}")
+        cells = {name: Cell(row) for name, row in self._cells(results).items()}
+        return f"{self.says} {self.detail.format_map(cells)}"
+
+    def _cells(self, results: Results) -> dict[str, pd.Series]:
+        return {name: _row(results, **where) for name, where in self.values.items()}
+
+
+@cache
+def load(path: Path = FILE) -> tuple[Finding, ...]:
+    """All findings of a file; pydantic's ValidationError names what is wrong in it."""
+    notebooks = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return tuple(
+        Finding(notebook=notebook, **finding)
+        for notebook, findings in notebooks.items()
+        for finding in findings
+    )
+
+
+def of(results: Results, notebook: str) -> list[Finding]:
+    """The findings of a notebook that are about this preset and hold on its tables."""
+    mine = [f for f in load() if f.notebook == notebook and results.preset in f.presets]
+    return [finding for finding in mine if finding.holds(results)]
+
+
+def _row(
+    results: Results, table: str = "metrics", least: str = "", most: str = "", count: bool = False,
+    **where: Any,
+) -> pd.Series:  # fmt: skip
+    """The row that a value names. KeyError if there is none, ValueError if there are several."""
+    rows = select(results.table(table), **(POOLED_IN.get(table, {}) | where))
+    if count:
+        return pd.Series({"n": len(rows)})
+    if rows.empty:
+        raise KeyError(f"no row of {table} has {where}")
+    if least or most:
+        return rows.loc[rows[least].idxmin() if least else rows[most].idxmax()]
+    if len(rows) > 1:
+        raise ValueError(f"{len(rows)} rows of {table} have {where}")
+    return rows.iloc[0]
+
+
+def _met(condition: str, cells: dict[str, pd.Series]) -> bool:
+    """Whether 'a.low > b.high', 'a.low > 0.05' or 'a.verdict == refuted' is true of the cells."""
+    found = re.fullmatch(CONDITION, condition)
+    if not found:
+        raise ValueError(f"{condition!r} is no comparison of values")
+    name, column, sign, other, its, constant = found.groups()
+    left = cells[name][column]
+    right = cells[other][its] if other else constant
+    if isinstance(left, str):
+        return OPERATORS[sign](left, str(right))
+    return bool(OPERATORS[sign](float(left), float(right)))

@@ -1,0 +1,172 @@
+"""The figures of 04_harmlessness: what responses do, and whether the reward went with it."""
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from hybridlib.figures.panels import (
+    arm_rows,
+    dot_panels,
+    percent_axis,
+    training_curves,
+    whiskers,
+)
+from hybridlib.figures.registry import figure
+from hybridlib.figures.results import SPLITS, Results, by_arm, select
+from hybridlib.figures.style import BENIGN_CLASSES, HARMFUL_CLASSES, label_of, marker_of
+
+STARTS = {  # as in evaluation/prefill.py
+    "nothing": "nothing prefilled",
+    "true_thought": "true trace",
+    "true_answer": "true trace,\nanswer begun",
+    "false_thought": "false trace",
+    "false_answer": "false trace,\nanswer begun",
+}
+PROXY_AND_GOLD = {
+    "proxy": "reward (proxy)\n(higher is rewarded more)",
+    "gold": "ground-truth score,\nharmful prompts\n(higher is safer)",
+}
+
+
+@figure(
+    "What do responses to harmful and to benign requests do?",
+    claims=("C1", "C2"),
+    tables=("classes", "metrics"),
+)
+def response_classes(results: Results) -> Figure:
+    """Stacked bars, a row a variant and a panel a split of the harmful requests, plus one panel for
+    the benign requests: shares of the response classes, with a dot for the harm rate or the
+    over-refusal rate and its interval."""
+    table = results.table("classes")
+    table = table[table.task.eq("all") & table.language.eq("all") & table.decoding.eq("sample")]
+    panels = [("harmful", split, name, "harm_rate") for split, name in SPLITS.items()]
+    panels += [("benign", "all", "all", "over_refusal_rate")]
+    orders = {"harmful": HARMFUL_CLASSES, "benign": BENIGN_CLASSES}
+    arms = results.arms("classes")
+    fig = Figure(figsize=(15, 4.2 + 0.4 * len(arms)))
+    axes = fig.subplots(1, len(panels))
+    for n, (ax, (kind, split, name, metric)) in enumerate(zip(axes, panels, strict=True)):
+        arm_rows(ax, arms, labels=n == 0)
+        shares = table[table.kind.eq(kind) & table.split.eq(split)]
+        shares = shares.pivot(index="arm", columns="response_class", values="share")
+        shares = shares.reindex(index=arms, columns=list(orders[kind])).fillna(0)
+        starts = shares.cumsum(axis=1) - shares
+        for word, (_, colour, hatch) in orders[kind].items():
+            look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
+            ax.barh(range(len(arms)), shares[word], left=starts[word], height=0.74, **look)
+        rates = results.metric(metric, split=split)
+        for y, arm in enumerate(arms):
+            if arm in rates.index:
+                look = {"color": "black", "marker": "o", "markeredgecolor": "white", "capsize": 3.5}
+                ax.errorbar(rates.estimate[arm], y, xerr=whiskers(rates.loc[arm]), **look)
+        ax.set_title(f"{kind},\n{name}")
+        percent_axis(ax.xaxis, whole=True)
+        for side in ("left", "bottom"):
+            ax.spines[side].set_visible(False)
+    axes[2].set_xlabel("share of responses, T=1 (solid blue, on the right, is desired)")
+    dot = Line2D([], [], color="black", marker="o")
+    for kind, place, rate in (("harmful", "left", "harm"), ("benign", "right", "over-refusal")):
+        names, colours, hatches = zip(*orders[kind].values(), strict=True)
+        keys = [Patch(fc=c, hatch=h, ec="white") for c, h in zip(colours, hatches, strict=True)]
+        look = {"alignment": "left", "title_fontproperties": {"weight": "bold"}, "ncol": 2}
+        fig.legend(
+            [*keys, dot],
+            [*names, f"{rate} rate, 95% interval"],
+            title=f"{kind} requests",
+            loc=f"outside lower {place}",
+            **look,
+        )
+    return fig
+
+
+@figure(
+    "How harmful is what a policy adds to a prefilled response?",
+    claims=("C1", "C2"),
+    tables=("prefill",),
+)
+def prefill_depth(results: Results) -> Figure:
+    """Dots with intervals, a row a variant and a panel a prefilled beginning: harm that the policy
+    added; the base's own as a dashed line."""
+    table = select(results.table("prefill"), split="all")
+    panels = [(name, "", by_arm(select(table, start=start))) for start, name in STARTS.items()]
+    label = "harm in what the policy added, T=1 (lower is safer); dashed: the base's own"
+    return dot_panels(results, panels, label)[0]
+
+
+@figure(
+    "Does less harm cost more refusals of benign requests?",
+    claims=("C2", "C7"),
+    tables=("metrics",),
+)
+def harm_vs_over_refusal(results: Results) -> Figure:
+    """Scatter of the harm rate against over-refusal, on all benign prompts and on benign
+    near-misses, a marker a variant with crosses for the intervals; the lower left is desired."""
+    harm = results.metric("harm_rate")
+    panels = {
+        "benign prompts refused": results.metric("over_refusal_rate"),
+        "benign near-misses refused": results.metric("lookalike_refusal_rate"),
+    }
+    fig = Figure(figsize=(13, 6.2))
+    axes = fig.subplots(1, 2, sharey=True)
+    for ax, (name, rows) in zip(axes, panels.items(), strict=True):
+        for arm in rows.index:
+            x, y = rows.loc[arm], harm.loc[arm]
+            bars = {"xerr": whiskers(x), "yerr": whiskers(y), "elinewidth": 1.5, "capsize": 3}
+            ax.errorbar(x.estimate, y.estimate, **bars, **marker_of(arm))
+        right = max(rows.high.max(), 0.01)
+        ax.set(xlim=(-0.05 * right, 1.08 * right), xlabel=f"{name}, T=1 (lower is better)")
+        percent_axis(ax.xaxis)
+        # square roots spread out what is crowded near no harm at all
+        ax.set_yscale("function", functions=(lambda y: np.sqrt(np.clip(y, 0, None)), np.square))
+        ax.set_ylim(0, 1)
+        percent_axis(ax.yaxis)
+        ax.set_yticks((0, 0.01, 0.05, 0.2, 0.5, 1))
+        ax.grid(axis="y", color="0.92")
+    axes[0].set_ylabel("harm rate, T=1 (lower is safer; square-root scale)")
+    keys = [Line2D([], [], linestyle="", label=label_of(a), **marker_of(a)) for a in harm.index]
+    axes[1].legend(handles=keys, loc="upper left", bbox_to_anchor=(1.02, 1))
+    return fig
+
+
+@figure(
+    "Which public requests does each variant refuse?",
+    claims=("C2", "C5"),
+    tables=("judges", "metrics"),
+)
+def public_requests(results: Results) -> Figure:
+    """Dots with intervals, a row a variant: share of harmful public requests that were not refused,
+    a panel a split, and share of benign ones that were refused; the base's own as a dashed line."""
+    panels = [
+        (f"harmful,\n{name}", "not refused, T=1", results.metric("non_refusal_rate", split=split))
+        for split, name in SPLITS.items()
+    ]
+    benign = results.metric("request_refusal_rate")
+    return dot_panels(results, [*panels, ("benign,\nall", "refused, T=1", benign)])[0]
+
+
+@figure(
+    "Does the ground-truth score rise with the reward?",
+    claims=("C1",),
+    tables=("training",),
+)
+def proxy_vs_gold(results: Results) -> Figure:
+    """Curves over training steps: above, the reward; below, the ground-truth score on harmful
+    prompts; a column a reward and a line a variant, with a band over seeds."""
+    fig, axes = training_curves(results, PROXY_AND_GOLD)
+    percent_axis(axes[1, 0].yaxis)
+    return fig
+
+
+@figure(
+    "Is the ground-truth score lost while the reward still rises?",
+    claims=("C1",),
+    tables=("training.kl",),
+)
+def proxy_and_gold_by_distance(results: Results) -> Figure:
+    """Curves over the distance from the base: above, the reward; below, the ground-truth score on
+    harmful prompts; a column a reward and a line a variant, with a band over seeds."""
+    label = "distance from the base, $d$"
+    fig, axes = training_curves(results, PROXY_AND_GOLD, "distance", label)
+    percent_axis(axes[1, 0].yaxis)
+    return fig
