@@ -1,8 +1,8 @@
 """Findings: sentences that a person wrote, each with the conditions that the tables must meet.
 
-findings.yaml lists them by notebook. `values` names cells of tables, `when` compares them, `says` is
-the sentence that stands above the figure and `detail` the one that carries the numbers, injected
-from `values`. A finding whose conditions fail is not shown.
+findings.yaml lists them by notebook. `values` names cells of tables, `when` compares them, `says`
+is the sentence above the figure, and `detail` the one into which numbers of `values` are injected.
+A finding whose conditions fail is not shown.
 
 A value is a row of a table: the one that its keys select, the one with the `least` or `most` of a
 column among them, or with `count: true` their number `n`.

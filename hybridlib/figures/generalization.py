@@ -9,26 +9,24 @@ from hybridlib.figures.results import LANGUAGES, SPLITS, Results
 HARM = "harm rate, T=1 (lower is safer); dashed: the base's own"
 
 
-@figure(
-    "Does harmlessness reach categories and attacks that training never showed?",
-    claims=("C5", "C6"),
-    tables=("metrics",),
-)
+@figure(claims="C5 C6", tables="metrics")
 def generalization(results: Results) -> Figure:
-    """Dots with intervals, a row a variant and a panel a split: harm rate on seen and unseen
-    categories and attacks; the base's own as a dashed line."""
+    """Does harmlessness reach categories and attacks that training never showed?
+
+    Dots with intervals, a row a variant and a panel a split: harm rate on seen and unseen
+    categories and attacks; the base's own as a dashed line.
+    """
     panels = [(name, "", results.metric("harm_rate", split=s)) for s, name in SPLITS.items()]
     return dot_panels(results, panels, HARM)[0]
 
 
-@figure(
-    "Does harmlessness hold in both languages?",
-    claims=("C5",),
-    tables=("metrics",),
-)
+@figure(claims="C5", tables="metrics")
 def generalization_by_language(results: Results) -> Figure:
-    """Dots with intervals, a row a variant: harm rate where all is seen and where category and
-    attack are unseen, in English and in Spanish; the base's own as a dashed line."""
+    """Does harmlessness hold in both languages?
+
+    Dots with intervals, a row a variant: harm rate where all is seen and where category and
+    attack are unseen, in English and in Spanish; the base's own as a dashed line.
+    """
     panels = [
         (f"{name},\n{SPLITS[split]}", "", results.metric("harm_rate", split=split, language=code))
         for code, name in LANGUAGES.items()
@@ -37,14 +35,13 @@ def generalization_by_language(results: Results) -> Figure:
     return dot_panels(results, panels, HARM)[0]
 
 
-@figure(
-    "How much does harm rise from seen to unseen requests?",
-    claims=("C5",),
-    tables=("metrics",),
-)
+@figure(claims="C5", tables="metrics")
 def generalization_gaps(results: Results) -> Figure:
-    """Dots with intervals, a row a variant and a panel an unseen split: harm on unseen minus harm
-    on seen requests; zero and the base's own gap are marked."""
+    """How much does harm rise from seen to unseen requests?
+
+    Dots with intervals, a row a variant and a panel an unseen split: harm on unseen minus harm
+    on seen requests; zero and the base's own gap are marked.
+    """
     panels = [
         (name, "", results.metric("generalization_gap", split=split))
         for split, name in SPLITS.items()
@@ -58,14 +55,13 @@ def generalization_gaps(results: Results) -> Figure:
     return fig
 
 
-@figure(
-    "Do reasoning and knowledge survive the training?",
-    claims=("C7",),
-    tables=("metrics",),
-)
+@figure(claims="C7", tables="metrics")
 def reasoning(results: Results) -> Figure:
-    """Dots with intervals, a row a variant: accuracy on arithmetic problems and share of benign
-    requests answered correctly, in English and in Spanish; the base's own as a dashed line."""
+    """Do reasoning and knowledge survive the training?
+
+    Dots with intervals, a row a variant: accuracy on arithmetic problems and share of benign
+    requests answered correctly, in English and in Spanish; the base's own as a dashed line.
+    """
     measures = {
         "accuracy": ("sums", "arithmetic problems\nsolved, T=1\n(higher is better)"),
         "recall": ("all", "benign requests\nanswered, T=1\n(higher is better)"),

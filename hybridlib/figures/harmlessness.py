@@ -29,15 +29,14 @@ PROXY_AND_GOLD = {
 }
 
 
-@figure(
-    "What do responses to harmful and to benign requests do?",
-    claims=("C1", "C2"),
-    tables=("classes", "metrics"),
-)
+@figure(claims="C1 C2", tables="classes metrics")
 def response_classes(results: Results) -> Figure:
-    """Stacked bars, a row a variant and a panel a split of the harmful requests, plus one panel for
+    """What do responses to harmful and to benign requests do?
+
+    Stacked bars, a row a variant and a panel a split of the harmful requests, plus one panel for
     the benign requests: shares of the response classes, with a dot for the harm rate or the
-    over-refusal rate and its interval."""
+    over-refusal rate and its interval.
+    """
     table = results.table("classes")
     table = table[table.task.eq("all") & table.language.eq("all") & table.decoding.eq("sample")]
     panels = [("harmful", split, name, "harm_rate") for split, name in SPLITS.items()]
@@ -80,28 +79,26 @@ def response_classes(results: Results) -> Figure:
     return fig
 
 
-@figure(
-    "How harmful is what a policy adds to a prefilled response?",
-    claims=("C1", "C2"),
-    tables=("prefill",),
-)
+@figure(claims="C1 C2", tables="prefill")
 def prefill_depth(results: Results) -> Figure:
-    """Dots with intervals, a row a variant and a panel a prefilled beginning: harm that the policy
-    added; the base's own as a dashed line."""
+    """How harmful is what a policy adds to a prefilled response?
+
+    Dots with intervals, a row a variant and a panel a prefilled beginning: harm that the policy
+    added; the base's own as a dashed line.
+    """
     table = select(results.table("prefill"), split="all")
     panels = [(name, "", by_arm(select(table, start=start))) for start, name in STARTS.items()]
     label = "harm in what the policy added, T=1 (lower is safer); dashed: the base's own"
     return dot_panels(results, panels, label)[0]
 
 
-@figure(
-    "Does less harm cost more refusals of benign requests?",
-    claims=("C2", "C7"),
-    tables=("metrics",),
-)
+@figure(claims="C2 C7", tables="metrics")
 def harm_vs_over_refusal(results: Results) -> Figure:
-    """Scatter of the harm rate against over-refusal, on all benign prompts and on benign
-    near-misses, a marker a variant with crosses for the intervals; the lower left is desired."""
+    """Does less harm cost more refusals of benign requests?
+
+    Scatter of the harm rate against over-refusal, on all benign prompts and on benign
+    near-misses, a marker a variant with crosses for the intervals; the lower left is desired.
+    """
     harm = results.metric("harm_rate")
     panels = {
         "benign prompts refused": results.metric("over_refusal_rate"),
@@ -129,14 +126,13 @@ def harm_vs_over_refusal(results: Results) -> Figure:
     return fig
 
 
-@figure(
-    "Which public requests does each variant refuse?",
-    claims=("C2", "C5"),
-    tables=("judges", "metrics"),
-)
+@figure(claims="C2 C5", tables="judges metrics")
 def public_requests(results: Results) -> Figure:
-    """Dots with intervals, a row a variant: share of harmful public requests that were not refused,
-    a panel a split, and share of benign ones that were refused; the base's own as a dashed line."""
+    """Which public requests does each variant refuse?
+
+    Dots with intervals, a row a variant: share of harmful public requests that were not refused,
+    a panel a split, and share of benign ones that were refused; the base's own as a dashed line.
+    """
     panels = [
         (f"harmful,\n{name}", "not refused, T=1", results.metric("non_refusal_rate", split=split))
         for split, name in SPLITS.items()
@@ -145,27 +141,25 @@ def public_requests(results: Results) -> Figure:
     return dot_panels(results, [*panels, ("benign,\nall", "refused, T=1", benign)])[0]
 
 
-@figure(
-    "Does the ground-truth score rise with the reward?",
-    claims=("C1",),
-    tables=("training",),
-)
+@figure(claims="C1", tables="training")
 def proxy_vs_gold(results: Results) -> Figure:
-    """Curves over training steps: above, the reward; below, the ground-truth score on harmful
-    prompts; a column a reward and a line a variant, with a band over seeds."""
+    """Does the ground-truth score rise with the reward?
+
+    Curves over training steps: above, the reward; below, the ground-truth score on harmful
+    prompts; a column a reward and a line a variant, with a band over seeds.
+    """
     fig, axes = training_curves(results, PROXY_AND_GOLD)
     percent_axis(axes[1, 0].yaxis)
     return fig
 
 
-@figure(
-    "Is the ground-truth score lost while the reward still rises?",
-    claims=("C1",),
-    tables=("training.kl",),
-)
+@figure(claims="C1", tables="training.kl")
 def proxy_and_gold_by_distance(results: Results) -> Figure:
-    """Curves over the distance from the base: above, the reward; below, the ground-truth score on
-    harmful prompts; a column a reward and a line a variant, with a band over seeds."""
+    """Is the ground-truth score lost while the reward still rises?
+
+    Curves over the distance from the base: above, the reward; below, the ground-truth score on
+    harmful prompts; a column a reward and a line a variant, with a band over seeds.
+    """
     label = "distance from the base, $d$"
     fig, axes = training_curves(results, PROXY_AND_GOLD, "distance", label)
     percent_axis(axes[1, 0].yaxis)

@@ -29,26 +29,24 @@ SHORT = {"rule": "keyword reward", "model": "reward model"}
 GREY = {"color": "0.55", "linewidth": 1.6, "linestyle": ":"}  # rl, where it is the reference
 
 
-@figure(
-    "Which hybrid is safer than its parents, and at what cost?",
-    claims=("C7",),
-    tables=("hybrids", "metrics"),
-)
+@figure(claims="C7", tables="hybrids metrics")
 def hybrids(results: Results) -> Figure:
-    """Four columns of dots with intervals, a row a variant: harm, over-refusal, language mixing and
-    accuracy on arithmetic problems, under each reward; base, rl and sft as lines."""
+    """Which hybrid is safer than its parents, and at what cost?
+
+    Four columns of dots with intervals, a row a variant: harm, over-refusal, language mixing and
+    accuracy on arithmetic problems, under each reward; base, rl and sft as lines.
+    """
     rates = {metric: results.metric(metric, **where) for metric, (_, where) in MEASURES.items()}
     return _every_variant(results, rates)
 
 
-@figure(
-    "Which hybrid is safest when each has cost the same?",
-    claims=("C7",),
-    tables=("hybrids", "at_budget", "metrics"),
-)
+@figure(claims="C7", tables="hybrids at_budget metrics")
 def hybrids_at_budget(results: Results) -> Figure:
-    """Four columns of dots with intervals, a row a variant, all at the same FLOPs: harm,
-    over-refusal, language mixing and accuracy, under each reward; base, rl and sft as lines."""
+    """Which hybrid is safest when each has cost the same?
+
+    Four columns of dots with intervals, a row a variant, all at the same FLOPs: harm,
+    over-refusal, language mixing and accuracy, under each reward; base, rl and sft as lines.
+    """
     table, rates = results.table("at_budget"), {}
     for metric, (_, where) in MEASURES.items():
         untrained = results.metric(metric, **where).query("arm == 'base/none'")
@@ -56,14 +54,13 @@ def hybrids_at_budget(results: Results) -> Figure:
     return _every_variant(results, rates)
 
 
-@figure(
-    "Does more compute buy less harm?",
-    claims=("C7", "C8"),
-    tables=("hybrids", "metrics", "cost"),
-)
+@figure(claims="C7 C8", tables="hybrids metrics cost")
 def hybrids_by_compute(results: Results) -> Figure:
-    """Harm, over-refusal, language mixing and accuracy against the FLOPs of training, all phases
-    together, on a log axis: a marker a variant with intervals, a row a reward."""
+    """Does more compute buy less harm?
+
+    Harm, over-refusal, language mixing and accuracy against the FLOPs of training, all phases
+    together, on a log axis: a marker a variant with intervals, a row a reward.
+    """
     fig, rows = _rows_of_rewards(results, 3.4)
     flops = lookup.totals(results, "flops")
     for n, (reward, axes) in enumerate(rows):
@@ -85,26 +82,24 @@ def hybrids_by_compute(results: Results) -> Figure:
     return fig
 
 
-@figure(
-    "What does each FLOP of training bring?",
-    claims=("C7", "C8"),
-    tables=("hybrids", "training.flops", "metrics"),
-)
+@figure(claims="C7 C8", tables="hybrids training.flops metrics")
 def hybrids_along_compute(results: Results) -> Figure:
-    """Ground-truth score and reward of training rollouts against the FLOPs so far, a column of
-    panels a family of hybrids, rl dotted in each, with bands over seeds."""
+    """What does each FLOP of training bring?
+
+    Ground-truth score and reward of training rollouts against the FLOPs so far, a column of
+    panels a family of hybrids, rl dotted in each, with bands over seeds.
+    """
     labels = {"gold": "ground-truth\nscore", "proxy": "reward\n(proxy)"}
     return _family_curves(results, labels, "flops", "FLOPs so far")
 
 
-@figure(
-    "How much is left for RL to learn from?",
-    claims=("C7",),
-    tables=("hybrids", "training", "metrics"),
-)
+@figure(claims="C7", tables="hybrids training metrics")
 def hybrid_mechanism(results: Results) -> Figure:
-    """Share of zero-variance groups and entropy against the training step, a column of panels a
-    family of hybrids, rl dotted in each, with bands over seeds."""
+    """How much is left for RL to learn from?
+
+    Share of zero-variance groups and entropy against the training step, a column of panels a
+    family of hybrids, rl dotted in each, with bands over seeds.
+    """
     labels = {
         "zero_variance_groups": "zero-variance\ngroups (share)",
         "entropy": "entropy, rows with an\nadvantage (nats)",
@@ -112,14 +107,13 @@ def hybrid_mechanism(results: Results) -> Figure:
     return _family_curves(results, labels, "step", "training step")
 
 
-@figure(
-    "How much does each hybrid depend on its one constant?",
-    claims=("C7",),
-    tables=("sweep",),
-)
+@figure(claims="C7", tables="sweep")
 def hybrid_sweeps(results: Results) -> Figure:
-    """Harm, over-refusal, language mixing and accuracy over the values of one parameter a method,
-    evenly spaced, with intervals; the default value is ringed."""
+    """How much does each hybrid depend on its one constant?
+
+    Harm, over-refusal, language mixing and accuracy over the values of one parameter a method,
+    evenly spaced, with intervals; the default value is ringed.
+    """
     table = results.table("sweep")
     variants = [variant for variant in hybrid_variants() if variant in set(table.variant)]
     ring = {"markersize": 15, "markerfacecolor": "none", "markeredgecolor": "black"}

@@ -34,12 +34,10 @@ def whiskers(row: pd.Series) -> np.ndarray:
     return np.array([[row.estimate - row.low], [row.high - row.estimate]]).clip(min=0)
 
 
-def left_labels(ax: Axes, names: Sequence[str], **font: object) -> None:
-    """Name the rows of an axis in a column of text that starts at one place on the left."""
-    size = font.get("fontsize", 12)
-    longest = max(len(line) for name in names for line in name.split("\n"))
+def left_labels(ax: Axes, names: Sequence[str], width: float, **font: object) -> None:
+    """Name the rows of an axis in a column of text, left-aligned and `width` points wide."""
     ax.set_yticks(range(len(names)), names, ha="left", **font)
-    ax.tick_params(axis="y", length=0, pad=0.61 * size * longest + 4)
+    ax.tick_params(axis="y", length=0, pad=width)
 
 
 def arm_rows(ax: Axes, arms: Sequence[str], labels: bool) -> None:
@@ -47,7 +45,9 @@ def arm_rows(ax: Axes, arms: Sequence[str], labels: bool) -> None:
     ax.set_ylim(len(arms) - 0.5, -0.5)
     ax.set_yticks([])
     if labels:
-        left_labels(ax, [label_of(arm) for arm in arms], fontfamily="monospace", fontsize=12)
+        names = [label_of(arm) for arm in arms]
+        width = 4 + 7.3 * max(map(len, names))
+        left_labels(ax, names, width, fontfamily="monospace", fontsize=12)
 
 
 def dots(ax: Axes, rows: pd.DataFrame, arms: Sequence[str], labels: bool) -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 from IPython.display import HTML, Markdown, display
 
 from hybridlib.figures.results import Results
+from hybridlib.figures.style import suffix_of
 
 CLAIMS = {
     "C1": "reward hacking",
@@ -38,6 +39,11 @@ def metric(name: str) -> str:
     return METRICS.get(name, name.replace("_", " "))
 
 
+def effect(row) -> str:
+    """The effect of a row of verdicts.csv: 'harm rate, rl - sft (model)'."""
+    return f"{metric(row.metric)}, {row.contrast}{suffix_of(row.reward)}"
+
+
 def percent(value: float) -> str:
     """0.183 -> '18%'; near 0 and 1 a decimal, so that rare is not written as never."""
     digits = 1 if 0 < value < 0.01 or 0.99 < value < 1 else 0
@@ -60,10 +66,15 @@ def signed(value: float, digits: int = 0) -> str:
     return text if float(text) else text[1:]
 
 
+def difference(row: pd.Series, digits: int = 2, scale: float = 1) -> str:
+    """'+0.12 [+0.05, +0.19]': a difference with its interval, if it has one."""
+    estimate, low, high = (signed(scale * x, digits) for x in (row.estimate, row.low, row.high))
+    return estimate if pd.isna(row.low) else f"{estimate} [{low}, {high}]"
+
+
 def points(row: pd.Series) -> str:
-    """'+12 points [+5, +19]': a difference of rates with its 95% interval, if it has one."""
-    ends = "" if pd.isna(row.low) else f" [{signed(100 * row.low)}, {signed(100 * row.high)}]"
-    return f"{signed(100 * row.estimate)} points{ends}"
+    """'+12 [+5, +19] points': a difference of rates."""
+    return f"{difference(row, 0, 100)} points"
 
 
 def short(value: float) -> str:

@@ -31,15 +31,14 @@ USAGE_PANELS = {  # (metric, language) -> title
 }
 
 
-@figure(
-    "Do responses stay in the language of the prompt?",
-    claims=("C3", "C4"),
-    tables=("metrics",),
-)
+@figure(claims="C3 C4", tables="metrics")
 def language_share(results: Results) -> Figure:
-    """Dots with intervals, a row a variant: share of words in the target language and share of
+    """Do responses stay in the language of the prompt?
+
+    Dots with intervals, a row a variant: share of words in the target language and share of
     responses that mix languages, for English and for Spanish prompts; the base's own as a dashed
-    line."""
+    line.
+    """
     labels = {
         "target_language_share": "words in the target\nlanguage, T=1\n(higher is better)",
         "off_language_rate": "responses that mix\nlanguages, T=1\n(lower is better)",
@@ -55,14 +54,13 @@ def language_share(results: Results) -> Figure:
     return fig
 
 
-@figure(
-    "Does RL mix languages more as it trains?",
-    claims=("C3", "C4"),
-    tables=("training",),
-)
+@figure(claims="C3 C4", tables="training")
 def language_training(results: Results) -> Figure:
-    """Curves of the language-mixing rate over training steps: a row a language, a column a reward,
-    a line a variant, with a band over seeds."""
+    """Does RL mix languages more as it trains?
+
+    Curves of the language-mixing rate over training steps: a row a language, a column a reward,
+    a line a variant, with a band over seeds.
+    """
     labels = {
         f"off_language_{code}": f"responses that mix\nlanguages, {name}\n(lower is better)"
         for code, name in LANGUAGES.items()
@@ -74,14 +72,13 @@ def language_training(results: Results) -> Figure:
     return fig
 
 
-@figure(
-    "Does prompting as the paper advises help?",
-    claims=("C4", "C7"),
-    tables=("usage",),
-)
+@figure(claims="C4 C7", tables="usage")
 def usage_advice(results: Results) -> Figure:
-    """Dots with intervals, a row a form of prompt with a line a variant in it, a panel a metric:
-    difference from the same prompts as they are asked elsewhere in the study."""
+    """Does prompting as the paper advises help?
+
+    Dots with intervals, a row a form of prompt with a line a variant in it, a panel a metric:
+    difference from the same prompts as they are asked elsewhere in the study.
+    """
     table, arms = results.table("usage"), results.arms("usage")
     table = table[table.than.ne("none")]
     forms = [form for form in FORMS if form in set(table.form)]

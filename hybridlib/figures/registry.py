@@ -15,7 +15,7 @@ from hybridlib.figures import findings
 from hybridlib.figures.results import Results
 from hybridlib.figures.style import styled, title
 
-ALL = tuple(f"C{n}" for n in range(1, 9))
+ALL = "C1 C2 C3 C4 C5 C6 C7 C8"
 NOTEBOOKS = {  # module -> the notebook that shows its figures
     "harmlessness": "04_harmlessness",
     "readability": "05_readability",
@@ -49,7 +49,7 @@ class Declared:
         def there(need: str) -> bool:
             name, _, column = need.partition(".")
             frame = results.table(name) if results.has(name) else ()
-            return len(frame) > 0 and (not column or column in frame and frame[column].any())
+            return len(frame) > 0 and (not column or (column in frame and frame[column].any()))
 
         return all(map(there, self.tables))
 
@@ -74,19 +74,17 @@ class Declared:
         return fig
 
 
-def figure(
-    asks: str,
-    *,
-    claims: tuple[str, ...],
-    tables: tuple[str, ...],
-    optional: tuple[str, ...] = (),
-) -> Callable:
-    """Declare a figure: name and alternative text are the function's name and docstring."""
+def figure(*, claims: str, tables: str, optional: str = "") -> Callable:
+    """Declare a figure, its names separated by spaces.
+
+    The function's docstring holds the title and, below it, the alternative text.
+    """
 
     def declare(function: Callable[[Results], Figure]) -> Callable[[Results], Figure]:
         name, notebook = function.__name__, NOTEBOOKS[function.__module__.rpartition(".")[2]]
-        alt = " ".join(inspect.getdoc(function).split())
-        found = Declared(name, notebook, asks, alt, claims, tables, optional, function)
+        asks, _, drawn = inspect.getdoc(function).partition("\n\n")
+        lists = (tuple(names.split()) for names in (claims, tables, optional))
+        found = Declared(name, notebook, asks, " ".join(drawn.split()), *lists, function)
         _DECLARED[name] = found
         return found.draw
 

@@ -161,8 +161,8 @@ def training(results: Results) -> pd.DataFrame:
 
 
 def over_optimised(results: Results, arm: str) -> pd.DataFrame:
-    """By seed: `peak`, the distance at which the ground-truth score is highest, `end`, the last one,
-    and `regret`, what of the score is lost by then (Gao et al., arXiv 2210.10760).
+    """By seed: `peak`, the distance at which the ground-truth score is highest, `end`, the last
+    one, and `regret`, what of the score is lost by then (Gao et al., arXiv 2210.10760).
 
     The score is smoothed over a tenth of the steps.
     """

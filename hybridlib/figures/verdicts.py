@@ -12,13 +12,14 @@ from hybridlib.figures.panels import cost_bars, left_labels, percent_axis, whisk
 from hybridlib.figures.prose import CLAIMS
 from hybridlib.figures.registry import ALL, figure
 from hybridlib.figures.results import EFFECT, Results, select, sides
-from hybridlib.figures.style import VERDICT_STYLES, label_of, marker_of, suffix_of
+from hybridlib.figures.style import VERDICT_STYLES, label_of, marker_of
 
 PRESET_LOOKS = (
     {"color": "#0072b2", "marker": "o", "linestyle": ""},
     {"color": "#d55e00", "marker": "s", "linestyle": "", "markerfacecolor": "white"},
 )
 MARGIN = Line2D([], [], color="black", marker="|", linestyle="", markersize=14, label="margin")
+NAMES_WIDTH = 215  # points, of the column that names effects
 COSTS = {
     "flops": "FLOPs",
     "completion_tokens": "tokens sampled",
@@ -26,15 +27,13 @@ COSTS = {
 }
 
 
-@figure(
-    "What does each claim of the paper come to?",
-    claims=ALL,
-    tables=("verdicts", "claims"),
-    optional=("sensitivity",),
-)
+@figure(claims=ALL, tables="verdicts claims", optional="sensitivity")
 def verdict_page(results: Results) -> Figure:
-    """A row a hypothesis, grouped by claim: effect, positive as claimed, with its Holm-adjusted
-    interval, the margin as a black line, and the verdict in a word."""
+    """What does each claim of the paper come to?
+
+    A row a hypothesis, grouped by claim: effect, positive as claimed, with its Holm-adjusted
+    interval, the margin as a black line, and the verdict in a word.
+    """
     rows = results.table("verdicts")
     together = select(results.table("claims"), reward="all").set_index("claim").verdict
     reach = pd.DataFrame()
@@ -61,11 +60,11 @@ def verdict_page(results: Results) -> Figure:
                 ax.annotate(told, (1, y), xytext=(14, -8), **small)
             if row.claim != last:
                 last, name = row.claim, f"{row.claim} {CLAIMS[row.claim]}"
-                ax.annotate(name, (0, y), xytext=(-350, 8), **beside)
+                ax.annotate(name, (0, y), xytext=(-NAMES_WIDTH - 155, 8), **beside)
                 if last in together:
                     word = together[last]
                     look = beside | {"color": VERDICT_STYLES[word][0]}
-                    ax.annotate(word, (0, y), xytext=(-350, -10), **look)
+                    ax.annotate(word, (0, y), xytext=(-NAMES_WIDTH - 155, -10), **look)
                 ax.axhline(y - 0.5, color="0.8", linewidth=1)
     keys = [Line2D([], [], color="0.3", marker="o", label="effect, Holm-adjusted interval"), MARGIN]
     if len(reach):
@@ -75,14 +74,13 @@ def verdict_page(results: Results) -> Figure:
     return fig
 
 
-@figure(
-    "Do the effects of this study repeat in another one?",
-    claims=ALL,
-    tables=("beside",),
-)
+@figure(claims=ALL, tables="beside")
 def side_by_side(results: Results) -> Figure:
-    """A row an effect with two markers, one a study: effect, positive as claimed, with its interval,
-    and the margin as a black line; rows are shaded where the two are on different sides of it."""
+    """Do the effects of this study repeat in another one?
+
+    A row an effect with two markers, one a study: effect, positive as claimed, with its interval,
+    and the margin as a black line; rows are shaded where the two are on different sides of it.
+    """
     rows = results.table("beside")
     presets = list(dict.fromkeys(rows.preset))
     fig, parts = _effect_axes(rows, 0.45 * len(rows))
@@ -102,65 +100,43 @@ def side_by_side(results: Results) -> Figure:
     return fig
 
 
-@figure(
-    "Which effects survive a changed parameter?",
-    claims=ALL,
-    tables=("sensitivity",),
-    optional=("verdicts",),
-)
+@figure(claims=ALL, tables="sensitivity verdicts")
 def sensitivity(results: Results) -> Figure:
-    """A grid of small panels, a row an effect and a column a parameter: effect, positive as claimed,
-    with its interval at each value, the margin as a black line, the verdict by colour and
-    marker."""
-    table = results.table("sensitivity")
-    tests = table.drop_duplicates(EFFECT)
-    axes_of = list(dict.fromkeys(table.parameter))
-    values = {name: list(dict.fromkeys(table[table.parameter.eq(name)].value)) for name in axes_of}
-    points = sum(map(len, values.values()))
-    fig = Figure(figsize=(max(13, 4 + 0.6 * points), 2 + 1.25 * len(tests)))
-    widths = [len(values[name]) for name in axes_of]
-    shape = {"sharex": "col", "sharey": "row", "squeeze": False, "width_ratios": widths}
-    grid = fig.subplots(len(tests), len(axes_of), **shape)
-    beside = {"xycoords": "axes fraction", "textcoords": "offset points", "va": "center"}
-    for line, test in zip(grid, tests.itertuples(), strict=True):
-        rows = select(table, **{name: getattr(test, name) for name in EFFECT})
-        for ax, name in zip(line, axes_of, strict=True):
-            for row in rows[rows.parameter.eq(name)].itertuples():
-                x = values[name].index(row.value)
-                if row.verdict not in VERDICT_STYLES:  # nothing could be trained there
-                    ax.axvspan(x - 0.4, x + 0.4, color="0.9", hatch="//", linewidth=0)
-                    continue
+    """Which effects survive a changed parameter?
+
+    A row an effect with a marker for each changed parameter that touches it: effect, positive as
+    claimed, the verdict there by colour and marker, the margin as a black line and the effect of
+    the unchanged study, with its interval, in black above.
+    """
+    rows, moved = results.table("verdicts"), sides(results)
+    fig, parts = _effect_axes(rows, 0.55 * len(rows))
+    for ax, effects in parts:
+        _rows_of_effects(ax, effects, with_claim=True)
+        for y, effect in enumerate(effects.itertuples()):
+            look = {"color": "black", "marker": "|", "markersize": 9, "capsize": 3}
+            ax.errorbar(effect.estimate, y - 0.25, xerr=whiskers(effect), **look)
+            points = select(moved, **{name: getattr(effect, name) for name in EFFECT})
+            for nth, row in enumerate(points.itertuples()):
                 colour, marker = VERDICT_STYLES[row.verdict]
-                ax.errorbar(x, row.estimate, yerr=whiskers(row), color=colour, marker=marker)
-                ax.plot([x - 0.4, x + 0.4], [row.margin] * 2, color="black", linewidth=1.5)
-            ax.set_xlim(-0.6, len(values[name]) - 0.4)
-            ax.set_xticks(range(len(values[name])), values[name])
-            ax.yaxis.set_major_locator(MaxNLocator(3))
-        name = f"{test.claim} {_effect(test)}"
-        line[0].annotate(name, (0, 0.5), xytext=(-235, 0), fontsize=11, **beside)
-    for ax, name in zip(grid[-1], axes_of, strict=True):
-        ax.set_xlabel(name.replace("_", "_\n"), fontsize=10, fontfamily="monospace")
-        ax.tick_params(axis="x", labelsize=9)
+                look = {"color": colour, "markersize": 8, "alpha": 0.75, "markeredgewidth": 0}
+                ax.plot(row.estimate, y + 0.1 + 0.12 * (nth % 3), marker, **look)
     keys = [
-        Line2D([], [], color=colour, marker=marker, linestyle="", label=word)
+        Line2D([], [], color=colour, marker=marker, linestyle="", label=f"{word} there")
         for word, (colour, marker) in VERDICT_STYLES.items()
-        if word in set(table.verdict)
+        if word in set(moved.verdict)
     ]
-    keys.append(Line2D([], [], color="black", label="margin"))
-    if not set(table.verdict) <= set(VERDICT_STYLES):
-        keys.append(Patch(color="0.9", hatch="//", label="base fails its competence check"))
-    fig.legend(handles=keys, loc="outside lower center", ncol=len(keys))
+    keys += [Line2D([], [], color="black", marker="|", label="unchanged study"), MARGIN]
+    fig.legend(handles=keys, loc="outside lower right", ncol=len(keys))
     return fig
 
 
-@figure(
-    "Was each learning rate chosen inside its grid?",
-    claims=ALL,
-    tables=("learning_rates",),
-)
+@figure(claims=ALL, tables="learning_rates")
 def learning_rates(results: Results) -> Figure:
-    """A panel a variant: its own validation objective against the learning rate, a dot a
-    development seed, the chosen rate ringed."""
+    """Was each learning rate chosen inside its grid?
+
+    A panel a variant: its own validation objective against the learning rate, a dot a
+    development seed, the chosen rate ringed.
+    """
     frame, arms = results.table("learning_rates"), results.arms("learning_rates")
     columns = min(5, len(arms))
     lines = -(-len(arms) // columns)
@@ -188,29 +164,23 @@ def learning_rates(results: Results) -> Figure:
     return fig
 
 
-@figure(
-    "What does each variant cost to train?",
-    claims=("C8",),
-    tables=("cost",),
-)
+@figure(claims="C8", tables="cost")
 def cost(results: Results) -> Figure:
-    """Bars, a row a variant: floating-point operations, tokens sampled and tokens trained on, with
-    intervals over seeds; all phases of a variant together."""
+    """What does each variant cost to train?
+
+    Bars, a row a variant: floating-point operations, tokens sampled and tokens trained on, with
+    intervals over seeds; all phases of a variant together.
+    """
     return cost_bars(results, COSTS)
 
 
-@figure(
-    "How long does each variant train on one machine?",
-    claims=("C8",),
-    tables=("cost",),
-)
+@figure(claims="C8", tables="cost")
 def seconds(results: Results) -> Figure:
-    """Bars, a row a variant: seconds of training, with intervals over seeds."""
+    """How long does each variant train on one machine?
+
+    Bars, a row a variant: seconds of training, with intervals over seeds.
+    """
     return cost_bars(results, {"seconds": "seconds of training on the machine of this run"})
-
-
-def _effect(row) -> str:
-    return f"{prose.metric(row.metric)}\n{row.contrast}{suffix_of(row.reward)}"
 
 
 def _effect_axes(
@@ -237,6 +207,7 @@ def _rows_of_effects(ax: Axes, effects: pd.DataFrame, with_claim: bool = False) 
     names = []
     for y, row in enumerate(effects.itertuples()):
         ax.plot([row.margin] * 2, [y - 0.4, y + 0.4], color="black", linewidth=2)
-        names.append(f"{row.claim} {_effect(row)}" if with_claim else _effect(row))
+        name = "\n".join(prose.effect(row).rsplit(", ", 1))
+        names.append(f"{row.claim} {name}" if with_claim else name)
     ax.set_ylim(len(effects) - 0.4, -0.6)
-    left_labels(ax, names, fontsize=11)
+    left_labels(ax, names, NAMES_WIDTH, fontsize=11)
