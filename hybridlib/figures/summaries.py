@@ -171,8 +171,14 @@ def choices(results: Results, reward: str) -> pd.DataFrame:
     frame = rates(results, WEIGHED, arms)
     for name, by in (("beaten on harm by", on_harm), ("of these, at no cost by", at_no_cost)):
         frame[name] = [join(other.partition("/")[0] for other in by[arm]) for arm in arms]
-    for column in ("flops", "seconds"):
+    return frame.merge(costs(results), on="variant", how="left")
+
+
+def costs(results: Results) -> pd.DataFrame:
+    """A row an arm: what its training took, as a multiple of `sft`."""
+    frame = pd.DataFrame({"variant": map(label_of, results.arms("cost"))})
+    for column, name in {"flops": "FLOPs", "seconds": "seconds"}.items():
         cost = totals(results, column).estimate
         base = cost.get("sft/none", float("nan"))
-        frame[f"{column}, times sft"] = [f"{cost[arm] / base:.1f}" for arm in arms]
+        frame[f"{name}, times sft"] = [f"{cost[arm] / base:.1f}" for arm in results.arms("cost")]
     return frame
