@@ -64,7 +64,8 @@ class Project:
             patch.setitem(sys.modules, f"{room.__name__}.{name}", module)
         for module in (paths, release):
             patch.setattr(module, "PROJECT", self.root)
-        patch.setattr(grid, "NOTEBOOKS", self.root / "notebooks")
+        for module in (paths, grid):
+            patch.setattr(module, "NOTEBOOKS", self.root / "notebooks")
         (self.root / "notebooks").mkdir(parents=True)
         for name in SOURCES:
             self.source(name, "print('ran')")

@@ -182,7 +182,7 @@ def test_a_try_killed_between_manifest_and_rename_is_not_repeated(store: Store, 
 SLOW = """
     import sys, time
     from pathlib import Path
-    from hybridlib.store import Store
+    from hybridlib.store.run_store import Store
 
     root, key, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
 
@@ -246,6 +246,6 @@ def test_different_keys_do_not_wait_for_each_other(store: Store):
 
 
 def test_environment_imports_nothing_heavy():
-    code = "import hybridlib.store as s, sys; s.environment(); sys.exit('torch' in sys.modules)"
+    code = "import hybridlib.store.run_store as s, sys; s.environment(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     assert set(environment()) >= {"python", "torch", "trl"}

@@ -13,7 +13,7 @@ from hybridlib.figures import prose
 from hybridlib.figures import results as lookup
 from hybridlib.figures.results import EFFECT
 from hybridlib.store.errors import ParameterError
-from hybridlib.study import grid, jobs, sensitivity, stages
+from hybridlib.study import jobs, sensitivity, stages
 from hybridlib.study.sensitivity import AXES, NO_BASE, Point, points
 from hybridlib.training.reward_model import OneSidedLabels
 
@@ -108,8 +108,8 @@ def made(tmp_path, monkeypatch):
 
     monkeypatch.setattr(stages, "costs", costs)
     monkeypatch.setattr(jobs, "processes", lambda: ThreadPoolExecutor(1))
-    monkeypatch.setattr(grid, "local", lambda preset: tmp_path / "local")
-    monkeypatch.setattr(grid, "committed", lambda preset: tmp_path / "committed")
+    monkeypatch.setattr(sensitivity, "local", lambda preset: tmp_path / "local")
+    monkeypatch.setattr(sensitivity, "committed", lambda preset: tmp_path / "committed")
     return SimpleNamespace(runs=asked, bases=bred)
 
 

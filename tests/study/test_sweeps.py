@@ -85,7 +85,7 @@ def test_each_point_is_measured_with_its_value_and_one_that_diverges_is_told(tmp
     monkeypatch.setattr(stages, "evaluate", evaluate)
     monkeypatch.setattr(stages, "base", lambda config: None)
     monkeypatch.setattr(jobs, "processes", InPlace)
-    monkeypatch.setattr(sweeps.study, "local", lambda preset: tmp_path / preset)
+    monkeypatch.setattr(sweeps, "local", lambda preset: tmp_path / preset)
     monkeypatch.setattr(sweeps, "SWEEPS", {"joint": ("joint_lambda", (0.5, 2.0))})
     few = {"variants": ["base", "joint"], "rewards": ["rule"], "seeds": 2}
     monkeypatch.setattr(
