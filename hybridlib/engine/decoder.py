@@ -1,4 +1,4 @@
-"""One step of decoding, written out for models of Llama's make: Llama, Qwen2, Qwen3.
+"""One step of decoding, written out for Llama, Qwen2 and Qwen3.
 
 What transformers computes in many small operations a layer for every token is here done in fewer:
 query, key and value in one product, gate and up in one, and attention to a prompt by all rows of
@@ -15,6 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import Cache, PreTrainedModel
+
+from hybridlib.engine import architecture
 
 
 @dataclass
@@ -33,23 +35,19 @@ class _Layer:
 
 
 class Decoder:
-    """A model of Llama's make and the keys and values of the rows that it decodes.
+    """A model and the keys and values of the rows that it decodes.
 
     Raises
     ------
-    TypeError : for a model of another make.
+    TypeError : the model is of another architecture (see `architecture`), or has adapters.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
+        architecture.check(model)
         config, decoder = model.config, model.get_decoder()
-        try:
-            self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
-            self.layers = [_layer(layer) for layer in decoder.layers]
-            self.norm, self.rotary = _norm(decoder.norm), decoder.rotary_emb
-        except AttributeError as error:
-            raise TypeError(
-                f"sampling knows models made like Llama, not {type(model).__name__}: {error}"
-            ) from None
+        self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
+        self.layers = [_layer(layer) for layer in decoder.layers]
+        self.norm, self.rotary = _norm(decoder.norm), decoder.rotary_emb
         self.embedding = model.get_input_embeddings().weight
         self.head = _product([model.get_output_embeddings()])
 
@@ -170,6 +168,9 @@ def _head_norms(attention: nn.Module) -> Callable:
 
 def _product(parts: list[nn.Linear]) -> Callable:
     """Some linear layers of the same input as one."""
+    if other := [type(part) for part in parts if type(part) is not nn.Linear]:
+        name = f"{other[0].__module__}.{other[0].__name__}"
+        raise TypeError(f"sampling reads torch.nn.Linear, not {name}; adapters: use InferenceCopy")
     weight, bias = ([getattr(part, name) for part in parts] for name in ("weight", "bias"))
     weight = weight[0] if len(parts) == 1 else torch.cat(weight)
     bias = None if bias[0] is None else torch.cat(bias)

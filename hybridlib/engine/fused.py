@@ -1,9 +1,9 @@
 """What a policy computes, in fewer steps and with less kept for the backward pass.
 
-A LoRA layer is y = W x + b + s B A x (arXiv 2106.09685). peft's computes both terms apart and adds
+A LoRA layer is y = W x + b + s B A x (arXiv 2106.09685). peft computes both terms apart and adds
 them, in the precision of the adapter. Here the second is added in place, in the precision of the
 layer, and the scale s goes into B. In bfloat16 on a CPU, where memory is short, attention, norms
-and gated layers are written anew as well.
+and gated layers are written anew as well. Whatever else peft or a model can do is refused.
 """
 
 import torch
@@ -11,9 +11,11 @@ import torch.nn.functional as F
 from peft import PeftModel
 from peft.tuners.lora import Linear
 from torch import nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.masking_utils import eager_mask
+
+from hybridlib.engine import architecture
 
 SILU = type(ACT2FN["silu"])
 
@@ -92,17 +94,42 @@ class _Norm(torch.autograd.Function):
         return slope.sub_(wide.mul_(along)).mul_(scale).to(x.dtype), None, None
 
 
+def only_adapter(layer: Linear) -> str:
+    """The name of the one adapter that a layer adds.
+
+    Raises
+    ------
+    TypeError : the layer is not y = W x + b + s B A x with W and b frozen.
+    """
+    names = [name for name in layer.active_adapters if name in layer.lora_A]
+    if len(names) != 1:
+        raise TypeError(f"LoRA is computed with one active adapter, not {len(names)}")
+    (name,), base = names, layer.get_base_layer()
+    faults = {
+        "dropout": getattr(layer.lora_dropout[name], "p", 0) > 0,
+        "a variant such as DoRA": name in layer.lora_variant,
+        "a bias": layer.lora_bias.get(name, False),
+        "merged weights": layer.merged,
+        "adapters switched off": layer.disable_adapters,
+        "layers that are not torch.nn.Linear": type(base) is not nn.Linear,
+        "base weights that are trained": any(p.requires_grad for p in base.parameters()),
+    }
+    if found := [fault for fault, there in faults.items() if there]:
+        raise TypeError(f"LoRA is not computed with {' or '.join(found)}")
+    return name
+
+
 class FusedLinear(Linear):
-    """peft's LoRA layer over a frozen linear layer, without dropout."""
+    """peft's LoRA layer over a frozen linear layer."""
 
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
-        if self.disable_adapters or self.merged:
+        if self.disable_adapters or self.merged or args or kwargs:
             return super().forward(x, *args, **kwargs)
         return _Fused.apply(x, *self.terms())
 
     def terms(self) -> tuple:
         """W, b, A, B and s."""
-        (name,) = self.active_adapters
+        name = only_adapter(self)
         base, a, b = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
         return base.weight, base.bias, a, b, self.scaling[name]
 
@@ -124,15 +151,28 @@ class FusedNorm(nn.Module):
         return _Norm.apply(x, self.weight, self.variance_epsilon)
 
 
-def fuse(policy: PeftModel) -> PeftModel:
-    """Let a policy compute in fewer steps. What it computes stays the same, rounding apart."""
+def fuse(policy: PreTrainedModel) -> PreTrainedModel:
+    """Let a policy compute in fewer steps. What it computes stays the same, rounding apart.
+
+    A policy without adapters stays as it is.
+
+    Raises
+    ------
+    TypeError : another architecture (see `architecture`), or more than LoRA (see `only_adapter`).
+    """
+    if not isinstance(policy, PeftModel):
+        return policy
+    architecture.check(policy.get_base_model())
     sparing = policy.dtype == torch.bfloat16 and policy.device.type == "cpu"
+    if sparing and policy.config.attention_dropout:
+        raise TypeError("attention in bfloat16 on a CPU is not computed with dropout")
     for module in policy.modules():
         if type(module) is Linear:
+            only_adapter(module)
             module.__class__ = FusedLinear
         elif sparing and isinstance(getattr(module, "act_fn", None), SILU):
             module.__class__ = FusedMLP
-        elif sparing and hasattr(module, "variance_epsilon"):
+        elif sparing and hasattr(module, "variance_epsilon") and not module.weight.requires_grad:
             module.__class__ = FusedNorm
     if sparing:
         policy.get_base_model().set_attn_implementation("grouped")

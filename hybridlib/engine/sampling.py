@@ -12,9 +12,12 @@ import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from peft.tuners.lora import Linear
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from hybridlib.engine.decoder import Decoder
+from hybridlib.engine.fused import only_adapter
 
 BATCH = 256  # rows decoded at once
 BLOCK = 512  # tokens of the vocabulary that are summed up at once
@@ -24,12 +27,18 @@ KEEP = 0.65  # share of rows still going below which the others are dropped, whi
 class InferenceCopy:
     """A copy of a policy with its adapters folded in: W0 + (alpha / r) B A, computed from W0 each
     time, since merging into and out of one set of weights drifts. A policy without adapters is used
-    as it is."""
+    as it is.
+
+    Raises
+    ------
+    TypeError : the policy has more than LoRA on linear layers (see `only_adapter`).
+    """
 
     def __init__(self, policy: PreTrainedModel) -> None:
         self.policy = policy
         self.model = policy
         if isinstance(policy, PeftModel):
+            _check(policy)
             with torch.no_grad():
                 plain = copy.deepcopy(policy).merge_and_unload()
             self.model = plain.requires_grad_(False).eval()
@@ -43,11 +52,20 @@ class InferenceCopy:
         targets = dict(self.model.named_modules())
         for name, module in self.policy.base_model.model.named_modules():
             if isinstance(module, Linear):
-                (adapter,) = module.active_adapters
+                adapter = only_adapter(module)
                 a, b = (x[adapter].weight for x in (module.lora_A, module.lora_B))
                 start, scale = module.base_layer.weight.to(b.dtype), module.scaling[adapter]
                 targets[name].weight.copy_(torch.addmm(start, b, a, alpha=scale))
         return self.model
+
+
+def _check(policy: PeftModel) -> None:
+    """Refuse adapters that a refresh would leave as they were when the copy was made."""
+    for module in policy.modules():
+        if isinstance(module, Linear):
+            only_adapter(module)
+        elif isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+            raise TypeError(f"the inference copy follows LoRA alone, not {type(module).__name__}")
 
 
 def sample(*args, **kwargs) -> list[list[int]]:

@@ -11,9 +11,12 @@ N: scored tokens, V: vocabulary.
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
+
+from hybridlib.engine import architecture
 
 ROOM = 4096  # padded tokens that go through the model at once
 HEAD_ROOM = 1 << 24  # logits that are held at once
@@ -27,7 +30,12 @@ def score_completions(
 
     Completions of the same prompt share it, in whatever order they come, and equal ones are put
     through the model once.
+
+    Raises
+    ------
+    TypeError : the model is of another architecture (see `architecture`).
     """
+    architecture.check(model)
     groups: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}
     for row, (prompt, completion) in enumerate(zip(prompts, completions)):
         groups.setdefault(tuple(prompt), {}).setdefault(tuple(completion), []).append(row)
@@ -133,7 +141,7 @@ def _padded(rows) -> torch.Tensor:
 
 def _head(model, hidden_ND, target_N) -> tuple[torch.Tensor, torch.Tensor]:
     head = model.get_output_embeddings()
-    if not head.weight.requires_grad and head.bias is None:
+    if type(head) is nn.Linear and not head.weight.requires_grad and head.bias is None:
         return _FrozenHead.apply(hidden_ND, head.weight, target_N)
     logp_NV = head(hidden_ND).float().log_softmax(-1)
     entropy_N = -(logp_NV.detach().exp() * logp_NV.detach()).sum(-1)

@@ -1,11 +1,12 @@
 """Sampling, held against a loop over the full model without a cache, and against transformers."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from scipy import stats
 from tiny import save_random, tiny
 from torch.profiler import ProfilerActivity, profile
@@ -22,6 +23,7 @@ from transformers import (
 from hybridlib.engine import sampling
 from hybridlib.engine.decoder import Decoder
 from hybridlib.engine.sampling import InferenceCopy, draw, sample, sample_with_logp
+from hybridlib.engine.scoring import score_completions
 from hybridlib.tasks import prompts as tasks
 from hybridlib.training import loading
 
@@ -54,6 +56,17 @@ def tokenizer(folder: Path, model, prompts):
     counts = np.bincount([token for row in drawn for token in row], minlength=len(tokenizer))
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(int(counts.argmax()))
     return tokenizer
+
+
+@pytest.fixture
+def policy(folder: Path):
+    torch.manual_seed(1)
+    policy = get_peft_model(loading.load_base(folder), loading.lora(4))
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.05)
+    return policy
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -157,6 +170,8 @@ SIZES = {
     "num_key_value_heads": 2,
     "head_dim": 8,
 }
+STRETCHED = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 100.0}
+STRETCHED |= {"original_max_position_embeddings": 8}
 
 
 @pytest.mark.parametrize(
@@ -165,6 +180,7 @@ SIZES = {
         (LlamaConfig, torch.float32, 1e-4),
         (Qwen2Config, torch.float32, 1e-4),
         (Qwen3Config, torch.float32, 1e-4),
+        (partial(LlamaConfig, rope_parameters=STRETCHED), torch.float32, 1e-4),
         (LlamaConfig, torch.float64, 1e-4),
         (LlamaConfig, torch.bfloat16, 0.05),
     ],
@@ -201,10 +217,34 @@ def test_a_step_is_the_models_own_forward_pass(make, dtype, near):
             torch.testing.assert_close(row, expected, rtol=near, atol=near)
 
 
-def test_a_model_of_another_make_is_refused_in_one_line():
+def test_a_model_of_another_architecture_is_refused_in_one_line():
     model = GPT2LMHeadModel(GPT2Config(n_embd=8, n_head=2, n_layer=1, vocab_size=20))
-    with pytest.raises(TypeError, match=r"^sampling knows .* not GPT2LMHeadModel.*$"):
-        Decoder(model)
+    for compute in (Decoder, lambda model: score_completions(model, [[1]], [[2]])):
+        with pytest.raises(TypeError, match=r"^the engine knows .* not GPT2LMHeadModel \(gpt2\)$"):
+            compute(model)
+
+
+DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 100.0}
+WINDOW = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        (LlamaConfig(**SIZES, rope_parameters=DYNAMIC), "rotary positions of type 'dynamic'"),
+        (Qwen2Config(**SIZES, **WINDOW), "attends to a sliding window"),
+    ],
+)
+def test_what_a_step_would_compute_otherwise_is_refused(config, said):
+    """Both give other logits once a text is long enough, and were taken without a word."""
+    with pytest.raises(TypeError, match=said):
+        Decoder(AutoModelForCausalLM.from_config(config))
+
+
+def test_a_policy_whose_adapters_are_not_folded_in_is_refused(policy):
+    """peft's layers name the base's weights as theirs: the adapters would be left out."""
+    with pytest.raises(TypeError, match=r"not peft.*Linear; adapters: use InferenceCopy$"):
+        Decoder(policy)
 
 
 @torch.no_grad()
@@ -265,17 +305,6 @@ def test_a_certain_token_is_always_drawn():
 # --- the inference copy ----------------------------------------------------------------------
 
 
-@pytest.fixture
-def policy(folder: Path):
-    torch.manual_seed(1)
-    policy = get_peft_model(loading.load_base(folder), loading.lora(4))
-    with torch.no_grad():
-        for name, parameter in policy.named_parameters():
-            if "lora_B" in name:
-                parameter.normal_(std=0.05)
-    return policy
-
-
 IDS = torch.randint(3, 100, (4, 12), generator=seeded(4))
 
 
@@ -326,6 +355,24 @@ def test_a_policy_without_adapters_is_used_as_it_is(folder: Path):
     copy = InferenceCopy(model)
     assert copy.model is model and copy.refresh() is model
     assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("also", [{"modules_to_save": ["lm_head"]}, {"bias": "lora_only"}])
+def test_a_copy_that_could_not_follow_its_policy_is_refused(folder, also):
+    """Both train weights that a refresh would leave as they were."""
+    model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES, attention_bias=True))
+    policy = get_peft_model(model, LoraConfig(target_modules="all-linear", **also))
+    with pytest.raises(TypeError, match=r"ModulesToSaveWrapper|base weights that are trained"):
+        InferenceCopy(policy)
+
+
+def test_a_copy_of_merged_weights_is_refused(policy):
+    """The adapters would be added to weights that hold them already."""
+    copy = InferenceCopy(policy)
+    policy.merge_adapter()
+    for make in (copy.refresh, lambda: InferenceCopy(policy)):
+        with pytest.raises(TypeError, match="merged weights"):
+            make()
 
 
 def most_memory(run) -> int:

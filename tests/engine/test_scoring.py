@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from peft.tuners.lora import Linear
 from tiny import save_random, tiny
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from hybridlib.engine import scoring
@@ -28,6 +29,8 @@ from hybridlib.engine.scoring import _FrozenHead, score_completions
 from hybridlib.training import loading
 
 WORDS = 40
+SMALL = {"vocab_size": WORDS, "hidden_size": 16, "intermediate_size": 24}
+SMALL |= {"num_hidden_layers": 1, "num_attention_heads": 2, "pad_token_id": 0}
 
 
 @pytest.fixture(scope="module")
@@ -252,9 +255,72 @@ def test_a_fused_adapter_can_be_switched_off(policy):
         torch.testing.assert_close(policy(input_ids=ids).logits, expected)
 
 
+REFUSED = {
+    "dropout": {"lora_dropout": 0.1},
+    "a variant such as DoRA": {"use_dora": True},
+    "a bias": {"lora_bias": True},
+    "base weights that are trained": {"bias": "lora_only"},
+}
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_what_a_fused_adapter_would_leave_out_is_refused(fault: str):
+    """Each would be computed as plain LoRA, silently: the fused layer reads W, b, A, B and s."""
+    model = LlamaForCausalLM(LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True))
+    names = ["q_proj", "down_proj"]
+    policy = get_peft_model(model, LoraConfig(target_modules=names, r=2, **REFUSED[fault]))
+    with pytest.raises(TypeError, match=f"^LoRA is not computed with .*{fault}"):
+        fuse(policy)
+    assert not any(isinstance(module, FusedLinear) for module in policy.modules())
+
+
+def test_adapters_that_come_later_are_refused_too(policy):
+    ids = torch.randint(4, WORDS, (2, 5))
+    fused = fuse(policy)
+    fused.add_adapter("second", loading.lora(2))
+    fused.base_model.set_adapter(["default", "second"])
+    with pytest.raises(TypeError, match=r"^LoRA is computed with one active adapter, not 2$"):
+        fused(input_ids=ids)
+
+
+def test_merged_adapters_are_added_once(policy):
+    ids = torch.randint(4, WORDS, (2, 5))
+    with torch.no_grad():
+        expected = policy(input_ids=ids).logits
+        fused = fuse(policy)
+        fused.merge_adapter()
+        torch.testing.assert_close(fused(input_ids=ids).logits, expected)
+
+
+def test_dropout_of_attention_is_refused_where_attention_is_written_anew():
+    model = LlamaForCausalLM(LlamaConfig(**SMALL, attention_dropout=0.1)).bfloat16()
+    with pytest.raises(TypeError, match="not computed with dropout"):
+        fuse(get_peft_model(model, loading.lora(2)))
+
+
+def test_without_adapters_nothing_is_fused():
+    """A norm of frozen weight would keep trained weights from learning."""
+    model = LlamaForCausalLM(LlamaConfig(**SMALL)).bfloat16()
+    kinds = [type(module) for module in model.modules()]
+    assert [type(module) for module in fuse(model).modules()] == kinds
+
+
+def test_an_adapter_on_the_head_counts():
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SMALL)).double()
+    policy = get_peft_model(model, LoraConfig(target_modules=["lm_head"], r=2)).double()
+    for name, parameter in policy.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    prompts, completions = [[4, 5], [6, 7, 8]], [[9, 4], [5]]
+    found, _ = score_completions(policy, prompts, completions)
+    for logp, (expected, _) in zip(found, one_by_one(policy, prompts, completions)):
+        torch.testing.assert_close(logp.double(), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_its_gradient_is_the_finite_difference():
     torch.manual_seed(0)
-    layer = torch.nn.Linear(5, 3, dtype=torch.double)
+    layer = torch.nn.Linear(5, 3, dtype=torch.double).requires_grad_(False)
     wrapped = Linear(layer, "default", loading.lora(2), r=2, lora_alpha=3).double()
     wrapped.__class__ = FusedLinear
     torch.nn.init.normal_(wrapped.lora_B["default"].weight)
