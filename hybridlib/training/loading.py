@@ -3,8 +3,10 @@
 import io
 import json
 import re
+import tempfile
 import warnings
 from contextlib import redirect_stderr
+from dataclasses import asdict
 from pathlib import Path
 
 import datasets
@@ -21,6 +23,8 @@ from transformers import (
 from transformers.utils import logging
 
 from hybridlib.engine.fused import fuse
+from hybridlib.store import assets
+from hybridlib.store.run_store import Store
 from hybridlib.tasks.lexicon import SYSTEM, THINK, USER, vocabulary
 
 # Bars over files of a few MB, reports of what was loaded and renames to come would fill notebooks.
@@ -114,6 +118,23 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def load_base(folder: Path) -> PreTrainedModel:
     """A base model from a folder of safetensors, as precise as it was saved; no remote code."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device())
+
+
+def asset_folder(name: str) -> Path:
+    """The folder of a named model in transformers' own format: weights, tokenizer, chat template.
+
+    A GGUF is converted once, to bfloat16. Whoever made it has rounded the weights (those of
+    `smollm2` to Q4_1): they are not the original ones. Raises AssetError (see `assets.fetch`).
+    """
+    asset = assets.find(name)
+    if not asset.members[0].endswith(".gguf"):
+        return assets.folder(name)
+
+    def make(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as draft:
+            from_gguf(*assets.fetch(name, Path(draft)), folder / "model")
+
+    return Store().get("asset", asset.source.pin[:16], make, asdict(asset)) / "model"
 
 
 def from_gguf(file: Path, folder: Path) -> None:

@@ -22,10 +22,15 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from hybridlib.store import assets
 from hybridlib.store.stage import Given
 from hybridlib.tasks.base_text import corpus
-from hybridlib.training.loading import chat_tokenizer, device, fast_at_bf16, organism_tokenizer
+from hybridlib.training.loading import (
+    asset_folder,
+    chat_tokenizer,
+    device,
+    fast_at_bf16,
+    organism_tokenizer,
+)
 from hybridlib.training.specs import Base
 
 CHECKPOINT_EVERY = 200
@@ -55,7 +60,7 @@ def organism(given: Given, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausal
 
 
 def _pretrained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    folder = assets.model(name)
+    folder = asset_folder(name)
     tokenizer = chat_tokenizer(AutoTokenizer.from_pretrained(folder))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     for settings in (model.config, model.generation_config):
