@@ -16,9 +16,10 @@ from typing import Any
 import nbformat
 import pandas as pd
 
+from hybridlib.store.environment import environment
 from hybridlib.store.errors import OneLineError
 from hybridlib.store.paths import PROJECT, committed, local
-from hybridlib.store.run_store import environment, sha256
+from hybridlib.store.run_store import sha256
 from hybridlib.study import grid
 from hybridlib.study import notebook as nb
 from hybridlib.study.jobs import run

@@ -13,16 +13,14 @@ import hashlib
 import json
 import logging
 import os
-import platform
 import shutil
 from collections.abc import Callable, Mapping
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from hybridlib.store.environment import environment
 from hybridlib.store.paths import PROJECT
 
 MANIFEST = "manifest.json"
@@ -153,19 +151,6 @@ def sha256(path: Path) -> str:
     """Return the sha256 of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@cache
-def environment() -> dict[str, str]:
-    """Return the versions that a result may depend on, without importing what they are of."""
-    machine = f"{platform.system()} {platform.machine()}"
-    found = {"python": platform.python_version(), "platform": machine}
-    for name in ("torch", "transformers", "trl", "peft", "tokenizers", "numpy", "pandas", "scipy"):
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "absent"
-    return found
 
 
 def _files(folder: Path) -> dict[str, Path]:

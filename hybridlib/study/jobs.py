@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
+from hybridlib.store.environment import cores
 from hybridlib.store.errors import OneLineError
 from hybridlib.store.paths import PROJECT
 from hybridlib.study import notebook as nb
@@ -139,13 +140,6 @@ def run(
     progress.tell_unchanged()
     _raise_for(outcomes.values(), report)
     return list(outcomes.values())
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def default_workers() -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridlib.store.run_store import Store, environment, read_manifest
+from hybridlib.store.run_store import Store, read_manifest
 
 KEY = "0123456789abcdef"
 TIMEOUT = 30
@@ -243,9 +243,3 @@ def test_different_keys_do_not_wait_for_each_other(store: Store):
     finally:
         slow.kill()
         slow.wait()
-
-
-def test_environment_imports_nothing_heavy():
-    code = "import hybridlib.store.run_store as s, sys; s.environment(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-    assert set(environment()) >= {"python", "torch", "trl"}
