@@ -5,7 +5,7 @@
     <root>/<stage>/.<key>.damaged/    set aside because it did not verify
     <root>/<stage>/.<key>.lock        held by the one process that makes it
 
-The key is a hash of all that the result depends on (config.key), so a folder that verifies is never
+The key is a hash of all that the result depends on (stage.py), so a folder that verifies is never
 stale. Nothing here unpickles.
 """
 
@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from hybridlib.store.paths import PROJECT
 
 MANIFEST = "manifest.json"
 CHECKPOINTS = "checkpoints"
+#: Nanoseconds within which two writes may leave the same time on a file, on any file system.
+TICK = 2_000_000_000
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +127,34 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
+#: (folder, stage, key) -> (size, times, inode) of its files when this process verified them.
+_verified: dict[tuple[Path, str, str], dict[str, tuple[int, ...]]] = {}
+
+
 def damage(folder: Path, stage: str, key: str) -> str | None:
-    """Return why `folder` is not the finished folder of `key`, or None if it is."""
+    """Return why `folder` is not the finished folder of `key`, or None if it is.
+
+    A folder is hashed once a process, and again if the size, a time or the inode of a file differs
+    from when it was.
+    """
+    seen = {name: _identity(path) for name, path in _files(folder).items()}
+    if seen and _verified.get((folder, stage, key)) == seen:
+        return None
+    reason = _damage(folder, stage, key)
+    if (
+        reason is None
+        and time.time_ns() - max(changed for _, _, changed, _ in seen.values()) > TICK
+    ):
+        _verified[folder, stage, key] = seen
+    return reason
+
+
+def _identity(path: Path) -> tuple[int, ...]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+
+
+def _damage(folder: Path, stage: str, key: str) -> str | None:
     try:
         manifest = read_manifest(folder)
         body = {name: value for name, value in manifest.items() if name != "sha256"}

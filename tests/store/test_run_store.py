@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hybridlib.store import run_store
 from hybridlib.store.run_store import Store, read_manifest
 
 KEY = "0123456789abcdef"
@@ -134,6 +135,48 @@ def test_a_damaged_folder_is_set_aside_and_redone(store: Store, caplog, spoil):
     assert store.has("train", KEY)
     assert (folder / "inner" / "model.bin").read_text() == "weights"
     assert folder.with_name(f".{KEY}.damaged").is_dir()
+
+
+@pytest.fixture
+def hashed(monkeypatch) -> list[str]:
+    """The names of the files that are hashed, as they are."""
+    names, sha256 = [], run_store.sha256
+    monkeypatch.setattr(run_store, "sha256", lambda path: names.append(path.name) or sha256(path))
+    return names
+
+
+def test_a_folder_is_hashed_once_a_process(store: Store, hashed, monkeypatch):
+    monkeypatch.setattr(run_store, "TICK", -1)
+    folder = store.get("train", KEY, write(), {})
+    hashed.clear()
+    for _ in range(3):
+        assert store.has("train", KEY)
+        assert store.get("train", KEY, never, {}) == folder
+    assert sorted(hashed) == ["log.csv", "model.bin"]
+    assert not store.has("evaluate", KEY) and not store.has("train", "f" * 16)
+
+
+@pytest.mark.parametrize("spoil", [edit, truncate, remove, add, rename, edit_inputs, no_manifest])
+def test_a_folder_that_changes_after_it_was_verified_is_not_trusted(
+    store: Store, monkeypatch, spoil
+):
+    """Nor one whose file has the size and the time that it had before."""
+    monkeypatch.setattr(run_store, "TICK", -1)
+    folder = store.get("train", KEY, write(), {"steps": 3})
+    assert store.has("train", KEY)
+    before = (folder / "inner" / "model.bin").stat()
+    time.sleep(0.05)  # the clock of a file system ticks some hundred times a second
+    spoil(folder)
+    os.utime(folder / "inner" / "model.bin", ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not store.has("train", KEY)
+
+
+def test_a_folder_written_just_now_is_hashed_each_time(store: Store, hashed):
+    """Its files could change again without a later time."""
+    store.get("train", KEY, write(), {})
+    hashed.clear()
+    assert store.has("train", KEY) and store.has("train", KEY)
+    assert len(hashed) == 4
 
 
 def test_another_keys_folder_is_not_taken_for_this_one(store: Store):
