@@ -29,7 +29,7 @@ from scipy import stats
 
 from hybridlib.store.paths import PROJECT
 from hybridlib.study.jobs import cores
-from hybridlib.study.notebook import environment
+from hybridlib.study.notebook import kernel_variables
 
 FOLDER = PROJECT / "results" / "bench"
 RATE = 1e-3
@@ -84,7 +84,7 @@ def _processor() -> str:
 def _processes(workers: int, threads: int) -> Iterator[ProcessPoolExecutor]:
     """A pool that gives each task a process of its own, with a kernel's environment."""
     before = dict(os.environ)
-    os.environ.update(environment(threads))
+    os.environ.update(kernel_variables(threads))
     try:
         context = get_context("spawn")
         with ProcessPoolExecutor(workers, mp_context=context, max_tasks_per_child=1) as pool:

@@ -1,19 +1,17 @@
 """A configuration and a run store with nothing in them, for tests of what only arranges jobs."""
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import nbformat
 import pytest
 
-import hybridlib
-from hybridlib import study
+from hybridlib import config
 from hybridlib.publish import release
 from hybridlib.store import paths
-from hybridlib.store.errors import OneLineError
-from hybridlib.study import grid
+from hybridlib.store.errors import ParameterError
+from hybridlib.study import collect, grid, stages
 
 SOURCES = ("00_study", "01_base", "02_train", "03_evaluate", *grid.FIGURES, grid.HYBRIDS)
 ARMS = (
@@ -49,19 +47,14 @@ class Project:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """Make hybridlib find this project instead of the real one."""
-        runs, config = ModuleType("hybridlib.study.stages"), ModuleType("hybridlib.config")
-        runs.is_done = lambda config, *unit: unit in self.done
-        runs.stage_key = lambda config, *unit: f"{unit}{self.version}"
-        runs.measurements = lambda config: {"evaluate": None, "prefill": None}
-        runs.write_tables = lambda config, folder: folder.mkdir(parents=True, exist_ok=True)
-        runs.assets_used = lambda config: ["smollm2"]
-        runs.artifacts = lambda config, seed: self.artifacts
-        config.ParameterError = type("ParameterError", (OneLineError, ValueError), {})
-        config.load_config = self._load
-        config.STAGE_VERSIONS = {"train": 1}
-        for room, name, module in ((study, "stages", runs), (hybridlib, "config", config)):
-            patch.setattr(room, name, module, raising=False)
-            patch.setitem(sys.modules, f"{room.__name__}.{name}", module)
+        patch.setattr(config, "load_config", self._load)
+        patch.setattr(stages, "is_done", lambda config, *unit: unit in self.done)
+        patch.setattr(stages, "stage_key", lambda config, *unit: f"{unit}{self.version}")
+        measured = {"evaluate": None, "prefill": None}
+        patch.setattr(stages, "measurements", lambda config: measured)
+        patch.setattr(collect, "write_tables", lambda config, place: place.mkdir(exist_ok=True))
+        patch.setattr(collect, "assets_used", lambda config: ["smollm2"])
+        patch.setattr(collect, "artifacts", lambda config, seed: self.artifacts)
         for module in (paths, release):
             patch.setattr(module, "PROJECT", self.root)
         for module in (paths, grid):
@@ -73,8 +66,7 @@ class Project:
     def _load(self, preset: str, **overrides: object) -> Config:
         for name in overrides:
             if name != "seeds":
-                error = sys.modules["hybridlib.config"].ParameterError
-                raise error(f"there is no parameter {name!r}, nearest is 'seeds'")
+                raise ParameterError(f"there is no parameter {name!r}, nearest is 'seeds'")
         return self.config
 
     def source(self, name: str, code: str) -> None:

@@ -15,6 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hybridlib.store import paths
+
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
@@ -85,7 +87,7 @@ class Execution:
                 return "stopped"
             self._child = subprocess.Popen(
                 [*command, self.notebook, self.output, json.dumps(self.parameters)],
-                env=os.environ | environment(self.threads),
+                env=os.environ | kernel_variables(self.threads),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -108,7 +110,7 @@ class Execution:
                 self._child.terminate()
 
 
-def environment(threads: int) -> dict[str, str]:
+def kernel_variables(threads: int) -> dict[str, str]:
     """Return what a kernel's environment adds: its threads, how it keeps memory, no warnings."""
     names = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")
     return {f"{name}_NUM_THREADS": str(threads) for name in names} | {
@@ -141,9 +143,13 @@ def error_in(executed: Path) -> str:
 
 
 def stamp(notebook: Path, parameters: Mapping[str, object], key: str) -> str:
-    """Return a hash of what an execution shows: its source, its parameters, its results' `key`."""
-    shown = notebook.read_bytes() + json.dumps([dict(parameters), key], sort_keys=True).encode()
-    return hashlib.sha256(shown).hexdigest()[:16]
+    """Hash what an execution shows: its source, its parameters, the `key` of its results.
+
+    Paths count as they are within the project, which may lie anywhere.
+    """
+    project = json.dumps(f"{paths.PROJECT}/")[1:-1]
+    shown = json.dumps([dict(parameters), key], sort_keys=True).replace(project, "")
+    return hashlib.sha256(notebook.read_bytes() + shown.encode()).hexdigest()[:16]
 
 
 def read_stamp(executed: Path) -> str:
@@ -174,12 +180,12 @@ def write_stamp(executed: Path, value: str) -> None:
     draft.replace(executed)
 
 
-def cleaned(node: "NotebookNode", paths: Mapping[str, str]) -> "NotebookNode":
+def cleaned(node: "NotebookNode", places: Mapping[str, str]) -> "NotebookNode":
     """Return an executed notebook without what differs from run to run and machine to machine.
 
     Parameters
     ----------
-    paths : what to write in the place of each absolute path.
+    places : what to write in the place of each absolute path.
     """
     import nbformat  # here: it takes a second, which kernels need not spend
 
@@ -194,8 +200,8 @@ def cleaned(node: "NotebookNode", paths: Mapping[str, str]) -> "NotebookNode":
             text = STILL_RUNNING.sub("", "".join(output["text"]))
             output["text"] = DURATION.sub("", text)
     text = CELL_FILE.sub("cell", json.dumps(node))
-    for path in sorted(paths, key=len, reverse=True):
-        text = text.replace(json.dumps(path)[1:-1], paths[path])
+    for path in sorted(places, key=len, reverse=True):
+        text = text.replace(json.dumps(path)[1:-1], places[path])
     return nbformat.from_dict(json.loads(text))
 
 

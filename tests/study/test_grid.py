@@ -11,10 +11,12 @@ import yaml
 from pydantic import BaseModel
 from standin import ARMS, Config, Project
 
+from hybridlib import config
 from hybridlib.store.errors import OneLineError
 from hybridlib.study import grid
 from hybridlib.study import notebook as nb
 from hybridlib.study.jobs import StudyError, run
+from hybridlib.variants import VARIANTS, stated
 
 
 @pytest.fixture
@@ -86,6 +88,20 @@ def test_notebooks_are_given_the_resolved_configuration(project: Project):
     assert evaluate.parameters == {"preset": preset, "variant": "sft", "reward": "none"}
     assert evaluate.output == folder / "notebooks" / "03_evaluate-sft.ipynb"
     assert jobs["figures 05_readability"].parameters["results"] == str(folder)
+
+
+def test_a_checkout_that_was_moved_has_nothing_to_do_again(tmp_path: Path, monkeypatch):
+    stamps = []
+    for place in ("here", "there"):
+        project = Project(tmp_path / place)
+        project.install(monkeypatch)
+        sources = tmp_path / "here" / "notebooks"
+        if place == "there":
+            shutil.copytree(sources, project.root / "notebooks", dirs_exist_ok=True)
+        jobs = [job for job in grid.plan(project.config) if job.notebook]
+        assert all(str(tmp_path / place) in str(job.parameters) for job in jobs)
+        stamps.append([job.stamp() for job in jobs])
+    assert stamps[0] == stamps[1] and len(set(stamps[0])) == len(stamps[0])
 
 
 class Executed(nb.Execution):
@@ -199,7 +215,6 @@ def overrides(part: type[BaseModel]) -> list[str]:
 
 @pytest.mark.parametrize("name", OFFERED)
 def test_notebooks_offer_every_parameter_of_theirs(name: str):
-    config = pytest.importorskip("hybridlib.config")
     source = Path(grid.__file__).parents[2] / "notebooks" / f"{name}.ipynb"
     cells = nbformat.read(source, as_version=4).cells
     (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", ())]
@@ -215,7 +230,8 @@ def test_notebooks_offer_every_parameter_of_theirs(name: str):
     assert len(shown) == len(cell.source.splitlines()) and all(p["help"] for p in shown)
 
 
-def test_every_variant_is_stated():
-    config = pytest.importorskip("hybridlib.config")
-    equations = pytest.importorskip("hybridlib.training.equations")
-    assert set(equations.METHODS) == set(config.VARIANTS)
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_is_stated(name: str):
+    words, loss = stated(name).split("\n\n")
+    assert words.startswith(f"**`{name}`.** ") and words.endswith(".")
+    assert loss.count("$$") == 2 and len(loss) > 10
