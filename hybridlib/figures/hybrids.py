@@ -15,8 +15,8 @@ from hybridlib.figures.panels import curve, dots, percent_axis, same_limits, whi
 from hybridlib.figures.prose import REWARDS, short
 from hybridlib.figures.registry import figure
 from hybridlib.figures.results import Results, by_arm, select
-from hybridlib.figures.style import VARIANT_STYLES, line_of, marker_of
-from hybridlib.variants import families, hybrid_variants
+from hybridlib.figures.style import line_of, looks, marker_of
+from hybridlib.variants import VARIANTS, hybrid_variants
 
 MEASURES = {  # metric -> (what it is, where)
     "harm_rate": ("harm\n(lower is safer)", {}),
@@ -24,7 +24,6 @@ MEASURES = {  # metric -> (what it is, where)
     "off_language_rate": ("language mixing\n(lower is better)", {}),
     "accuracy": ("accuracy, arithmetic\n(higher is better)", {"task": "sums"}),
 }
-FAMILY_OF = {variant: name for name, members in families().items() for variant in members}
 SHORT = {"rule": "keyword reward", "model": "reward model"}
 GREY = {"color": "0.55", "linewidth": 1.6, "linestyle": ":"}  # rl, where it is the reference
 
@@ -175,7 +174,7 @@ def _every_variant(results: Results, rates: dict[str, pd.DataFrame]) -> Figure:
     for column in zip(*(axes for _, axes in rows), strict=True):
         same_limits(list(column))
     keys = [
-        Line2D([], [], color=VARIANT_STYLES[name].colour, linestyle=line, label=name)
+        Line2D([], [], color=looks()[name].colour, linestyle=line, label=name)
         for name, line in lines.items()
     ]
     fig.legend(handles=keys, loc="outside lower center", ncol=3)
@@ -183,7 +182,7 @@ def _every_variant(results: Results, rates: dict[str, pd.DataFrame]) -> Figure:
 
 
 def _family(arm: str) -> str:
-    return FAMILY_OF.get(arm.partition("/")[0], "")
+    return VARIANTS[arm.partition("/")[0]].family
 
 
 def _rows_of_rewards(

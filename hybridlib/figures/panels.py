@@ -15,7 +15,7 @@ from hybridlib.figures import prose
 from hybridlib.figures import results as lookup
 from hybridlib.figures.prose import REWARDS
 from hybridlib.figures.results import Results
-from hybridlib.figures.style import VARIANT_STYLES, bar_of, label_of, line_of, marker_of
+from hybridlib.figures.style import bar_of, label_of, line_of, looks, marker_of
 
 BOUNDS = {"proxy": (None, None), "entropy": (0, None)}  # of training columns that are no shares
 
@@ -54,7 +54,7 @@ def dots(ax: Axes, rows: pd.DataFrame, arms: Sequence[str], labels: bool) -> Non
     """Estimates with intervals, a row an arm; the base's own as a line and band through all."""
     arm_rows(ax, arms, labels)
     if "base/none" in rows.index:
-        base, colour = rows.loc["base/none"], VARIANT_STYLES["base"].colour
+        base, colour = rows.loc["base/none"], looks()["base"].colour
         ax.axvline(base.estimate, color=colour, linestyle="--", linewidth=1.2, zorder=1)
         ax.axvspan(base.low, base.high, color="0.9", zorder=0)
     for y, arm in enumerate(arms):

@@ -14,9 +14,7 @@ from hybridlib.evaluation import statistics
 from hybridlib.evaluation.statistics import DECIDED
 from hybridlib.figures.style import order_of
 from hybridlib.store.errors import ParameterError
-from hybridlib.store.errors import ParameterError
 from hybridlib.store.paths import committed, local
-from hybridlib.variants import REWARDS
 from hybridlib.variants import REWARDS
 
 # What a row of metrics.csv is pooled over, unless a figure says otherwise.

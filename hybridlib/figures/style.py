@@ -1,43 +1,19 @@
-"""The one look of all figures: colour, marker and hatch of each variant, and files that repeat.
+"""The one look of all figures: how variants (variants.py), rewards, classes and verdicts are drawn.
 
-Colours are Okabe and Ito's for the default variants; later ones add a shade of their family's hue
-and a marker of their own. Nothing is told apart by colour alone: lines have markers, bars have
-hatches, and the reward fills a marker (refusal-keyword reward) or leaves it open (reward model).
+Nothing is told apart by colour alone: lines have markers, bars have hatches, and the reward fills a
+marker (refusal-keyword reward) or leaves it open (reward model).
 """
 
 import textwrap
 from pathlib import Path
-from typing import NamedTuple
 
 import matplotlib.style
 from matplotlib.figure import Figure
 
+from hybridlib.variants import VARIANTS, Look, families
 
-class Style(NamedTuple):
-    """How a variant is drawn, in every figure the same."""
-
-    colour: str
-    marker: str
-    hatch: str
-
-
-VARIANT_STYLES = {
-    "base": Style("#2b2b2b", "o", ""),
-    "rl": Style("#d55e00", "s", "//"),
-    "rl_gold": Style("#e69f00", "*", "xx"),
-    "sft": Style("#0072b2", "^", "\\\\"),
-    "sft_narrow": Style("#56b4e9", "v", ".."),
-    "two_stage": Style("#009e73", "D", "++"),
-    "multi_stage": Style("#00573f", "d", "--"),
-    "joint": Style("#cc79a7", "P", "oo"),
-    "chord_mu": Style("#7b3294", "X", "||"),
-    "gated": Style("#6a20e6", "h", "OO"),
-    "demo_in_group": Style("#8c510a", "p", "**"),
-    "prefix": Style("#b3a100", "<", "/."),
-    "safety_prefix": Style("#501400", ">", "\\."),
-    "self_distill": Style("#9be07a", "8", "-."),
-    "reward_model": Style("#5a5a3c", "H", "+."),  # no variant, but it has learning rates
-}
+# No variant, but it has learning rates.
+REWARD_MODEL = Look("#5a5a3c", "H", "+.")
 REWARD_LINES = {"none": "-", "gold": "-", "rule": "-", "model": "--"}
 REWARD_SUFFIXES = {"rule": " (keyword)", "model": " (model)"}
 
@@ -90,10 +66,16 @@ def styled():
     return matplotlib.style.context(["default", RC])
 
 
+def looks() -> dict[str, Look]:
+    """Variant -> its look, family by family; last the reward model."""
+    drawn = ("base", *(variant for family in families().values() for variant in family))
+    return {variant: VARIANTS[variant].look for variant in drawn} | {"reward_model": REWARD_MODEL}
+
+
 def marker_of(arm: str) -> dict[str, object]:
     """Keyword arguments for `plot` and `errorbar` of an arm 'variant/reward'."""
     variant, _, reward = arm.partition("/")
-    colour, marker, _ = VARIANT_STYLES[variant]
+    colour, marker, _ = looks()[variant]
     return {
         "color": colour,
         "marker": marker,
@@ -112,7 +94,7 @@ def line_of(arm: str) -> dict[str, object]:
 def bar_of(arm: str) -> dict[str, object]:
     """Keyword arguments for a bar; the model reward leaves it white behind its hatch."""
     variant, _, reward = arm.partition("/")
-    colour, _, hatch = VARIANT_STYLES[variant]
+    colour, _, hatch = looks()[variant]
     if reward == "model":
         return {"facecolor": "white", "edgecolor": colour, "hatch": hatch, "linewidth": 1.5}
     return {"facecolor": colour, "edgecolor": "white", "hatch": hatch, "linewidth": 0}
@@ -130,9 +112,9 @@ def suffix_of(reward: str) -> str:
 
 
 def order_of(arm: str) -> tuple[int, int]:
-    """Sort key: variants as listed above, then rewards."""
+    """Sort key: variants as `looks` lists them, then rewards."""
     variant, _, reward = arm.partition("/")
-    return list(VARIANT_STYLES).index(variant), list(REWARD_LINES).index(reward)
+    return list(looks()).index(variant), list(REWARD_LINES).index(reward)
 
 
 def title(fig: Figure, text: str) -> None:

@@ -20,10 +20,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.text import Text
 
-from hybridlib import config
+from hybridlib import variants
 from hybridlib.evaluation import comparison, tables
 from hybridlib.figures import hybrids, plots, prose, style
 from hybridlib.figures import results as lookup
+from hybridlib.store.errors import ParameterError
 from hybridlib.tasks.responses import CLASSES
 
 FIGURES = (
@@ -159,11 +160,11 @@ def test_nothing_is_clipped_and_no_texts_overlap(name, shown):
 
 
 def test_every_variant_has_a_look_of_its_own():
-    looks = style.VARIANT_STYLES.values()
+    looks = style.looks().values()
     assert len({(look.colour, look.marker) for look in looks}) == len(looks)
     for part in zip(*looks, strict=True):
         assert len(set(part)) == len(part)
-    for variant in style.VARIANT_STYLES:
+    for variant in style.looks():
         rule, model = style.marker_of(f"{variant}/rule"), style.marker_of(f"{variant}/model")
         assert rule["markerfacecolor"] != model["markerfacecolor"]
         assert rule["markeredgecolor"] == model["markeredgecolor"]
@@ -171,12 +172,12 @@ def test_every_variant_has_a_look_of_its_own():
 
 
 def test_every_variant_of_the_study_can_be_drawn():
-    assert set(config.MEASURED) <= set(style.VARIANT_STYLES)
+    assert set(variants.measured()) <= set(style.looks())
 
 
 def test_every_trained_variant_has_one_family_and_stands_beside_it():
-    members = [variant for family in config.FAMILIES.values() for variant in family]
-    trained = [v for v in style.VARIANT_STYLES if v not in ("base", "reward_model")]
+    members = [variant for family in variants.families().values() for variant in family]
+    trained = [v for v in style.looks() if v not in ("base", "reward_model")]
     assert members == trained
 
 
@@ -203,8 +204,8 @@ def lab(colour: str, deuteranopia: bool = False) -> np.ndarray:
 
 @pytest.mark.parametrize("deuteranopia", [False, True])
 def test_colours_are_told_apart(deuteranopia):
-    for one, other in itertools.combinations(style.VARIANT_STYLES, 2):
-        a, b = (lab(style.VARIANT_STYLES[name].colour, deuteranopia) for name in (one, other))
+    for one, other in itertools.combinations(style.looks(), 2):
+        a, b = (lab(style.looks()[name].colour, deuteranopia) for name in (one, other))
         enough = 15 if {one, other} <= set(DEFAULT) else 8  # a marker of its own does the rest
         assert np.linalg.norm(a - b) > enough, f"{one} looks like {other}"
 
@@ -372,7 +373,7 @@ def test_load_prefers_what_is_named_then_local(tmp_path, monkeypatch):
     # A sweep writes beside the tables of a study, also where there are none yet.
     (tmp_path / "local" / "tables" / "metrics.csv").rename(tmp_path / "local" / "tables" / "sweep")
     assert lookup.load("organism").folder.name == "committed"
-    with pytest.raises(config.ParameterError, match="make study PRESET=organism"):
+    with pytest.raises(ParameterError, match="make study PRESET=organism"):
         lookup.load("organism", str(tmp_path / "nowhere"))
 
 

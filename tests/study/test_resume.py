@@ -16,7 +16,7 @@ from tiny import tiny
 
 from hybridlib.evaluation import respond
 from hybridlib.store.run_store import Store, read_manifest
-from hybridlib.study import stages
+from hybridlib.study import keys, stages
 from hybridlib.training import callbacks, grpo, loading, rewards, sft
 
 pytestmark = pytest.mark.slow
@@ -156,9 +156,9 @@ def test_it_counts_what_all_of_it_cost(killed):
 def test_the_curves_of_a_resumed_run_are_those_of_a_whole_one(killed):
     whole, resumed, _ = killed
     config = tiny(steps=STEPS, **RATES)
-    prompts = train.rl_prompts(config, 0)
+    spec = keys.train(config, "rl", "rule", 0)
     a, b = (
-        respond.curves(config, folder, prompts, loading.organism_tokenizer(), base_of(folder))
+        respond.curves(spec, folder, loading.organism_tokenizer(), base_of(folder))
         for folder in (whole, resumed)
     )
     assert list(a.step) == list(range(1, STEPS + 1))
@@ -177,8 +177,8 @@ def test_a_kill_within_a_line_of_the_logs_does_no_harm(tmp_path: Path):
         (partial / name).write_text(kept + lines[behind[-1]][:20])
     folder, _ = finish(store, "rl", "rule")
     config = tiny(steps=STEPS, **RATES)
-    prompts, tokenizer = train.rl_prompts(config, 0), loading.organism_tokenizer()
-    table = respond.curves(config, folder, prompts, tokenizer, base_of(folder))
+    spec, tokenizer = keys.train(config, "rl", "rule", 0), loading.organism_tokenizer()
+    table = respond.curves(spec, folder, tokenizer, base_of(folder))
     assert list(table.step) == list(range(1, STEPS + 1))
     assert table.tokens.notna().all()
 
