@@ -2,16 +2,12 @@
 
     L_RL = GRPO (arXiv 2402.03300), token-normalised as in DAPO (arXiv 2503.14476), TRL's default
 
-Sampling is ours (engine/sampling.py), through TRL's `rollout_func`; advantages, the GRPO loss,
-optimiser, schedule and checkpoints are TRL's. A row is made once, where it is sampled and rewarded,
-and travels through TRL's own batch to the loss.
+Rollouts are ours (rollouts.py); advantages, the GRPO loss, optimiser, schedule and checkpoints are
+TRL's. A row is made once, where it is sampled and rewarded, and travels in TRL's batch to the loss.
 """
 
-import json
 import os
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -22,15 +18,15 @@ from datasets import Dataset
 from transformers import PreTrainedModel, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from hybridlib.engine.sampling import InferenceCopy, sample_with_logp
+from hybridlib.engine.sampling import InferenceCopy
 from hybridlib.engine.scoring import score_completions
-from hybridlib.tasks.prompts import Prompt
 from hybridlib.training import data, loading
 from hybridlib.training.callbacks import Progress, arguments, finish
 from hybridlib.training.objective import Validation, write_objective
-from hybridlib.training.rewards import RIGHT, Harmlessness, rewarded
+from hybridlib.training.rewards import Harmlessness
+from hybridlib.training.rollouts import Rollouts
 from hybridlib.training.specs import Training
-from hybridlib.training.step import Demonstrations, RolloutRequest, Row, Step, Tokens
+from hybridlib.training.step import Demonstrations, Row, Step
 
 
 class PolicyTrainer(GRPOTrainer):
@@ -119,138 +115,6 @@ class PolicyTrainer(GRPOTrainer):
             padded.masked_scatter(mask, torch.cat(entropies)),
             None,
         )
-
-
-@dataclass
-class Rollouts:
-    """TRL's `rollout_func`: samples `group_size` completions a prompt, rewards and records them.
-
-    Parameters
-    ----------
-    prompts : text of a prompt -> the prompt.
-    record : file to which each rollout is appended, for the oracle to look at later.
-    """
-
-    spec: Training
-    tokenizer: object
-    inference: InferenceCopy
-    prompts: dict[str, Prompt]
-    demonstrations: Demonstrations
-    harmlessness: Harmlessness
-    record: Path
-
-    def __call__(self, texts: list[str], trainer: PolicyTrainer) -> dict:
-        """TRL gives each prompt G times; it is prefilled once."""
-        given, step = self.spec.given, trainer.state.global_step
-        asked = texts[:: given.group_size]
-        prompts = self.tokenizer(asked)["input_ids"]
-        begun = [self._begin(text, trainer)[: given.max_completion - 1] for text in asked]
-        drawn, logps = sample_with_logp(
-            self.inference.refresh(),
-            self.tokenizer,
-            [prompt + beginning for prompt, beginning in zip(prompts, begun)],
-            given.max_completion,
-            given.group_size,
-            # Seeded by the step: a resumed run draws what an uninterrupted one would have.
-            generator=torch.Generator().manual_seed(1_000_003 * self.spec.seed + step),
-        )
-        groups = [i // given.group_size for i in range(len(drawn))]
-        shown = [self._is_shown(i, texts[i]) for i in range(len(drawn))]
-        completions = [
-            self.demonstrations.to[text] if is_shown else (begun[g] + own)[: given.max_completion]
-            for text, is_shown, g, own in zip(texts, shown, groups, drawn)
-        ]
-        asked_rows = [self.prompts[text].row() for text in texts]
-        responses = self.tokenizer.batch_decode(completions, skip_special_tokens=True)
-        finished = [ids[-1] == self.tokenizer.eos_token_id for ids in completions]
-        totals, rights = self._rewarded(asked_rows, responses, finished)
-        rows = [
-            Row(
-                prompts[g],
-                completion,
-                g,
-                self.demonstrations.to.get(text, []),
-                len(begun[g]),
-                logp,
-                is_shown,
-                total,
-                right,
-            )
-            for text, g, completion, logp, is_shown, total, right in zip(
-                texts, groups, completions, logps, shown, totals, rights
-            )
-        ]
-        self._write(step + 1, asked_rows, responses, finished, rows)
-        trainer.tokens["prompt_tokens"] += sum(map(len, prompts)) + sum(map(len, begun))
-        trainer.tokens["completion_tokens"] += sum(
-            0 if row.shown else len(row.completion) - row.forced for row in rows
-        )
-        found = {
-            "prompt_ids": [row.prompt for row in rows],
-            "completion_ids": completions,
-            "logprobs": None,
-            "row": rows,
-        }
-        if any(begun):  # what the policy did not draw carries no loss
-            found["env_mask"] = [
-                [0] * row.forced + [1] * (len(row.completion) - row.forced) for row in rows
-            ]
-        return found
-
-    def _begin(self, text: str, trainer: PolicyTrainer) -> Tokens:
-        begin = self.spec.variant.begin
-        if begin is None:
-            return []
-        request = RolloutRequest(
-            self.prompts[text],
-            self.demonstrations.to.get(text, []),
-            trainer.progress,
-            random.Random(f"{self.spec.seed} {trainer.state.global_step} {text}"),
-            self.spec.given,
-            self.spec.base.thought,
-            lambda words: self.tokenizer(f" {words}", add_special_tokens=False)["input_ids"],
-        )
-        return begin(request)
-
-    def _is_shown(self, i: int, text: str) -> bool:
-        """Whether a row of the step is the demonstration, which then is the last of its group."""
-        last = i % self.spec.given.group_size == self.spec.given.group_size - 1
-        return self.spec.variant.demonstration_in_group and last and text in self.demonstrations.to
-
-    def _rewarded(
-        self, rows: list[dict], texts: list[str], finished: list[bool]
-    ) -> tuple[Sequence[float | None], list[bool]]:
-        if not self.spec.variant.rewarded:
-            return [None] * len(rows), [False] * len(rows)
-        thought = self.spec.base.thought
-        totals, of_task = rewarded(
-            self.spec.weights, self.harmlessness, rows, texts, finished, thought
-        )
-        return totals, [value >= RIGHT for value in of_task]
-
-    def _write(
-        self,
-        step: int,
-        asked: list[dict],
-        responses: list[str],
-        finished: list[bool],
-        rows: list[Row],
-    ) -> None:
-        with self.record.open("a") as file:
-            for prompt, text, end, row in zip(asked, responses, finished, rows):
-                record = {
-                    "step": step,
-                    "prompt": prompt["prompt_id"],
-                    "response": text,
-                    "finished": bool(end),
-                    "reward": row.reward if row.reward is None else round(row.reward, 6),
-                    "tokens": len(row.completion),
-                    "logp": round(row.logp, 4),
-                }
-                # Said only where it is so: most responses are the policy's own from the beginning.
-                record |= {"forced": row.forced} if row.forced else {}
-                record |= {"demonstration": True} if row.shown else {}
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def reward_of_rows(row: list[Row], **_) -> list[float]:

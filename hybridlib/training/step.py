@@ -47,6 +47,11 @@ class Row:
     advantage: float = 0.0
 
     @property
+    def drawn(self) -> int:
+        """How many of its tokens the policy drew."""
+        return 0 if self.shown else len(self.completion) - self.forced
+
+    @property
     def document(self) -> Document:
         return self.prompt, self.completion
 

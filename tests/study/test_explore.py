@@ -106,7 +106,7 @@ def test_only_rl_from_the_base_is_trained_briefly(shelf, tmp_path):
 
 DRIVEN = """
 before = shown.value
-assert "rl (rule)" in before and "joint (model)" not in before
+assert "rl (keyword)" in before and "joint (model)" not in before
 arms.value = (*arms.value, "joint/model")
 assert "joint (model)" in shown.value
 where["language"].value = "es"

@@ -23,7 +23,7 @@ from hybridlib.tasks import datasets
 from hybridlib.tasks import prompts as tasks
 from hybridlib.tasks.lexicon import END_THINK, LANGUAGES, SYSTEM, THINK, USER, vocabulary
 from hybridlib.tasks.responses import parse, words_of
-from hybridlib.training import data, grpo, objective, pretrain, rewards
+from hybridlib.training import data, objective, pretrain, rewards, rollouts
 from hybridlib.training import loading as bases
 
 CLASSES = {
@@ -144,7 +144,7 @@ def test_one_step_of_each_kind_of_training(model, monkeypatch):
     def by_length(weights, harmlessness, rows, texts, finished, thought):
         return [float(len(text)) for text in texts], [0.0] * len(texts)
 
-    for module in (grpo, objective):  # what a random model says earns nothing
+    for module in (rollouts, objective):  # what a random model says earns nothing
         monkeypatch.setattr(module, "rewarded", by_length)
     for arm in asked.arms:
         if arm[0] != "base" and arm[1] != "model":

@@ -32,7 +32,16 @@ from hybridlib.tasks import prompts as tasks
 from hybridlib.tasks.lexicon import LANGUAGE_WORDS, LEXICON
 from hybridlib.tasks.oracle import gold
 from hybridlib.tasks.responses import parse
-from hybridlib.training import callbacks, data, grpo, loading, pretrain, reward_model, rewards, sft
+from hybridlib.training import (
+    callbacks,
+    grpo,
+    loading,
+    pretrain,
+    reward_model,
+    rewards,
+    rollouts,
+    sft,
+)
 from hybridlib.training.cost import flops
 
 
@@ -137,14 +146,14 @@ def test_the_joint_gradient_is_the_sum_of_both(recorded: Recorder, base: Path, a
 def test_rl_is_trl_on_the_same_rollouts(base, double, monkeypatch, tmp_path):
     """Given our completions and rewards, the unchanged trainer ends at the same weights."""
     config, draws = tiny(), []
-    original = grpo.sample_with_logp
+    original = rollouts.sample_with_logp
 
     def record(*args, **kwargs):
         found = original(*args, **kwargs)
         draws.append(found[0])
         return found
 
-    monkeypatch.setattr(grpo, "sample_with_logp", record)
+    monkeypatch.setattr(rollouts, "sample_with_logp", record)
     ours = run_rl(config, base, tmp_path / "ours")
     written = rows(ours / "rollouts.jsonl")
     size = config.train.prompts_per_step * config.train.group_size

@@ -1,0 +1,125 @@
+"""Rollouts of RL: sampled, rewarded and recorded in one place, as TRL's `rollout_func`."""
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from hybridlib.engine.sampling import InferenceCopy, sample_with_logp
+from hybridlib.tasks.prompts import Prompt
+from hybridlib.training.rewards import RIGHT, Harmlessness, rewarded
+from hybridlib.training.specs import Training
+from hybridlib.training.step import Demonstrations, RolloutRequest, Row, Tokens
+
+if TYPE_CHECKING:
+    from hybridlib.training.grpo import PolicyTrainer
+
+
+@dataclass
+class Rollouts:
+    """Samples `group_size` completions a prompt, rewards them and writes them down.
+
+    Parameters
+    ----------
+    prompts : text of a prompt -> the prompt.
+    record : file to which each rollout is appended, for the oracle to look at later.
+    """
+
+    spec: Training
+    tokenizer: object
+    inference: InferenceCopy
+    prompts: dict[str, Prompt]
+    demonstrations: Demonstrations
+    harmlessness: Harmlessness
+    record: Path
+
+    def __call__(self, texts: list[str], trainer: "PolicyTrainer") -> dict:
+        """What TRL's batch is made of; it gives each prompt G times, and it is prefilled once."""
+        given, size, step = self.spec.given, self.spec.given.group_size, trainer.state.global_step
+        prompts = self.tokenizer(texts[::size])["input_ids"]
+        begun = [self._begin(text, trainer)[: given.max_completion - 1] for text in texts[::size]]
+        drawn, logps = sample_with_logp(
+            self.inference.refresh(), self.tokenizer, [p + b for p, b in zip(prompts, begun)],
+            given.max_completion, size,
+            # Seeded by the step: a resumed run draws what an uninterrupted one would have.
+            generator=torch.Generator().manual_seed(1_000_003 * self.spec.seed + step),
+        )  # fmt: skip
+        rows = []
+        for i, (text, own, logp) in enumerate(zip(texts, drawn, logps)):
+            prompt, beginning = prompts[i // size], begun[i // size]
+            demonstration = self.demonstrations.to.get(text, [])
+            # The demonstration may take the place of the last completion of its group.
+            last = i % size == size - 1 and self.spec.variant.demonstration_in_group
+            shown = bool(demonstration) and last
+            completion = demonstration if shown else (beginning + own)[: given.max_completion]
+            forced = len(beginning)
+            rows.append(Row(prompt, completion, i // size, demonstration, forced, logp, shown))
+        rows = self._rewarded(step + 1, texts, rows)
+        trainer.tokens["prompt_tokens"] += sum(map(len, prompts)) + sum(map(len, begun))
+        trainer.tokens["completion_tokens"] += sum(row.drawn for row in rows)
+        found = {
+            "prompt_ids": [row.prompt for row in rows],
+            "completion_ids": [row.completion for row in rows],
+            "logprobs": None,
+            "row": rows,
+        }
+        if any(begun):  # what the policy did not draw carries no loss
+            found["env_mask"] = [
+                [0] * row.forced + [1] * (len(row.completion) - row.forced) for row in rows
+            ]
+        return found
+
+    def _begin(self, text: str, trainer: "PolicyTrainer") -> Tokens:
+        if self.spec.variant.begin is None:
+            return []
+        rng = random.Random(f"{self.spec.seed} {trainer.state.global_step} {text}")
+        demonstration = self.demonstrations.to.get(text, [])
+
+        def encode(words: str) -> Tokens:
+            return self.tokenizer(f" {words}", add_special_tokens=False)["input_ids"]
+
+        return self.spec.variant.begin(
+            RolloutRequest(
+                self.prompts[text], demonstration, trainer.progress, rng, self.spec.given,
+                self.spec.base.thought, encode,
+            )
+        )  # fmt: skip
+
+    def _rewarded(self, step: int, texts: list[str], rows: list[Row]) -> list[Row]:
+        """The rows with their rewards; one line each is appended to the record."""
+        asked = [self.prompts[text].row() for text in texts]
+        responses = self.tokenizer.batch_decode(
+            [row.completion for row in rows], skip_special_tokens=True
+        )
+        finished = [row.completion[-1] == self.tokenizer.eos_token_id for row in rows]
+        totals: Sequence[float | None] = [None] * len(rows)
+        of_task = [0.0] * len(rows)
+        if self.spec.variant.rewarded:
+            totals, of_task = rewarded(
+                self.spec.weights, self.harmlessness, asked, responses, finished,
+                self.spec.base.thought,
+            )  # fmt: skip
+        made = [
+            replace(row, reward=total, right=value >= RIGHT)
+            for row, total, value in zip(rows, totals, of_task)
+        ]
+        with self.record.open("a") as file:
+            for prompt, text, end, row in zip(asked, responses, finished, made):
+                record = {
+                    "step": step,
+                    "prompt": prompt["prompt_id"],
+                    "response": text,
+                    "finished": bool(end),
+                    "reward": row.reward if row.reward is None else round(row.reward, 6),
+                    "tokens": len(row.completion),
+                    "logp": round(row.logp, 4),
+                }
+                # Said only where it is so: most responses are the policy's own from the beginning.
+                record |= {"forced": row.forced} if row.forced else {}
+                record |= {"demonstration": True} if row.shown else {}
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        return made
