@@ -52,7 +52,7 @@ def model(request, tmp_path, monkeypatch):
         )
     ).save_pretrained(folder)  # fmt: skip
     tokenizer.save_pretrained(folder)
-    monkeypatch.setattr(assets, "model", {request.param: folder}.__getitem__)
+    monkeypatch.setattr(pretrain, "asset_folder", {request.param: folder}.__getitem__)
     monkeypatch.setenv("HYBRIDLIB_STORE", str(tmp_path / "store"))
     return request.param
 

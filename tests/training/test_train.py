@@ -34,6 +34,7 @@ from hybridlib.tasks.oracle import gold
 from hybridlib.tasks.responses import parse
 from hybridlib.training import (
     callbacks,
+    data,
     grpo,
     loading,
     pretrain,
