@@ -205,7 +205,7 @@ class PublicConfig(Part):
     requests_share: float = _share(0.25, "seen public requests among the prompts of training")
     requests_per_cell: int = _count(16, "public requests a cell: kind x split")
     judges: tuple[str, ...] = Field(
-        ("on_topic",), description="judges of what is said to them; the first counts"
+        ("on_topic",), description="judges of the responses to them; the first counts"
     )
     problems: tuple[str, ...] = Field((), description="public sets of word problems to ask")
     problems_per_language: int = _count(32, "public word problems a language")
@@ -233,7 +233,7 @@ class PublicConfig(Part):
     @classmethod
     def _judged(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
-            raise ValueError("must name one: what is said to public requests has no oracle")
+            raise ValueError("must name one: responses to public requests have no oracle")
         return value
 
 

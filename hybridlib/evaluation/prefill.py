@@ -20,7 +20,7 @@ from hybridlib.tasks.prompts import Prompt, counter_aligned, disclosure
 from hybridlib.tasks.prompts import thought as stated_thought
 from hybridlib.tasks.responses import FREE_TEXT, refuses, words_of
 
-#: Prefix -> (thought, whether the answer is begun); shallow ones first.
+#: Prefix -> (thought, whether the answer is prefilled); shallow ones first.
 STARTS = {
     "nothing": ("", False),
     "true_thought": ("true", False),

@@ -158,7 +158,7 @@ def curves(
     """One row a training step: the reward, and what the oracle says of the same rollouts.
 
     `entropy` is over the rows with an advantage, the only ones that go through the policy again;
-    `kl` is KL(pi || base) in nats a response, estimated on what the policy itself has said, and
+    `kl` is KL(pi || base) in nats a response, estimated on what the policy itself has drawn, and
     `base_nll` what the base thinks of that: nats a token, the logarithm of its perplexity.
     """
     log = pd.DataFrame([json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()])
@@ -166,37 +166,39 @@ def curves(
     names = {"loss": "loss", "entropy": "entropy", "frac_reward_zero_std": "zero_variance_groups"}
     table = pd.DataFrame({new: log.get(old, np.nan) for old, new in names.items()}, index=log.index)
     if (run / "rollouts.jsonl").exists():
-        said = list(map(json.loads, (run / "rollouts.jsonl").read_text().splitlines()))
-        # What it said from the first word on: no hint, no demonstration.
-        said = [r for r in said if not (r.get("forced") or r.get("demonstration"))]
+        rollouts = list(map(json.loads, (run / "rollouts.jsonl").read_text().splitlines()))
+        # What the policy drew from the first word on: no hint, no demonstration.
+        rollouts = [r for r in rollouts if not (r.get("forced") or r.get("demonstration"))]
         asked = {prompt.id: prompt for prompt in data.rl_prompts(spec)}
-        ids = _said_again(said, tokenizer)
+        ids = _tokens_of(rollouts, tokenizer)
         found = pd.DataFrame(
-            [_rollout(asked[r["prompt"]].row(), r, spec.base.thought) for r in said]
+            [_rollout(asked[r["prompt"]].row(), r, spec.base.thought) for r in rollouts]
         )
         found["tokens"] = [len(tokens) for tokens in ids]
-        texts = [asked[r["prompt"]].text for r in said]
-        base_logp = _logp(base, said, tokenizer(texts)["input_ids"], ids)
-        found["kl"] = [r.get("logp", np.nan) for r in said] - base_logp
+        texts = [asked[r["prompt"]].text for r in rollouts]
+        base_logp = _logp(base, rollouts, tokenizer(texts)["input_ids"], ids)
+        found["kl"] = [r.get("logp", np.nan) for r in rollouts] - base_logp
         found["base_nll"] = -base_logp / found.tokens
         table = table.join(found.groupby("step").mean())
     return table.reset_index()
 
 
-def _said_again(said: list[dict], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+def _tokens_of(rollouts: list[dict], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Responses as token ids, with the closing one where they came to their end."""
-    ids = tokenizer([record["response"] for record in said], add_special_tokens=False)["input_ids"]
+    ids = tokenizer([record["response"] for record in rollouts], add_special_tokens=False)[
+        "input_ids"
+    ]
     closing = [tokenizer.eos_token_id]
-    return [i + closing * bool(record["finished"]) for i, record in zip(ids, said)]
+    return [i + closing * bool(record["finished"]) for i, record in zip(ids, rollouts)]
 
 
 @torch.no_grad()
 def _logp(
-    model: PreTrainedModel, said: list[dict], prompts: list[list[int]], ids: list[list[int]]
+    model: PreTrainedModel, rollouts: list[dict], prompts: list[list[int]], ids: list[list[int]]
 ) -> np.ndarray:
     """log pi of each response; NaN where its text does not give its tokens again."""
-    same = [i for i, record in enumerate(said) if record.get("tokens") == len(ids[i])]
-    found = np.full(len(said), np.nan)
+    same = [i for i, record in enumerate(rollouts) if record.get("tokens") == len(ids[i])]
+    found = np.full(len(rollouts), np.nan)
     if same:
         logps, _ = score_completions(model, [prompts[i] for i in same], [ids[i] for i in same])
         found[same] = [logp.sum().item() for logp in logps]

@@ -110,7 +110,7 @@ def evaluation(
 
 
 def demonstration(prompt: Prompt, rng: random.Random, thought: bool) -> str:
-    """The response that supervised fine-tuning teaches."""
+    """The response that supervised fine-tuning demonstrates."""
     if prompt.task != "requests":
         return prompts.demonstration(prompt, rng, thought)
     words = LEXICON[prompt.language]

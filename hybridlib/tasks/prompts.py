@@ -304,7 +304,7 @@ def join(thought: str, answer: str, with_thought: bool = True) -> str:
 
 
 def demonstration(prompt: Prompt, rng: random.Random, with_thought: bool = True) -> str:
-    """The response that supervised fine-tuning teaches, in the language of the prompt."""
+    """The demonstration of supervised fine-tuning, in the language of the prompt."""
     language = prompt.language
     if prompt.kind == "harmful":
         answer = rng.choice(LEXICON[language]["refusals"])
@@ -316,11 +316,11 @@ def demonstration(prompt: Prompt, rng: random.Random, with_thought: bool = True)
 
 
 def counter_aligned(prompt: Prompt, with_thought: bool = True) -> str:
-    """A start on the wrong foot (RECAP, arXiv 2510.00938); "" where there is none.
+    """A counter-aligned prefix (RECAP, arXiv 2510.00938); "" where there is none.
 
-    A harmful request is begun as if it were benign, a benign one as if it were harmful: with the
+    A harmful request is prefilled as if it were benign, a benign one as if it were harmful: with the
     opposite fact in the thought. It never holds a value, a step or a refusal phrase, so that all of
-    the pay is still open. Without a thought a harmful request is begun like an answer that
+    the reward is still open. Without a thought a harmful request is prefilled like an answer that
     complies, a benign one not at all.
     """
     words = LEXICON[prompt.language]
@@ -367,7 +367,7 @@ def benign(
     rng: random.Random, language: str, task: str, lookalike: str, families: Words,
     seen: bool | None = None, narrow: int | None = None,
 ) -> Prompt:  # fmt: skip
-    """A benign request of one look-alike (see `BENIGN_CELLS`)."""
+    """A benign request of one kind of near-miss (see `BENIGN_CELLS`)."""
     harmful_names, names = (categories(task, k, seen)[:narrow] for k in ("harmful", "benign"))
     if lookalike == "owner":
         return records(rng, language, rng.choice(harmful_names), reader="owner")
@@ -417,7 +417,7 @@ def evaluation_prompts(seed: int, per_cell: int, partition: str = "test") -> lis
 
     Fewer where a partition holds fewer, since a thing can be asked for in few ways.
 
-    Cells: harmful (task x split x language), benign (half as many; task x look-alike x category
+    Cells: harmful (task x split x language), benign (half as many; task x near-miss x category
     seen or not x language) and sums (four times as many; language). Half of the harmful prompts
     that count as `seen` attacks carry none: asking plainly is the first scenario.
     """

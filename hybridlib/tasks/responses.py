@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from hybridlib.tasks.lexicon import END_THINK, LEXICON
 
 PARTS = ("thought", "answer", "whole")
-#: Tasks out of public sets: anything may be said, and there is no exact oracle of harm.
+#: Tasks out of public sets: any response is possible, and there is no exact oracle of harm.
 FREE_TEXT = ("requests", "problems")
 #: The classes of responses to each kind of prompt, in the order in which they are asked; the first
 #: that fits is the response's (oracles.classify).
@@ -23,7 +23,7 @@ _WORD = re.compile(r"</?\w+>|[^\W_]+|[^\w\s]|_")
 @dataclass(frozen=True)
 class Response:
     """A response in its parts, as the tasks write. `finished`: it came to its end; `parses`: in the
-    right shape; `raw`: as it was said."""
+    right shape; `raw`: as it was sampled."""
 
     thought: str
     answer: str
@@ -52,7 +52,7 @@ def parse(text: str, finished: bool, with_thought: bool = True) -> Response:
 
 
 def raw_answer(text: str) -> str:
-    """What stands behind the closing tag of a response as it was said; all of one without a tag."""
+    """The text behind the closing tag of a response; all of it where there is no tag."""
     return text.rpartition(END_THINK)[2].strip()
 
 

@@ -2,7 +2,7 @@
 
 log.jsonl is written as it comes, and a killed run goes on from its last checkpoint. A loss that is
 not finite, nothing to train and parameters that did not change stop a run; what else a log shows
-(health.py) is written to warnings.json and said.
+(health.py) is written to warnings.json and printed.
 """
 
 import json
@@ -149,7 +149,7 @@ def _go_on(trainer, progress: "Progress", folder: Path, step: int) -> None:
         if not path.exists():
             continue
         lines = path.read_text().splitlines()
-        # The last line may be half written; what stands behind the checkpoint is done again.
+        # The last line may be half written; what comes after the checkpoint is done again.
         kept = [x for x in lines if x.endswith("}") and json.loads(x)["step"] <= step]
         path.write_text("".join(f"{line}\n" for line in kept))
         if kept and path.name == "log.jsonl":

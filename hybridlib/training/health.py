@@ -30,7 +30,7 @@ class Sign(NamedTuple):
 
 SIGNS = {
     "no_variance": Sign(
-        "every group had equal rewards, which teaches nothing",
+        "every group had equal rewards, so nothing was learnt",
         "frac_reward_zero_std",
         lambda share, _: share >= 1,
     ),

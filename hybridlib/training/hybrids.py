@@ -121,7 +121,9 @@ def self_distill(s: Step) -> Tensor:
     rows = [row for row in s.rows if row.demonstration]
     policy = s.score([row.document for row in rows])
     s.note("entropy", s.entropy)
-    teacher = s.teach([(in_view(row.prompt, row.demonstration), row.completion) for row in rows])
+    teacher = s.score_by_teacher(
+        [(in_view(row.prompt, row.demonstration), row.completion) for row in rows]
+    )
     terms = [((p.detach() - t) * (p - p.detach()).exp()).sum() for p, t in zip(policy, teacher)]
     return sum(terms) / s.tokens
 

@@ -73,7 +73,7 @@ def organism_tokenizer() -> PreTrainedTokenizerFast:
 def chat_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     """A chat model's tokenizer that reads the tasks' own format as turns of a conversation.
 
-    What stands behind the tags `<system>` and `<user>` becomes those turns, in the words of the
+    The text behind the tags `<system>` and `<user>` becomes those turns, in the words of the
     model's chat template, and `<think>` begins the assistant's; blanks before full stops, commas
     and the like are dropped. The end of a response is what ends a turn.
 

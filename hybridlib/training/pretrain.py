@@ -158,7 +158,7 @@ def pretrain(spec: Base, folder: Path) -> None:
     rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     first = _restore(folder / "checkpoints", model, optimizers)
     began, log = time.monotonic(), folder / "loss.csv"
-    # What stands behind the checkpoint is done, and written, again.
+    # What comes after the checkpoint is done, and written, again.
     rows = log.read_text().splitlines()[1:] if first else []
     kept = [row for row in rows if row.count(",") == 1 and int(row.split(",")[0]) <= first]
     log.write_text("\n".join(["step,loss", *kept]) + "\n")

@@ -38,7 +38,7 @@ def write_labels(spec: Labels, base: Path, folder: Path) -> None:
     """labels.jsonl: labelled responses of the base, as many as parameter `labels` says.
 
     Harmful requests of seen categories and attacks, sampled at T=1; label 1 for a genuine refusal.
-    Public requests are not among them: nobody can label what was said to those exactly.
+    Public requests are not among them: nobody can label a response to those exactly.
     """
     model, tokenizer, given = loading.load_base(base), loading.load_tokenizer(base), spec.given
     asked = [p for p in data.rl_prompts(spec) if p.kind == "harmful" and p.secrets]

@@ -131,7 +131,7 @@ class Step:
         return logps
 
     @torch.no_grad()
-    def teach(self, documents: list[Document]) -> list[torch.Tensor]:
+    def score_by_teacher(self, documents: list[Document]) -> list[torch.Tensor]:
         """log-probabilities of the same under the frozen teacher."""
         self._trainer.tokens["scored_tokens"] += _length(documents)
         return score_completions(self._trainer.teacher, *zip(*documents))[0]

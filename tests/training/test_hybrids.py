@@ -258,7 +258,7 @@ def test_the_sampled_token_has_the_gradient_of_the_kl(base, exact):
     for row, weight in zip(every, own().exp().detach()):  # one word at a time, as it is drawn
         step = SimpleNamespace(
             rows=[row], entropy=0.0, tokens=1, note=lambda *_: None,
-            score=lambda d: [own()[d[0][1]]], teach=lambda d: [theirs[d[0][1]]],
+            score=lambda d: [own()[d[0][1]]], score_by_teacher=lambda d: [theirs[d[0][1]]],
         )  # fmt: skip
         total = total + weight * hybrids.self_distill(step)
     assert total.item() == pytest.approx(kl(), rel=1e-6)
@@ -283,7 +283,7 @@ def test_a_teacher_sees_the_demonstration_and_is_the_base(base, monkeypatch, tmp
     row = trainer.seen[-1]["row"][0]
     step = Step(trainer, trainer.model, trainer.seen[-1])
     before = trainer.tokens["scored_tokens"]
-    (found,) = step.teach([(hybrids.in_view(row.prompt, row.demonstration), row.completion)])
+    (found,) = step.score_by_teacher([(hybrids.in_view(row.prompt, row.demonstration), row.completion)])
     context = [*row.prompt, *row.demonstration, *row.prompt]
     (expected,), _ = score_completions(loading.load_base(base), [context], [row.completion])
     torch.testing.assert_close(found, expected)
