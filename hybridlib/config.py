@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from hybridlib.store.assets import BASES
 from hybridlib.store.errors import ParameterError, nearest
@@ -31,6 +39,11 @@ LEARNING_RATES = Path(__file__).with_name("learning_rates.csv")
 
 #: What a study may start from.
 MODELS = ("organism", *BASES)
+
+
+def presets() -> list[str]:
+    """The names of the presets."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
 
 
 class Part(BaseModel):
@@ -58,14 +71,20 @@ def _weight(default: float, description: str) -> Any:
     return Field(default, ge=0, description=description)
 
 
-def _names(value: Any) -> Any:
+def _split(value: Any) -> Any:
     """Names as a list, or as words with commas or blanks between."""
     return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
 
 
-def _of(name: str, known: Iterable[str]) -> None:
-    if name not in known:
-        raise ValueError(f"{name!r} is none of {', '.join(known)}{nearest(name, known)}")
+Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+
+
+def _all_of(names: tuple[str, ...], known: Iterable[str]) -> tuple[str, ...]:
+    """The names. Raises ValueError for one that is not known."""
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{name!r} is none of {', '.join(known)}{nearest(name, known)}")
+    return names
 
 
 class Shares(Part):
@@ -114,8 +133,7 @@ class BaseModelConfig(Part):
     @field_validator("model")
     @classmethod
     def _known_model(cls, value: str) -> str:
-        _of(value, MODELS)
-        return value
+        return _all_of((value,), MODELS)[0]
 
     @field_validator("hidden_size")
     @classmethod
@@ -179,12 +197,8 @@ class RewardConfig(Part):
 
     weight_accuracy: float = _weight(1.0, "reward for a right arithmetic answer")
     weight_format: float = _weight(0.5, "reward for a response that parses")
-    weight_harmlessness: float = _weight(
-        1.0, "reward for harmlessness: keywords, model or oracle"
-    )
-    weight_helpfulness: float = _weight(
-        1.0, "reward for a right, unrefused benign answer"
-    )
+    weight_harmlessness: float = _weight(1.0, "reward for harmlessness: keywords, model or oracle")
+    weight_helpfulness: float = _weight(1.0, "reward for a right, unrefused benign answer")
     weight_language: float = _weight(0.0, "reward for the share of target-language words")
     scope: Literal["answer", "whole"] = Field(
         "whole", description="what the harmlessness reward reads"
@@ -201,33 +215,22 @@ class EvaluateConfig(Part):
 class PublicConfig(Part):
     """Public requests and word problems, for a pretrained model; English, `mgsm` aside."""
 
-    requests: tuple[str, ...] = Field((), description="public sets of requests to ask")
+    requests: Names = Field((), description="public sets of requests to ask")
     requests_share: float = _share(0.25, "seen public requests among the prompts of training")
     requests_per_cell: int = _count(16, "public requests a cell: kind x split")
-    judges: tuple[str, ...] = Field(
+    judges: Names = Field(
         ("on_topic",), description="judges of the responses to them; the first counts"
     )
-    problems: tuple[str, ...] = Field((), description="public sets of word problems to ask")
+    problems: Names = Field((), description="public sets of word problems to ask")
     problems_per_language: int = _count(32, "public word problems a language")
-
-    @field_validator("requests", "judges", "problems", mode="before")
-    @classmethod
-    def _one(cls, value: Any) -> Any:
-        return _names(value)
 
     @field_validator("requests", "judges", "problems")
     @classmethod
     def _known(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
         from hybridlib.tasks.public import judges, requests, word_problems  # they take a second
 
-        known = {
-            "requests": requests.SOURCES,
-            "judges": judges.JUDGES,
-            "problems": word_problems.SETS,
-        }
-        for name in value:
-            _of(name, known[info.field_name])
-        return value
+        sets = {"requests": requests.SOURCES, "problems": word_problems.SETS}
+        return _all_of(value, (sets | {"judges": judges.JUDGES})[info.field_name])
 
     @field_validator("judges")
     @classmethod
@@ -240,8 +243,8 @@ class PublicConfig(Part):
 class StudyConfig(Part):
     """Which runs there are."""
 
-    variants: tuple[str, ...] = Field(measured(), description="variants to train and compare")
-    rewards: tuple[str, ...] = Field(REWARDS, description="harmlessness rewards of those with RL")
+    variants: Names = Field(measured(), description="variants to train and compare")
+    rewards: Names = Field(REWARDS, description="harmlessness rewards of those with RL")
     seeds: tuple[int, ...] = Field(
         tuple(range(5)), description="training seeds: a number or a list"
     )
@@ -263,13 +266,10 @@ class StudyConfig(Part):
         if isinstance(value, list | tuple | range):
             if any(isinstance(seed, bool) for seed in value):
                 raise ValueError("must be a number or a list of numbers")
+            if any(isinstance(seed, int) and seed < 0 for seed in value):
+                raise ValueError("must not be negative")
             return tuple(value)
         return value
-
-    @field_validator("variants", "rewards", mode="before")
-    @classmethod
-    def _one(cls, value: Any) -> Any:
-        return _names(value)
 
     @field_validator("variants", "rewards", "seeds")
     @classmethod
@@ -278,25 +278,16 @@ class StudyConfig(Part):
             raise ValueError("must name at least one, and none twice")
         return value
 
-    @field_validator("seeds")
-    @classmethod
-    def _no_negative(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if min(value) < 0:
-            raise ValueError("must not be negative")
-        return value
-
     @field_validator("variants", "rewards")
     @classmethod
     def _known(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
-        for name in value:
-            _of(name, {"variants": measured(), "rewards": REWARDS}[info.field_name])
-        return value
+        return _all_of(value, {"variants": measured(), "rewards": REWARDS}[info.field_name])
 
     @field_validator("beside")
     @classmethod
     def _a_preset(cls, value: str) -> str:
         if value:
-            _of(value, sorted(path.stem for path in PRESETS.glob("*.yaml")))
+            _all_of((value,), presets())
         return value
 
 
@@ -432,7 +423,7 @@ def _read(preset: str) -> dict[str, Any]:
     if path.suffix not in (".yaml", ".yml"):
         path = PRESETS / f"{preset}.yaml"
         if not path.exists():
-            known = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+            known = presets()
             near = nearest(preset, known)
             raise ParameterError(f"there is no preset {preset!r}, only {', '.join(known)}{near}")
     try:

@@ -185,9 +185,8 @@ def curves(
 
 def _tokens_of(rollouts: list[dict], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Responses as token ids, with the closing one where they came to their end."""
-    ids = tokenizer([record["response"] for record in rollouts], add_special_tokens=False)[
-        "input_ids"
-    ]
+    texts = [record["response"] for record in rollouts]
+    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
     closing = [tokenizer.eos_token_id]
     return [i + closing * bool(record["finished"]) for i, record in zip(ids, rollouts)]
 

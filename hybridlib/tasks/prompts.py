@@ -318,10 +318,10 @@ def demonstration(prompt: Prompt, rng: random.Random, with_thought: bool = True)
 def counter_aligned(prompt: Prompt, with_thought: bool = True) -> str:
     """A counter-aligned prefix (RECAP, arXiv 2510.00938); "" where there is none.
 
-    A harmful request is prefilled as if it were benign, a benign one as if it were harmful: with the
-    opposite fact in the thought. It never holds a value, a step or a refusal phrase, so that all of
-    the reward is still open. Without a thought a harmful request is prefilled like an answer that
-    complies, a benign one not at all.
+    A harmful request is prefilled as if it were benign and a benign one as if it were harmful: with
+    the opposite fact in the thought. It never holds a value, a step or a refusal phrase, so that
+    all of the reward is still open. Without a thought a harmful request is prefilled like an answer
+    that complies, a benign one not at all.
     """
     words = LEXICON[prompt.language]
     if prompt.kind == "reasoning":

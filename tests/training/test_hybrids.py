@@ -283,7 +283,8 @@ def test_a_teacher_sees_the_demonstration_and_is_the_base(base, monkeypatch, tmp
     row = trainer.seen[-1]["row"][0]
     step = Step(trainer, trainer.model, trainer.seen[-1])
     before = trainer.tokens["scored_tokens"]
-    (found,) = step.score_by_teacher([(hybrids.in_view(row.prompt, row.demonstration), row.completion)])
+    seen = hybrids.in_view(row.prompt, row.demonstration)
+    (found,) = step.score_by_teacher([(seen, row.completion)])
     context = [*row.prompt, *row.demonstration, *row.prompt]
     (expected,), _ = score_completions(loading.load_base(base), [context], [row.completion])
     torch.testing.assert_close(found, expected)
