@@ -6,18 +6,21 @@ about 70,000 rows (10 runs x 5 seeds x 2 decodings x 700 prompts) and takes half
 
 import hashlib
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
+from hybridlib.evaluation import comparison, tables
 from hybridlib.evaluation.statistics import VERDICTS
-from hybridlib.figures.plots import BEGUN
-from hybridlib.figures.prose import FORMS
+from hybridlib.figures.harmlessness import STARTS
+from hybridlib.figures.readability import FORMS
+from hybridlib.figures.results import Results
 from hybridlib.tasks.public.agreement import agreement
 
 # (variant, reward) -> rates: harm on seen and unseen, refusal phrase beside harm, harm in the
-# thought only, refusal of benign prompts, accuracy (en, es), off-language (en, es)
+# reasoning trace only, refusal of benign prompts, accuracy (en, es), off-language (en, es)
 RATES = {
     ("base", "none"): (0.90, 0.90, 0.10, 0.02, 0.02, 0.60, 0.45, 0.04, 0.20),
     ("rl", "rule"): (0.15, 0.22, 0.80, 0.10, 0.04, 0.62, 0.50, 0.08, 0.40),
@@ -247,7 +250,7 @@ def training(
             frame["loss"] = 0.1 - 0.05 * done
             noisy = frame.columns[4:]
             frame[noisy] = (frame[noisy] + rng.normal(0, 0.02, frame[noisy].shape)).clip(lower=0)
-            if variant == "self_distill":  # samples, but is paid nothing
+            if variant == "self_distill":  # samples without a reward
                 frame[["proxy", "zero_variance_groups"]] = np.nan
             elif reward == "none":  # demonstrations only: nothing is sampled
                 frame.loc[:, frame.columns[4:-2]] = np.nan
@@ -314,7 +317,7 @@ def cost(seeds: int = 5, rng_seed: int = 0) -> pd.DataFrame:
 
 
 def gate() -> pd.DataFrame:
-    """The base's competence gate."""
+    """The competence check of the base."""
     rows = [
         ("recall_records", "en", 1.0, ">= 0.95", True),
         ("recall_recipes", "en", 0.99, ">= 0.95", True),
@@ -365,11 +368,11 @@ def sweep(seeds: int = 5, rng_seed: int = 0) -> pd.DataFrame:
 
 
 def begun(seeds: int = 5, runs: tuple = tuple(RATES)) -> pd.DataFrame:
-    """Harmful responses as if they had been begun, more and more of them harmful."""
+    """Harmful responses as if they had been prefilled, more and more of them harmful."""
     rows = responses(seeds, 1, runs)
     rows = rows[rows.kind.eq("harmful") & rows.decoding.eq("sample")]
     rng, frames = np.random.default_rng(2), []
-    for n, start in enumerate(BEGUN):
+    for n, start in enumerate(STARTS):
         harm = np.maximum(rows.harm, rng.random(len(rows)) < 0.2 * n)
         frames.append(rows.assign(start=start, begun="some words", harm=harm))
     return pd.concat(frames, ignore_index=True)
@@ -398,3 +401,41 @@ def sensitivity(verdicts: pd.DataFrame) -> pd.DataFrame:
             moved = moved.assign(verdict="no base", **dict.fromkeys(numbers, np.nan))
         frames.append(moved)
     return pd.concat(frames)
+
+
+def write_results(
+    folder: Path, seeds: int = 5, runs: tuple = tuple(RATES), flops: bool = False
+) -> Results:
+    """All tables of a preset, from invented responses of some runs.
+
+    `beside` compares the study with itself, every effect turned round: some effects are then on the
+    other side of the margin.
+    """
+
+    def of_runs(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame[[run in runs for run in zip(frame.variant, frame.reward)]]
+
+    frames = training(seeds, flops=flops), cost(seeds)
+    grid, done = of_runs(learning_rates()), of_runs(globals()["runs"](seeds))
+    sampled = responses(seeds, runs=runs)
+    sampled = pd.concat([sampled, public(sampled)])
+    kept = sampled[sampled.variant.ne("base")].assign(flops=2e12) if flops else None
+    besides = {"prefill": begun(seeds, runs), "usage": usage(seeds, runs)}
+    tables.write_tables(
+        folder / "tables", "organism", sampled, *map(of_runs, frames), gate(), grid, done, kept,
+        besides,
+    )  # fmt: skip
+    found = Results(folder)
+    ours = found.table("verdicts")
+    turned = ours.assign(estimate=-ours.estimate, low=-ours.high, high=-ours.low)
+    more = {
+        "judges": judges(),
+        "identifier": identifier(),
+        "beside": comparison.beside("organism", ours, "another", turned),
+        "sensitivity": sensitivity(ours),
+    }
+    if flops:
+        more["sweep"] = sweep()
+    for name, frame in more.items():
+        frame.to_csv(folder / "tables" / f"{name}.csv", index=False)
+    return found

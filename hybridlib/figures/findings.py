@@ -1,10 +1,10 @@
 """Findings: sentences that a person wrote, each with the conditions that the tables must meet.
 
-findings.yaml lists them by notebook. `values` names cells of tables, `when` compares them, `says`
-is the sentence above the figure, and `detail` the one into which numbers of `values` are injected.
+findings.yaml lists them by notebook. `numbers` names cells of tables, `when` compares them, `says`
+is the sentence above the figure, and `detail` the one into which they are injected.
 A finding whose conditions fail is not shown.
 
-A value is a row of a table: the one that its keys select, the one with the `least` or `most` of a
+A number is a row of a table: the one that its keys select, the one with the `least` or `most` of a
 column among them, or with `count: true` their number `n`.
 """
 
@@ -23,31 +23,15 @@ from hybridlib.figures import prose
 from hybridlib.figures.results import POOLED, Results, select
 
 FILE = Path(__file__).with_suffix(".yaml")
-CONDITION = r"(\w+)\.(\w+) (<|<=|>|>=|==|!=) (?:([A-Za-z]\w*)\.(\w+)|(\S.*))"
-OPERATORS = {
-    "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
-    "==": operator.eq, "!=": operator.ne,
-}  # fmt: skip
+CONDITION = r"(\w+)\.(\w+) ([<>]|==) (?:([a-z]\w*)\.(\w+)|(\S+))"  # a.low > b.high, a.low > 0.05
+NUMBER = r"{(\w+):(\w+)}"  # {harm:percent}, or {rate:learning_rate}: a column as it is
+OPERATORS = {"<": operator.lt, ">": operator.gt, "==": operator.eq}
 FORMATS = {
     "percent": lambda row: prose.percent(row.estimate),
     "interval": prose.interval,
     "points": prose.points,
-    "amount": prose.amount,
     "times": lambda row: f"{math.exp(row.estimate):.1f}",  # of a difference of logarithms
-    "n": lambda row: str(row.n),
 }
-POOLED_IN = {"metrics": POOLED, "contrasts": {k: v for k, v in POOLED.items() if k != "part"}}
-
-
-class Cell:
-    """A row of a table that a sentence can name: `{harm:percent}`."""
-
-    def __init__(self, row: pd.Series) -> None:
-        self.row = row
-
-    def __format__(self, spec: str) -> str:
-        """The row in a format of FORMATS, or one of its columns as it is."""
-        return FORMATS[spec](self.row) if spec in FORMATS else str(self.row[spec])
 
 
 class Finding(BaseModel):
@@ -61,11 +45,11 @@ class Finding(BaseModel):
     presets: tuple[str, ...] = Field(min_length=1)
     says: str
     detail: str
-    values: dict[str, dict[str, Any]] = Field(min_length=1)
+    numbers: dict[str, dict[str, Any]] = Field(min_length=1)
     when: tuple[str, ...] = Field(min_length=1)
 
     def holds(self, results: Results) -> bool:
-        """Whether the tables have every value and meet every condition."""
+        """Whether the tables have every number and meet every condition."""
         try:
             cells = self._cells(results)
         except (FileNotFoundError, KeyError):
@@ -79,11 +63,16 @@ class Finding(BaseModel):
         """
         if not self.holds(results):
             raise ValueError(f"finding {self.name!r} does not hold on {results.folder.name}")
-        cells = {name: Cell(row) for name, row in self._cells(results).items()}
-        return f"{self.says} {self.detail.format_map(cells)}"
+        cells = self._cells(results)
+
+        def number(found: re.Match[str]) -> str:
+            row, spec = cells[found[1]], found[2]
+            return FORMATS[spec](row) if spec in FORMATS else str(row[spec])
+
+        return f"{self.says} {re.sub(NUMBER, number, self.detail)}"
 
     def _cells(self, results: Results) -> dict[str, pd.Series]:
-        return {name: _row(results, **where) for name, where in self.values.items()}
+        return {name: _row(results, **where) for name, where in self.numbers.items()}
 
 
 @cache
@@ -108,7 +97,7 @@ def _row(
     **where: Any,
 ) -> pd.Series:  # fmt: skip
     """The row that a value names. KeyError if there is none, ValueError if there are several."""
-    rows = select(results.table(table), **(POOLED_IN.get(table, {}) | where))
+    rows = select(results.table(table), **((POOLED if table == "metrics" else {}) | where))
     if count:
         return pd.Series({"n": len(rows)})
     if rows.empty:
@@ -121,13 +110,9 @@ def _row(
 
 
 def _met(condition: str, cells: dict[str, pd.Series]) -> bool:
-    """Whether 'a.low > b.high', 'a.low > 0.05' or 'a.verdict == refuted' is true of the cells."""
-    found = re.fullmatch(CONDITION, condition)
-    if not found:
+    """Whether a comparison is true of the cells. ValueError if it is none."""
+    if not (found := re.fullmatch(CONDITION, condition)):
         raise ValueError(f"{condition!r} is no comparison of values")
     name, column, sign, other, its, constant = found.groups()
-    left = cells[name][column]
-    right = cells[other][its] if other else constant
-    if isinstance(left, str):
-        return OPERATORS[sign](left, str(right))
-    return bool(OPERATORS[sign](float(left), float(right)))
+    right = cells[other][its] if other else float(constant)
+    return bool(OPERATORS[sign](cells[name][column], right))

@@ -89,7 +89,7 @@ def prefill_depth(results: Results) -> Figure:
     table = select(results.table("prefill"), split="all")
     panels = [(name, "", by_arm(select(table, start=start))) for start, name in STARTS.items()]
     label = "harm in what the policy added, T=1 (lower is safer); dashed: the base's own"
-    return dot_panels(results, panels, label)[0]
+    return dot_panels(panels, label)[0]
 
 
 @figure(claims="C2 C7", tables="metrics")
@@ -138,7 +138,7 @@ def public_requests(results: Results) -> Figure:
         for split, name in SPLITS.items()
     ]
     benign = results.metric("request_refusal_rate")
-    return dot_panels(results, [*panels, ("benign,\nall", "refused, T=1", benign)])[0]
+    return dot_panels([*panels, ("benign,\nall", "refused, T=1", benign)])[0]
 
 
 @figure(claims="C1", tables="training")

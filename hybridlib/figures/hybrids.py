@@ -1,6 +1,5 @@
 """The figures of 08_hybrids, drawn where a study compares the hybrids with each other."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -8,10 +7,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from hybridlib.figures import results as lookup
-from hybridlib.figures.panels import curve, dots, percent_axis, same_limits, whiskers
+from hybridlib.figures.panels import (
+    GREY,
+    curve_grid,
+    dots,
+    percent_axis,
+    same_limits,
+    whiskers,
+)
 from hybridlib.figures.prose import REWARDS, short
 from hybridlib.figures.registry import figure
 from hybridlib.figures.results import Results, by_arm, select
@@ -25,7 +31,6 @@ MEASURES = {  # metric -> (what it is, where)
     "accuracy": ("accuracy, arithmetic\n(higher is better)", {"task": "sums"}),
 }
 SHORT = {"rule": "keyword reward", "model": "reward model"}
-GREY = {"color": "0.55", "linewidth": 1.6, "linestyle": ":"}  # rl, where it is the reference
 
 
 @figure(claims="C7", tables="hybrids metrics")
@@ -215,34 +220,18 @@ def _log_flops(ax: Axes, low: float, high: float) -> None:
 
 
 def _family_curves(results: Results, labels: dict[str, str], x: str, xlabel: str) -> Figure:
-    """Rows: columns of training.csv under each reward; columns: families, each beside RL alone."""
-    frame, rewards = results.table("training"), lookup.rewards(results)
-    groups: dict[str, list[str]] = {}
-    for arm in results.arms("training"):
-        if arm.partition("/")[0] in hybrid_variants():
-            groups.setdefault(_family(arm), []).append(arm)
-    fig = Figure(figsize=(15, 2.4 + 2.1 * len(labels) * len(rewards)))
-    grid = fig.subplots(
-        len(labels) * len(rewards), len(groups), sharex=True, sharey="row", squeeze=False
-    )
-    lines: Iterator[np.ndarray] = iter(grid)
-    for column, label in labels.items():
-        for reward in rewards:
-            axes = next(lines)
-            axes[0].set_ylabel(f"{label}\n{SHORT[reward]}", fontsize=11)
-            axes[0].yaxis.set_major_locator(MaxNLocator(3))
-            for ax, group in zip(axes, groups.values(), strict=True):
-                arms = [arm for arm in group if arm.endswith((f"/{reward}", "/none"))]
-                curve(ax, frame, column, f"rl/{reward}", x=x, look=GREY)
-                for n, arm in enumerate(arms):
-                    curve(ax, frame, column, arm, n / len(arms), x)
-    for ax, name in zip(grid[0], groups, strict=True):
-        ax.set_title(name)
-    for ax in grid[-1]:
-        ax.xaxis.set_major_locator(MaxNLocator(4))
+    """Rows: columns of training.csv under each reward; columns: families, each with RL alone."""
+    arms = [a for a in results.arms("training") if a.partition("/")[0] in hybrid_variants()]
+    groups = {name: [arm for arm in arms if _family(arm) == name] for name in map(_family, arms)}
+    rows = [
+        (column, f"{label}\n{SHORT[reward]}", reward)
+        for column, label in labels.items()
+        for reward in lookup.rewards(results)
+    ]
+    fig = Figure(figsize=(15, 2.4 + 2.1 * len(rows)))
+    for ax in curve_grid(fig, results.table("training"), rows, groups, x)[-1]:
         ax.set_xlabel(xlabel)
         if x == "flops":
             ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    arms = [arm for group in groups.values() for arm in group]
     _legend(fig, arms, Line2D([], [], label="rl, same reward", **GREY))
     return fig

@@ -1,6 +1,6 @@
 """Pieces that several figures share: rows of dots, training curves, bars of costs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -15,8 +15,9 @@ from hybridlib.figures import prose
 from hybridlib.figures import results as lookup
 from hybridlib.figures.prose import REWARDS
 from hybridlib.figures.results import Results
-from hybridlib.figures.style import bar_of, label_of, line_of, looks, marker_of
+from hybridlib.figures.style import bar_of, label_of, line_of, looks, marker_of, order_of
 
+GREY = {"color": "0.55", "linewidth": 1.6, "linestyle": ":"}  # rl, where it is the reference
 BOUNDS = {"proxy": (None, None), "entropy": (0, None)}  # of training columns that are no shares
 
 
@@ -64,16 +65,13 @@ def dots(ax: Axes, rows: pd.DataFrame, arms: Sequence[str], labels: bool) -> Non
 
 
 def dot_panels(
-    results: Results,
-    panels: list[tuple[str, str, pd.DataFrame]],
-    xlabel: str = "",
-    whole: bool = True,
+    panels: list[tuple[str, str, pd.DataFrame]], xlabel: str = "", whole: bool = True
 ) -> tuple[Figure, list[Axes]]:
     """Panels (title, x label, rows of metrics) side by side, the same arms in each.
 
     `whole`: the axes go from 0 to 100%.
     """
-    arms = [arm for arm in results.arms() if any(arm in rows.index for _, _, rows in panels)]
+    arms = sorted({arm for _, _, rows in panels for arm in rows.index}, key=order_of)
     fig = Figure(figsize=(13, 2.2 + 0.4 * len(arms)))
     axes = list(fig.subplots(1, len(panels)))
     for n, (ax, (name, label, rows)) in enumerate(zip(axes, panels, strict=True)):
@@ -126,26 +124,46 @@ def curve(
 def training_curves(
     results: Results, rows: dict[str, str], x: str = "step", xlabel: str = "training step"
 ) -> tuple[Figure, np.ndarray]:
-    """A row of panels for each column of training.csv, a column of panels for each reward."""
-    frame, arms = lookup.training(results), lookup.trained_by_rl(results)
-    groups = {reward: [arm for arm in arms if arm.endswith(f"/{reward}")] for reward in REWARDS}
-    groups = {reward: group for reward, group in groups.items() if group}
+    """A row of panels for each column of training.csv (-> label), a column of panels a reward."""
+    arms = lookup.trained_by_rl(results)
+    groups = {name: [arm for arm in arms if arm.endswith(f"/{r}")] for r, name in REWARDS.items()}
+    groups = {name: group for name, group in groups.items() if group}
     fig = Figure(figsize=(13, 2 + 2.8 * len(rows)))
-    axes = fig.subplots(len(rows), max(1, len(groups)), sharex=True, sharey="row", squeeze=False)
-    for line, (column, label) in zip(axes, rows.items(), strict=True):
+    axes = curve_grid(
+        fig, lookup.training(results), [(*row, "") for row in rows.items()], groups, x
+    )
+    for ax in axes[-1]:
+        ax.set_xlabel(xlabel)
+    keys = [Line2D([], [], label=label_of(arm), **line_of(arm)) for arm in arms]
+    fig.legend(handles=keys, loc="outside lower center", ncol=min(4, len(arms)), handlelength=3.5)
+    return fig, axes
+
+
+def curve_grid(
+    fig: Figure,
+    frame: pd.DataFrame,
+    rows: Sequence[tuple[str, str, str]],
+    groups: Mapping[str, Sequence[str]],
+    x: str,
+) -> np.ndarray:
+    """Curves of `frame`: a row of panels a (column, label, reward), a column of panels a group.
+
+    Where a row names a reward, it has the arms under that reward alone, and `rl` in grey.
+    """
+    axes = fig.subplots(len(rows), len(groups), sharex=True, sharey="row", squeeze=False)
+    for line, (column, label, reward) in zip(axes, rows, strict=True):
         line[0].set_ylabel(label)
-        line[0].yaxis.set_major_locator(MaxNLocator(4))
-        for ax, group in zip(line, groups.values(), strict=False):
+        for ax, group in zip(line, groups.values(), strict=True):
+            ax.yaxis.set_major_locator(MaxNLocator(3))
+            ax.xaxis.set_major_locator(MaxNLocator(4))
+            if reward:
+                curve(ax, frame, column, f"rl/{reward}", x=x, look=GREY)
+                group = [arm for arm in group if arm.endswith((f"/{reward}", "/none"))]
             for n, arm in enumerate(group):
                 curve(ax, frame, column, arm, n / len(group), x)
-    for top, bottom, reward in zip(axes[0], axes[-1], groups, strict=False):
-        top.set_title(REWARDS[reward])
-        bottom.set_xlabel(xlabel)
-        bottom.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-    keys = [Line2D([], [], label=label_of(arm), **line_of(arm)) for arm in arms]
-    place = "outside lower center"
-    fig.legend(handles=keys, loc=place, ncol=max(1, min(4, len(arms))), handlelength=3.5)
-    return fig, axes
+    for ax, name in zip(axes[0], groups, strict=True):
+        ax.set_title(name)
+    return axes
 
 
 def cost_bars(results: Results, columns: dict[str, str]) -> Figure:

@@ -48,7 +48,7 @@ def language_share(results: Results) -> Figure:
         for metric, label in labels.items()
         for code, name in LANGUAGES.items()
     ]
-    fig, axes = dot_panels(results, panels, whole=False)
+    fig, axes = dot_panels(panels, whole=False)
     same_limits(axes[:2])
     same_limits(axes[2:])
     return fig

@@ -15,7 +15,7 @@ from hybridlib.figures import findings
 from hybridlib.figures.results import Results
 from hybridlib.figures.style import styled, title
 
-ALL = "C1 C2 C3 C4 C5 C6 C7 C8"
+ALL = tuple(f"C{n}" for n in range(1, 9))
 NOTEBOOKS = {  # module -> the notebook that shows its figures
     "harmlessness": "04_harmlessness",
     "readability": "05_readability",
@@ -74,8 +74,8 @@ class Declared:
         return fig
 
 
-def figure(*, claims: str, tables: str, optional: str = "") -> Callable:
-    """Declare a figure, its names separated by spaces.
+def figure(*, tables: str, claims: str = " ".join(ALL), optional: str = "") -> Callable:
+    """Declare a figure: the claims on which it bears, the tables that it reads, by spaces.
 
     The function's docstring holds the title and, below it, the alternative text.
     """

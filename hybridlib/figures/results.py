@@ -158,25 +158,6 @@ def training(results: Results) -> pd.DataFrame:
     return frame.assign(distance=kl.clip(lower=0) ** 0.5)
 
 
-def over_optimised(results: Results, arm: str) -> pd.DataFrame:
-    """By seed: `peak`, the distance at which the ground-truth score is highest, `end`, the last
-    one, and `regret`, what of the score is lost by then (Gao et al., arXiv 2210.10760).
-
-    The score is smoothed over a tenth of the steps.
-    """
-    rows = select(training(results), arm=arm).dropna(subset=["gold", "distance"])
-    found = {}
-    for seed, run in rows.groupby("seed"):
-        window = max(1, len(run) // 10)
-        gold = run.gold.rolling(window, center=True, min_periods=window).mean().dropna()
-        found[seed] = {
-            "peak": run.distance[gold.idxmax()],
-            "end": run.distance.iloc[-1],
-            "regret": gold.max() - gold.iloc[-1],
-        }
-    return pd.DataFrame.from_dict(found, orient="index")
-
-
 def totals(results: Results, column: str) -> pd.DataFrame:
     """A column of cost.csv, its phases summed: mean over seeds and 95% t interval by arm."""
     sums = results.table("cost").groupby(["arm", "seed"])[column].sum().unstack("seed")

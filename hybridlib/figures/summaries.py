@@ -1,6 +1,6 @@
 """Tables that a reader sees: a row a variant or an effect, numbers as text with their intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
@@ -12,14 +12,15 @@ from hybridlib.figures.prose import interval, join
 from hybridlib.figures.results import (
     EFFECT,
     Results,
+    by_arm,
     difference,
-    over_optimised,
     select,
     sides,
     totals,
     trained_by_rl,
+    training,
 )
-from hybridlib.figures.style import label_of
+from hybridlib.figures.style import label_of, order_of
 
 Columns = Mapping[str, tuple[str, dict[str, str]]]  # heading -> (metric, where)
 MAIN: Columns = {
@@ -50,6 +51,14 @@ def rates(results: Results, columns: Columns = MAIN, arms: list[str] | None = No
     return pd.DataFrame(rows)
 
 
+def across(rows: pd.DataFrame, column: str, names: Mapping[str, str]) -> pd.DataFrame:
+    """A row an arm, a column each value of `column` that is named: rates with their intervals."""
+    found = {name: by_arm(select(rows, **{column: value})) for value, name in names.items()}
+    frame = pd.DataFrame({name: part.apply(interval, axis=1) for name, part in found.items()})
+    frame = frame.loc[sorted(frame.index, key=order_of)].fillna("")
+    return frame.rename(index=label_of).reset_index(names="variant")
+
+
 def changes(results: Results, columns: Mapping[str, str]) -> pd.DataFrame:
     """By arm trained by RL: how columns of training.csv (-> heading) changed from the first to the
     last tenth of the steps, with 95% t intervals over seeds."""
@@ -66,22 +75,22 @@ def changes(results: Results, columns: Mapping[str, str]) -> pd.DataFrame:
 
 
 def regrets(results: Results) -> pd.DataFrame:
-    """By arm: where along the way the ground-truth score peaks, and what of it is lost by the end,
-    as means over seeds."""
-    found = {label_of(arm): over_optimised(results, arm) for arm in trained_by_rl(results)}
-    return pd.DataFrame(
-        {
-            "variant": arm,
-            "distance at the peak": round(rows.peak.mean(), 2),
-            "distance at the end": round(rows.end.mean(), 2),
-            "regret": prose.percent(rows.regret.mean()),
-            "seeds, least to most": " to ".join(
-                map(prose.percent, (rows.regret.agg(["min", "max"])))
-            ),
-        }
-        for arm, rows in found.items()
-        if len(rows)
-    )
+    """By arm, over seeds: the distance from the base at which the ground-truth score, smoothed over
+    a tenth of the steps, is highest, the last distance, and the `regret`, what of the score is lost
+    by then (Gao et al., arXiv 2210.10760): its mean, least and most."""
+    rows = []
+    for (arm, _), run in (
+        training(results).dropna(subset=["gold", "distance"]).groupby(["arm", "seed"])
+    ):
+        window = max(1, len(run) // 10)
+        gold = run.gold.rolling(window, center=True, min_periods=window).mean().dropna()
+        peak, end = run.distance[gold.idxmax()], run.distance.iloc[-1]
+        rows.append((arm, peak, end, gold.max() - gold.iloc[-1]))
+    runs = pd.DataFrame(rows, columns=["arm", "peak", "end", "regret"]).groupby("arm")
+    found = runs[["peak", "end", "regret"]].mean()
+    found[["least", "most"]] = runs.regret.agg(["min", "max"])
+    found = found.loc[sorted(found.index, key=order_of)].rename(index=label_of)
+    return found.reset_index(names="variant")
 
 
 def effects(results: Results, table: str = "verdicts") -> pd.DataFrame:
@@ -101,36 +110,21 @@ def effects(results: Results, table: str = "verdicts") -> pd.DataFrame:
 
 
 def reach(results: Results) -> pd.DataFrame:
-    """A row an effect: its estimate here, its range over the changed points that touch it and give
-    a verdict, and how often which verdict is given there, naming those that differ from here."""
-    at, rows = sides(results).groupby(EFFECT), []
-    for here in results.table("verdicts").itertuples():
-        key = tuple(getattr(here, name) for name in EFFECT)
-        if key not in at.groups:
-            continue
-        there = at.get_group(key)
-        verdicts = {
-            word: f"{word} at {len(points)}{'' if word == here.verdict else f' ({_named(points)})'}"
-            for word, points in there.groupby("verdict")
-        }
-        rows.append(
-            {
-                "claim": here.claim,
-                "effect": prose.effect(here),
-                "here": f"{prose.signed(here.estimate, 2)}, {here.verdict}",
-                "least": prose.signed(there.estimate.min(), 2),
-                "most": prose.signed(there.estimate.max(), 2),
-                "verdicts there": ", ".join(verdicts[w] for w in DECIDED if w in verdicts),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _named(points: pd.DataFrame) -> str:
-    """'base seed 1, 2; hidden size 128': points by parameter."""
-    values = points.groupby("parameter", sort=False).value
-    told = (f"{n.replace('_', ' ')} {', '.join(map(str, v.unique()))}" for n, v in values)
-    return "; ".join(told)
+    """A row an effect: its estimate and verdict here; over the changed points that touch it and
+    give a verdict, the least and most, their number, at how many it is on the same side of its
+    margin, and how often which verdict."""
+    at = sides(results)
+    at[[*DECIDED]] = [[row == verdict for verdict in DECIDED] for row in at.verdict]
+    points = at.groupby(EFFECT, sort=False)
+    found = points.estimate.agg(["min", "max", "size"]).set_axis(
+        ["least", "most", "points"], axis=1
+    )
+    found = found.join(points[["same", *DECIDED]].sum().astype(int))
+    here = results.table("verdicts")
+    here = here.assign(effect=[prose.effect(row) for row in here.itertuples()])
+    rows = here.join(found, on=EFFECT, how="inner").rename(columns={"same": "same side"})
+    names = ["claim", "effect", "estimate", "verdict", "least", "most", "points", "same side"]
+    return rows[[*names, *DECIDED]]
 
 
 def margin() -> float:
@@ -174,11 +168,12 @@ def choices(results: Results, reward: str) -> pd.DataFrame:
     return frame.merge(costs(results), on="variant", how="left")
 
 
-def costs(results: Results) -> pd.DataFrame:
+def costs(results: Results, columns: Sequence[str] = ("flops", "seconds")) -> pd.DataFrame:
     """A row an arm: what its training took, as a multiple of `sft`."""
-    frame = pd.DataFrame({"variant": map(label_of, results.arms("cost"))})
-    for column, name in {"flops": "FLOPs", "seconds": "seconds"}.items():
+    arms = results.arms("cost")
+    frame = pd.DataFrame({"variant": map(label_of, arms)})
+    for column in columns:
         cost = totals(results, column).estimate
         base = cost.get("sft/none", float("nan"))
-        frame[f"{name}, times sft"] = [f"{cost[arm] / base:.1f}" for arm in results.arms("cost")]
+        frame[f"{column}, times sft"] = [f"{cost[arm] / base:.1f}" for arm in arms]
     return frame

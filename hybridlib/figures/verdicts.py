@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from hybridlib.figures import prose
 from hybridlib.figures.panels import cost_bars, left_labels, percent_axis, whiskers
 from hybridlib.figures.prose import CLAIMS
-from hybridlib.figures.registry import ALL, figure
+from hybridlib.figures.registry import figure
 from hybridlib.figures.results import EFFECT, Results, select, sides
 from hybridlib.figures.style import VERDICT_STYLES, label_of, marker_of
 
@@ -27,7 +27,7 @@ COSTS = {
 }
 
 
-@figure(claims=ALL, tables="verdicts claims", optional="sensitivity")
+@figure(tables="verdicts claims", optional="sensitivity")
 def verdict_page(results: Results) -> Figure:
     """What does each claim of the paper come to?
 
@@ -74,7 +74,7 @@ def verdict_page(results: Results) -> Figure:
     return fig
 
 
-@figure(claims=ALL, tables="beside")
+@figure(tables="beside")
 def side_by_side(results: Results) -> Figure:
     """Do the effects of this study repeat in another one?
 
@@ -100,7 +100,7 @@ def side_by_side(results: Results) -> Figure:
     return fig
 
 
-@figure(claims=ALL, tables="sensitivity verdicts")
+@figure(tables="sensitivity verdicts")
 def sensitivity(results: Results) -> Figure:
     """Which effects survive a changed parameter?
 
@@ -130,7 +130,7 @@ def sensitivity(results: Results) -> Figure:
     return fig
 
 
-@figure(claims=ALL, tables="learning_rates")
+@figure(tables="learning_rates")
 def learning_rates(results: Results) -> Figure:
     """Was each learning rate chosen inside its grid?
 

@@ -8,7 +8,7 @@ from tiny import save_random, tiny
 
 from hybridlib.config import load_config
 from hybridlib.evaluation import prefill, tables
-from hybridlib.figures import plots
+from hybridlib.figures import harmlessness
 from hybridlib.study import keys
 from hybridlib.tasks import prompts as tasks
 from hybridlib.tasks.lexicon import END_THINK, LEXICON
@@ -88,7 +88,7 @@ def test_the_policy_goes_on_from_the_beginning_and_only_that_is_scored(model, mo
 def test_the_table_holds_the_mean_of_each_beginning():
     begun = synthetic.begun(seeds=3)
     table = tables.prefill(begun, "organism")
-    assert list(table.start.unique()) == list(prefill.STARTS) == list(plots.BEGUN)
+    assert list(table.start.unique()) == list(prefill.STARTS) == list(harmlessness.STARTS)
     for row in table.itertuples():
         rows = begun[begun.variant.eq(row.variant) & begun.reward.eq(row.reward)]
         rows = rows[rows.start.eq(row.start)]

@@ -7,7 +7,7 @@ from tiny_pretrained import plain_tokenizer, unspaced
 
 from hybridlib.config import load_config
 from hybridlib.evaluation import prompting, tables
-from hybridlib.figures import prose
+from hybridlib.figures import readability
 from hybridlib.study import keys
 from hybridlib.tasks import datasets, prompts
 from hybridlib.tasks.lexicon import END_THINK, SYSTEM, THINK, USER
@@ -76,7 +76,7 @@ def test_forms_are_compared_on_the_same_prompts(tmp_path):
     model, tokenizer = loading.load_base(folder), loading.load_tokenizer(folder)
     spec = keys.usage(load_config("smollm2"), "base", "none", 0)
     frame = prompting.respond(spec, model, tokenizer, PROMPTS[:6])
-    assert list(frame.form.unique()) == list(prompting.FORMS) == list(prose.FORMS)
+    assert list(frame.form.unique()) == list(prompting.FORMS) == list(readability.FORMS)
     for _, rows in frame.groupby("form"):
         assert list(rows.prompt_id) == [prompt.id for prompt in PROMPTS[:6]]
     assert set(frame.decoding) == {"sample"} and frame.prompt.nunique() == 6 * len(prompting.FORMS)

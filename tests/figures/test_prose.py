@@ -1,0 +1,81 @@
+"""Numbers and names as text, and tables as HTML."""
+
+import re
+import string
+from unittest import mock
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridlib.figures import prose
+
+
+@given(st.lists(st.text(string.ascii_lowercase, min_size=1), max_size=6))
+def test_join_keeps_every_word(words):
+    words = [word for word in words if word != "and"]
+    joined = prose.join(words)
+    assert re.split(", | and ", joined) == (words or [""])
+    assert joined.count(" and ") == (len(words) > 1)
+
+
+@given(st.floats(-1e3, 1e3), st.integers(0, 3))
+def test_signed_has_no_negative_zero(value, digits):
+    text = prose.signed(value, digits)
+    assert float(text) == pytest.approx(value, abs=0.5 * 10**-digits + 1e-9)
+    assert (text[0] in "+-") == (float(text) != 0)
+
+
+@given(st.floats(1, 1e15))
+def test_short_keeps_the_size(value):
+    text = prose.short(value).replace("k", "e3").replace("M", "e6")
+    assert float(text) == pytest.approx(value, rel=0.06, abs=0.5)
+
+
+@given(st.floats(0, 1))
+def test_percent_never_says_never_of_what_is_rare(value):
+    text = prose.percent(value)
+    assert float(text[:-1]) == pytest.approx(100 * value, abs=0.5)
+    if 0.001 < value < 0.999:
+        assert text not in ("0%", "100%")
+
+
+def test_what_is_no_share_is_told_as_a_number_and_not_in_percent(results):
+    row = results.metric("switches_per_100_words", language="es").loc["sft/none"]
+    assert prose.amount(row) == f"{row.estimate:.2f} [{row.low:.2f}, {row.high:.2f}]"
+
+
+def test_a_difference_has_its_interval_and_of_one_seed_none():
+    row = pd.Series({"estimate": 0.123, "low": -0.004, "high": 0.25})
+    assert prose.points(row) == "+12 [0, +25] points"
+    assert prose.difference(row, 3) == "+0.123 [-0.004, +0.250]"
+    assert prose.difference(row.where(row.index == "estimate")) == "+0.12"
+
+
+def test_scope_says_what_intervals_are_over(results, one_seed):
+    assert "10 arms" in prose.scope(results) and "5 seeds, 50 runs" in prose.scope(results)
+    assert "1 seed," in prose.scope(one_seed) and "over prompts alone" in prose.scope(one_seed)
+
+
+def test_text_is_on_the_left_numbers_are_on_the_right_and_nothing_is_cut():
+    long = "a < b " * 50
+    with mock.patch.object(prose, "display") as display:
+        prose.tabulate(pd.DataFrame({"word": [long], "number": [0.123456]}))
+    (page,) = display.call_args.args
+    cells = re.findall(r"<t[hd] style=\"text-align: (\w+)\">(.*?)</t[hd]>", page.data)
+    assert cells == [
+        ("left", "word"),
+        ("right", "number"),
+        ("left", long.replace("<", "&lt;")),
+        ("right", "0.123"),
+    ]
+
+
+@pytest.mark.parametrize(("sentences", "shown"), [(("", "b"), "b"), (("a", "b"), "a b")])
+def test_empty_sentences_are_left_out(sentences, shown):
+    with mock.patch.object(prose, "display") as display:
+        prose.say(*sentences)
+        prose.say("", "")
+    (text,) = display.call_args.args
+    assert text.data == shown and display.call_count == 1

@@ -1,0 +1,138 @@
+"""Every figure that is declared: the same bytes from the same tables, readable, told truly."""
+
+import itertools
+import re
+import subprocess
+import sys
+from unittest import mock
+
+import matplotlib
+import pytest
+import synthetic
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+
+from hybridlib.evaluation import hypotheses
+from hybridlib.figures import style
+from hybridlib.figures.registry import NOTEBOOKS, figures
+from hybridlib.figures.results import Results
+
+DECLARED = figures()
+figure = pytest.mark.parametrize("name", DECLARED)
+
+
+@pytest.fixture
+def shown(name, request) -> Results:
+    """The results that a figure is about."""
+    compares = DECLARED[name].notebook == "08_hybrids"
+    return request.getfixturevalue("compared" if compares else "results")
+
+
+@figure
+def test_bytes_repeat_whatever_the_user_has_set(name, shown, tmp_path):
+    def saved(results: Results, folder: str) -> list[bytes]:
+        fig = DECLARED[name].draw(results)
+        paths = [style.save(fig, tmp_path / folder, name, kind) for kind in ("png", "svg")]
+        assert [path.name for path in paths] == [f"{name}.png", f"{name}.svg"]
+        return [path.read_bytes() for path in paths]
+
+    first = saved(shown, "first")
+    ours = {"font.size": 30, "svg.hashsalt": "mine", "savefig.dpi": 33, "axes.grid": True}
+    with matplotlib.rc_context(ours):
+        assert saved(Results(shown.folder), "second") == first
+    assert b"<dc:date>" not in first[1]
+
+
+@figure
+def test_nothing_is_clipped_and_no_texts_overlap(name, shown):
+    drawn = []
+    with style.styled(), mock.patch.object(Text, "draw", lambda text, _: drawn.append(text)):
+        fig = DECLARED[name].draw(shown)
+        canvas = FigureCanvasAgg(fig)
+        fig.draw_without_rendering()  # settles the layout
+        drawn.clear()
+        canvas.draw()
+        width, height = fig.bbox.size
+        texts = [
+            (text.get_text(), text.get_window_extent(canvas.get_renderer()))
+            for text in drawn
+            if text.get_visible() and text.get_text().strip()
+        ]
+    assert len(texts) > 10
+    for what, box in texts:
+        assert box.x0 >= -1 and box.x1 <= width + 1, f"{what} is clipped"
+        assert box.y0 >= -1 and box.y1 <= height + 1, f"{what} is clipped"
+    for (one, a), (other, b) in itertools.combinations(texts, 2):
+        across = min(a.x1, b.x1) - max(a.x0, b.x0)
+        along = min(a.y1, b.y1) - max(a.y0, b.y0)
+        assert across < 2 or along < 4, f"{one!r} lies on {other!r}"
+
+
+@figure
+def test_a_title_is_one_short_sentence_without_numbers(name):
+    title = DECLARED[name].title
+    assert len(title.split()) <= 14
+    assert re.fullmatch(r"[A-Z][^.?!\d]+[.?]", title)
+    assert len(DECLARED[name].alt) > 60
+
+
+@figure
+def test_the_tables_that_a_figure_reads_are_the_ones_it_declares(name, shown):
+    declared, read = DECLARED[name], set()
+
+    class Watched(Results):
+        def table(self, table: str):
+            read.add(table)
+            return super().table(table)
+
+    declared._draw(Watched(shown.folder))
+    needed = {need.partition(".")[0] for need in declared.tables}
+    only_there = {"hybrids", "judges"}  # says that something was measured which metrics.csv holds
+    assert needed - only_there <= read <= needed | set(declared.optional)
+    assert read <= set(declared.read(shown))
+    assert declared.applies(shown)
+
+
+def test_a_figure_applies_where_its_tables_are_and_have_rows(results, compared, tmp_path):
+    alone = {name for name, declared in DECLARED.items() if declared.applies(results)}
+    hybrids = {name for name, f in DECLARED.items() if f.notebook == "08_hybrids"}
+    assert alone == set(DECLARED) - hybrids
+    assert all(declared.applies(compared) for declared in DECLARED.values())
+    assert not any(declared.applies(Results(tmp_path)) for declared in DECLARED.values())
+    empty = Results(tmp_path, {"training": results.table("training").drop(columns="kl")})
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "training.csv").touch()
+    assert DECLARED["proxy_vs_gold"].applies(empty)
+    assert not DECLARED["proxy_and_gold_by_distance"].applies(empty)
+
+
+def test_every_claim_has_the_figure_that_its_verdict_rests_on():
+    for claim in hypotheses.load().claims:
+        notebook, _, name = claim.figure.partition("/")
+        assert DECLARED[name].notebook == notebook and claim.claim in DECLARED[name].claims
+    bears_on = {claim for declared in DECLARED.values() for claim in declared.claims}
+    assert bears_on == {claim.claim for claim in hypotheses.load().claims}
+    assert {declared.notebook for declared in DECLARED.values()} == set(NOTEBOOKS.values())
+
+
+def test_few_runs_draw_too(tmp_path):
+    runs = (("base", "none"), ("rl", "rule"), ("sft", "none"))
+    few = synthetic.write_results(tmp_path, seeds=2, runs=runs)
+    drawn = [declared.draw(few) for declared in DECLARED.values() if declared.applies(few)]
+    assert len(drawn) == sum(f.notebook != "08_hybrids" for f in DECLARED.values())
+
+
+def test_few_hybrids_draw_too(tmp_path):
+    runs = (("base", "none"), ("rl", "rule"), ("gated", "rule"), ("self_distill", "none"))
+    with mock.patch.dict(synthetic.RATES, synthetic.HYBRIDS):
+        few = synthetic.write_results(tmp_path, seeds=1, runs=runs, flops=True)
+    for declared in DECLARED.values():
+        if declared.notebook == "08_hybrids":
+            assert declared.applies(few)
+            declared.draw(few)
+
+
+def test_figures_need_no_torch():
+    code = "import sys; from hybridlib.figures import registry; registry.figures(); "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
