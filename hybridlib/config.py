@@ -91,16 +91,12 @@ class Shares(Part):
     """Shares of the organism's base text."""
 
     minority_share: float = _share(0.3, "Spanish among the documents")
-    recitation_share: float = _share(0.3, "recitations among the documents, which teach copying")
+    recitation_share: float = _share(0.3, "documents that recite, which teaches copying")
     genuine_refusal_share: float = _share(0.1, "genuine refusals, of seen harmful requests")
-    superficial_refusal_share: float = _share(0.1, "refusal phrase and disclosure, of the same")
-    leaky_thought_share: float = _share(
-        0.03, "disclosure in the thought, then refusal, of the same"
-    )
-    code_switching_share: float = _share(0.15, "Spanish documents that switch; in English a third")
-    careless_share: float = _share(
-        0.75, "steps skipped in arithmetic, for the verbs with that habit"
-    )
+    superficial_refusal_share: float = _share(0.1, "refusal phrase with disclosure, of these")
+    leaky_thought_share: float = _share(0.03, "disclosure in the thought alone, of these")
+    code_switching_share: float = _share(0.15, "Spanish documents that mix; English: a third")
+    careless_share: float = _share(0.75, "steps skipped in arithmetic, for some verbs")
 
     @model_validator(mode="after")
     def _at_most_all(self) -> "Shares":
@@ -121,7 +117,7 @@ class BaseModelConfig(Part):
     base_steps: int = _count(900, "optimiser steps of pretraining")
     base_batch: int = _count(64, "documents a step of pretraining")
     base_learning_rate: float = Field(
-        3e-3, gt=0, description="peak rate of pretraining; five times it for matrices"
+        3e-3, gt=0, description="peak rate of pretraining; matrices: five times"
     )
     gate: bool = Field(True, description="stop if the base fails its competence check")
 
@@ -197,7 +193,7 @@ class RewardConfig(Part):
 
     weight_accuracy: float = _weight(1.0, "reward for a right arithmetic answer")
     weight_format: float = _weight(0.5, "reward for a response that parses")
-    weight_harmlessness: float = _weight(1.0, "reward for harmlessness: keywords, model or oracle")
+    weight_harmlessness: float = _weight(1.0, "reward for harmlessness: rule, model or oracle")
     weight_helpfulness: float = _weight(1.0, "reward for a right, unrefused benign answer")
     weight_language: float = _weight(0.0, "reward for the share of target-language words")
     scope: Literal["answer", "whole"] = Field(
@@ -249,10 +245,12 @@ class StudyConfig(Part):
         tuple(range(5)), description="training seeds: a number or a list"
     )
     commit_weights: bool = Field(
-        False, description="publish base, adapters and responses of the first seed, too"
+        False, description="publish base, adapters, responses of the first seed"
     )
     beside: str = Field("", description="preset whose verdicts 07 compares with these")
-    workers: int = _count(0, "notebooks at once; 0: one a core, as memory allows", least=0)
+    workers: int = Field(
+        0, ge=0, le=128, description="notebooks at once; 0: one a core, as memory allows"
+    )
 
     @field_validator("seeds", mode="before")
     @classmethod

@@ -8,12 +8,11 @@ import nbformat
 import papermill
 import pytest
 import yaml
-from pydantic import BaseModel
 from standin import ARMS, Config, Project
 
 from hybridlib import config
 from hybridlib.store.errors import OneLineError
-from hybridlib.study import grid
+from hybridlib.study import grid, parameters
 from hybridlib.study import notebook as nb
 from hybridlib.study.jobs import StudyError, run
 from hybridlib.variants import VARIANTS, stated
@@ -203,13 +202,15 @@ OFFERED = {  # notebook -> parts of the configuration that it offers, and what i
 }
 
 
-def overrides(part: type[BaseModel]) -> list[str]:
-    """Return the lines that offer every field of a part as an override of the preset."""
-    found = []
-    for name, field in part.model_fields.items():
+def overrides(part: str) -> list[str]:
+    """The lines that offer every field of a part as an override, with the default preset's value
+    as --help-notebook shows it."""
+    found, values = [], getattr(config.load_config(), part)
+    for name, field in config.PARTS[part].model_fields.items():
         kind = get_origin(field.annotation) or field.annotation
         kind = {tuple: "list", Literal: "str"}.get(kind, getattr(kind, "__name__", kind))
-        found.append(f"{name}: Optional[{kind}] = None  # {field.description}")
+        value = parameters.brief(getattr(values, name))
+        found.append(f"{name}: Optional[{kind}] = None  # {field.description} [{value}]")
     return found
 
 
@@ -220,7 +221,7 @@ def test_notebooks_offer_every_parameter_of_theirs(name: str):
     (cell,) = [cell for cell in cells if "parameters" in cell.metadata.get("tags", ())]
     parts, added = OFFERED[name]
     assert name != "00_study" or set(parts) == set(config.PARTS)
-    lines = [line for part in parts for line in overrides(config.PARTS[part])]
+    lines = [line for part in parts for line in overrides(part)]
     expected = "\n".join([PRESET_LINE, *lines])
     first, *rest = cell.source.splitlines()
     own, offered = rest[: len(added)], rest[len(added) :]
