@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
@@ -31,18 +32,21 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def study(options: argparse.Namespace) -> int:
-    """Execute 00_study, whose output is shown as it comes; with `dry_run`, only tell its plan."""
+    """Execute 00_study and show its output as it comes; with `dry_run`, only print the plan."""
+    from hybridlib.config import load_config
+
+    overrides = _overrides(options)
+    preset, dry_run = overrides.pop("preset", options.preset), overrides.pop("dry_run", False)
+    config = load_config(preset, **overrides)
+
+    # Here: they take seconds to import, and a wrong parameter should be answered at once.
     from papermill import PapermillExecutionError
 
-    from hybridlib.config import load_config
     from hybridlib.store.paths import NOTEBOOKS, local
     from hybridlib.study.grid import outline, plan
     from hybridlib.study.jobs import default_workers
     from hybridlib.study.notebook import error_in, execute
 
-    overrides = _overrides(options)
-    preset, dry_run = overrides.pop("preset", options.preset), overrides.pop("dry_run", False)
-    config = load_config(preset, **overrides)
     if dry_run:
         print(outline(plan(config), config.study.workers or default_workers()))
         return 0
@@ -53,6 +57,15 @@ def study(options: argparse.Namespace) -> int:
     except PapermillExecutionError:
         print(f"{error_in(output)}\n(all of it is in {os.path.relpath(output)})", file=sys.stderr)
         return 1
+    return 0
+
+
+def params(options: argparse.Namespace) -> int:
+    """List the parameters of a preset by group: name, value, range, meaning."""
+    from hybridlib.config import load_config
+    from hybridlib.study.parameters import listing
+
+    print(listing(load_config(options.preset)))
     return 0
 
 
@@ -127,7 +140,7 @@ def site(options: argparse.Namespace) -> int:
 
 
 def tune(options: argparse.Namespace) -> int:
-    """Run the grid of learning rates on development seeds and write the chosen ones down."""
+    """Choose the learning rates that are missing, by a grid on development seeds."""
     from hybridlib.study.tune import tune
 
     print(tune(options.preset).to_string(index=False))
@@ -135,7 +148,7 @@ def tune(options: argparse.Namespace) -> int:
 
 
 def sweep(options: argparse.Namespace) -> int:
-    """Train each hybrid over the values of the number that matters in it."""
+    """Train each hybrid over the values of its main parameter."""
     from hybridlib.study.sweeps import sweep
 
     sweep(**{"preset": options.preset} | _overrides(options))
@@ -143,7 +156,7 @@ def sweep(options: argparse.Namespace) -> int:
 
 
 def sensitivity(options: argparse.Namespace) -> int:
-    """Decide the claims again with one parameter of the base or of training changed at a time."""
+    """Test the claims again with one parameter of the base or of training changed at a time."""
     from hybridlib.study.sensitivity import sensitivity
 
     sensitivity(**{"preset": options.preset, "names": options.axis} | _overrides(options))
@@ -152,6 +165,8 @@ def sensitivity(options: argparse.Namespace) -> int:
 
 def bench(options: argparse.Namespace) -> int:
     """Time a GRPO step beside TRL's unchanged one, and the default study."""
+    if not find_spec("bench"):
+        raise OneLineError("bench/ is not part of the package: run this in a clone of the project")
     from bench.bench import bench
     from hybridlib.publish import speed
     from hybridlib.store.paths import PROJECT
@@ -189,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hybridlib", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     reading = (figures, compare, publish, report, site)
-    for command in (study, *reading, tune, sweep, sensitivity, bench):
+    for command in (study, params, *reading, tune, sweep, sensitivity, bench):
         name, text = command.__name__, command.__doc__
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
@@ -207,21 +222,11 @@ def _parser() -> argparse.ArgumentParser:
             name = "NAME[=VALUE]"
             sub.add_argument("--axis", action="append", default=[], metavar=name, help=text)
         if command in (study, sweep, sensitivity):
-            sub.add_argument(
-                *("-p", "--parameter"),
-                nargs=2,
-                action="append",
-                default=[],
-                metavar=("NAME", "VALUE"),
-                help="override a parameter of the preset",
-            )
-            sub.add_argument(
-                *("-f", "--file"),
-                action="append",
-                default=[],
-                metavar="FILE",
-                help="override parameters by a YAML file",
-            )
+            text, pair = "override a parameter of the preset", ("NAME", "VALUE")
+            again = {"action": "append", "default": []}
+            sub.add_argument("-p", "--parameter", nargs=2, metavar=pair, help=text, **again)
+            text = "override parameters by a YAML file"
+            sub.add_argument("-f", "--file", metavar="FILE", help=text, **again)
     return parser
 
 

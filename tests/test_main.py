@@ -1,5 +1,7 @@
 """The command line: what it prints, what it returns, what it leaves behind."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,36 @@ def test_a_bad_parameter_is_one_line_and_writes_nothing(project: Project, capfd,
     assert err.startswith(said)
     assert err.count("\n") == 1
     assert sorted(project.root.rglob("*")) == before
+
+
+def test_a_wrong_parameter_is_answered_before_anything_slow_is_imported():
+    code = """
+import sys
+from hybridlib.__main__ import main
+status = main(["study", "-p", "stepz", "3"])
+slow = {"papermill", "nbformat", "torch", "IPython", "matplotlib"}
+print(status, sorted(slow & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "2 []\n"
+    said = "ParameterError: there is no parameter 'stepz'; did you mean 'steps'?\n"
+    assert done.stderr == said
+
+
+def test_params_lists_the_values_of_a_preset(capsys):
+    assert main(["params", "smoke"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("preset smoke: ") and "optimiser steps of RL" in out
+    assert main(["params", "smock"]) == 2
+    assert "did you mean 'smoke'?" in capsys.readouterr().err
+
+
+def test_where_bench_is_not_installed_one_line_says_so(monkeypatch, capsys):
+    monkeypatch.setattr("hybridlib.__main__.find_spec", lambda name: None)
+    assert main(["bench"]) == 1
+    assert capsys.readouterr().err == (
+        "OneLineError: bench/ is not part of the package: run this in a clone of the project\n"
+    )
 
 
 @pytest.mark.parametrize("command", ["figures", "compare", "publish"])
