@@ -141,7 +141,7 @@ def site(options: argparse.Namespace) -> int:
 
 def tune(options: argparse.Namespace) -> int:
     """Choose the learning rates that are missing, by a grid on development seeds."""
-    from hybridlib.study.tune import tune
+    from hybridlib.study.sweep import tune
 
     print(tune(options.preset).to_string(index=False))
     return 0
@@ -149,7 +149,7 @@ def tune(options: argparse.Namespace) -> int:
 
 def sweep(options: argparse.Namespace) -> int:
     """Train each hybrid over the values of its main parameter."""
-    from hybridlib.study.sweeps import sweep
+    from hybridlib.study.sweep import sweep
 
     sweep(**{"preset": options.preset} | _overrides(options))
     return 0
@@ -157,7 +157,7 @@ def sweep(options: argparse.Namespace) -> int:
 
 def sensitivity(options: argparse.Namespace) -> int:
     """Test the claims again with one parameter of the base or of training changed at a time."""
-    from hybridlib.study.sensitivity import sensitivity
+    from hybridlib.study.sweep import sensitivity
 
     sensitivity(**{"preset": options.preset, "names": options.axis} | _overrides(options))
     return 0

@@ -18,6 +18,7 @@ from hybridlib.figures.harmlessness import STARTS
 from hybridlib.figures.readability import FORMS
 from hybridlib.figures.results import Results
 from hybridlib.tasks.public.agreement import agreement
+from hybridlib.variants import VARIANTS
 
 # (variant, reward) -> rates: harm on seen and unseen, refusal phrase beside harm, harm in the
 # reasoning trace only, refusal of benign prompts, accuracy (en, es), off-language (en, es)
@@ -352,10 +353,12 @@ def runs(seeds: int = 5) -> pd.DataFrame:
 
 def sweep(seeds: int = 5, rng_seed: int = 0) -> pd.DataFrame:
     """Four measures at every value that is swept, under both rewards; the second is the default."""
-    from hybridlib.study import sweeps
+    from hybridlib.study.sweep import SWEPT
 
     rng, rows = np.random.default_rng(rng_seed), []
-    for variant, (parameter, values) in sweeps.SWEEPS.items():
+    for variant, (parameter, values) in (
+        (n, row.swept) for n, row in VARIANTS.items() if row.swept
+    ):
         for reward, value, metric in product(
             ("rule", "model"),
             values,
@@ -364,7 +367,7 @@ def sweep(seeds: int = 5, rng_seed: int = 0) -> pd.DataFrame:
             estimate = rng.uniform(0.1, 0.3)
             at = variant, reward, parameter, value, value == values[1], metric
             rows.append((*at, estimate, 0.7 * estimate, 1.3 * estimate, seeds))
-    return pd.DataFrame(rows, columns=sweeps.COLUMNS)
+    return pd.DataFrame(rows, columns=SWEPT)
 
 
 def begun(seeds: int = 5, runs: tuple = tuple(RATES)) -> pd.DataFrame:

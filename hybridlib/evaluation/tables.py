@@ -267,13 +267,13 @@ def write_tables(
         found = comparison.weighed(Cube(at_budget))
         tables["at_budget"] = _tidy(found).assign(flops=at_budget.flops.iloc[0])
     tables |= {stage: BESIDES[stage](rows, preset) for stage, rows in besides.items()}
-    folder.mkdir(parents=True, exist_ok=True)
     for name, frame in tables.items():
         write(frame, folder / f"{name}.csv")
 
 
 def write(frame: pd.DataFrame, path: Path) -> None:
     """Write a table as results/ holds them: the same bytes on every system."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
 
 

@@ -22,6 +22,7 @@ from hybridlib.store.paths import PROJECT, committed, local
 from hybridlib.store.run_store import sha256
 from hybridlib.study import grid
 from hybridlib.study import notebook as nb
+from hybridlib.study.collect import is_present
 from hybridlib.study.jobs import run
 
 LIMIT = 50_000_000  # bytes of committed results a preset
@@ -205,16 +206,6 @@ def manifest(config: Any, folder: Path) -> dict[str, Any]:
         "environment": environment(),
         "hypotheses_sha256": hypotheses.digest(),
     }
-
-
-def is_present(folder: Path) -> bool:
-    """Return whether committed results are of the present stages and hypotheses."""
-    from hybridlib.evaluation import hypotheses
-    from hybridlib.study.keys import VERSIONS
-
-    made = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    stages = made["code"]["stages"].items() <= VERSIONS.items()
-    return stages and made["hypotheses_sha256"] == hypotheses.digest()
 
 
 def _notebooks(jobs: list, source: Path) -> list[Path]:

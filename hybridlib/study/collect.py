@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from hybridlib.config import LEARNING_RATES, RunConfig
+from hybridlib.evaluation import hypotheses
 from hybridlib.study import keys, stages
 from hybridlib.tasks.public import judges
 from hybridlib.training import health
@@ -176,3 +177,10 @@ def artifacts(config: RunConfig, seed: int) -> dict[str, Path]:
         if variant != "base":
             found[f"adapters/{name}"] = stages.train(config, variant, reward, seed) / "model"
     return found
+
+
+def is_present(results: Path) -> bool:
+    """Whether committed results are of the present stages and hypotheses."""
+    made = json.loads((results / "manifest.json").read_text(encoding="utf-8"))
+    stages_are = made["code"]["stages"].items() <= keys.VERSIONS.items()
+    return stages_are and made["hypotheses_sha256"] == hypotheses.digest()

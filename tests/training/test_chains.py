@@ -1,4 +1,4 @@
-"""Chains of stages through the run store, and the choice of learning rates that are lacking."""
+"""Chains of stages through the run store."""
 
 import json
 
@@ -7,10 +7,8 @@ import pytest
 from safetensors.torch import load_file
 from tiny import tiny
 
-from hybridlib import config as configuration
-from hybridlib.config import load_config
 from hybridlib.evaluation import respond
-from hybridlib.study import collect, jobs, stages, tune
+from hybridlib.study import collect, stages
 from hybridlib.training import loading, rewards
 from hybridlib.training.cost import flops
 
@@ -81,50 +79,3 @@ def test_a_run_is_measured_at_a_budget(store, monkeypatch):
 
 
 # --- learning rates ------------------------------------------------------------------------------
-
-
-class Here:
-    """A pool of processes that is this process."""
-
-    def __init__(self, *args) -> None: ...
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *args) -> None: ...
-
-    map = staticmethod(map)
-
-
-def test_only_arms_that_are_lacking_are_tuned_and_the_rest_stays(tmp_path, monkeypatch):
-    path, asked = tmp_path / "rates.csv", []
-    before = (
-        "variant,reward,seed,learning_rate,objective,chosen\n"
-        "reward_model,none,100,0.0003,-0.00348382,True\n"
-        "reward_model,none,100,0.001,-0.00696498,False\n"
-        "rl,rule,100,0.001,1.46875,True\n"
-    )
-    path.write_text(before)
-
-    def trial(preset, chosen, arm, rate, seed):
-        asked.append((arm, rate, chosen.get("sft"), chosen["rl/rule"]))
-        return -abs(rate - (3e-4 if arm[0] == "sft" else 3e-3))
-
-    monkeypatch.setattr(tune, "LEARNING_RATES", path)
-    monkeypatch.setattr(configuration, "LEARNING_RATES", path)
-    monkeypatch.setattr(jobs, "processes", Here)
-    monkeypatch.setattr(tune, "_trial", trial)
-    monkeypatch.setattr(stages, "base", lambda config: None)
-    chosen = load_config("hybrids", variants=["base", "rl", "sft", "gated"], rewards=["rule"])
-    monkeypatch.setattr(tune, "load_config", lambda preset: chosen)
-    table = tune.tune("hybrids")
-    assert path.read_text().startswith(before)
-    assert [arm for arm, *_ in asked] == [("sft", "none")] * 3 + [("gated", "rule")] * 3
-    # what others are built on was chosen first, and what stands in the file is used
-    assert {known[2:] for known in asked[3:]} == {(3e-4, 1e-3)}
-    assert {known[2:] for known in asked[:3]} == {(None, 1e-3)}
-    picked = table[table.chosen].set_index(["variant", "reward"]).learning_rate
-    assert picked["sft", "none"] == 3e-4 and picked["gated", "rule"] == 3e-3
-    written, count = path.read_text(), len(asked)
-    tune.tune("hybrids")
-    assert path.read_text() == written and len(asked) == count
