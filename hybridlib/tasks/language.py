@@ -1,9 +1,9 @@
-"""In which language free text is, word by word: R_lang, off-language and switches of real models.
+"""The language of free text, word by word: R_lang, off-language and switches of real models.
 
-Stands in the place of `oracles.language_measures`, which knows every word of the organism, where
-the vocabulary is open. Each word is scored for the study's languages by eldc (a table of n-grams,
-compiled); a path over the words of a segment pays for every switch, so that one odd word makes
-none. Its error is measured on tests/data/languages.csv by `identifier_error`.
+`oracle.language_measures` knows every word of the organism; this module does the same for an open
+vocabulary. eldc (a compiled table of n-grams) scores each word for the study's languages. The best
+path over the words of a segment pays a cost for every switch, so that one odd word makes none.
+`identifier_error` measures the error on languages.csv.
 """
 
 import math
@@ -18,13 +18,12 @@ import pandas as pd
 from statsmodels.stats.proportion import proportion_confint
 
 from hybridlib.store.errors import ParameterError
-from hybridlib.store.paths import PROJECT
 from hybridlib.tasks.lexicon import LANGUAGES, languages_of
 
-LABELLED = PROJECT / "tests" / "data" / "languages.csv"
+LABELLED = Path(__file__).with_name("languages.csv")
 FEWEST_WORDS = 3  # of a segment; fewer are ignored
-# Scores of a word lie in 0..1. Chosen on lines of their own, not on those of LABELLED: on them
-# every cost of 1 to 1.5 found all switches and no false one.
+# A word's scores are in [0, 1]. Chosen on other lines than LABELLED: there every cost from 1 to 1.5
+# found all switches and no false one.
 SWITCH_COST = 1.25
 
 _NO_PROSE = re.compile(
@@ -41,12 +40,14 @@ _WORD = re.compile(r"(?<!\w)[^\W\d_]+(?:['’][^\W\d_]+)*(?!\w)")
 
 
 def word_languages(text: str, languages: tuple[str, ...] = LANGUAGES) -> list[tuple[str, str]]:
-    """The words of the prose in `text`, each with its language, or '' if it counts for none.
+    """The words of the prose in `text`, each with its language; '' where it has none.
 
-    Digits, code, LaTeX and tags are no words. Names (a capital inside a segment) count for no
-    language, nor does any word of a segment with fewer than three others.
+    Digits, code, LaTeX and tags are not words. Names (a capital inside a segment) have no language,
+    nor do the words of a segment with fewer than FEWEST_WORDS besides names.
 
-    Raises ParameterError for a language that the identifier does not know.
+    Raises
+    ------
+    ParameterError : the identifier does not know a language.
     """
     prose = _NO_PROSE.sub(" ", unicodedata.normalize("NFC", text))
     return [
@@ -59,11 +60,16 @@ def word_languages(text: str, languages: tuple[str, ...] = LANGUAGES) -> list[tu
 def language_measures(
     text: str, language: str, languages: tuple[str, ...] = LANGUAGES
 ) -> dict[str, float]:
-    """Language and readability of a text that should be in `language`; NaN where undefined.
+    """Language and readability of a text that should be in `language`.
 
-    `target_language_share` is R_lang of DeepSeek-R1 (arXiv 2501.12948): words of the target
-    language among the words of any language. A text too short to identify has NaN for all but
-    `repetition` (repeated 4-grams, arXiv 1908.04319).
+    Returns
+    -------
+    target_language_share : R_lang of DeepSeek-R1 (arXiv 2501.12948), the share of words in the
+        target language among the words in any.
+    off_language : 1 if any word is in another language, else 0.
+    switches_per_100_words, repetition (share of repeated 4-grams, arXiv 1908.04319).
+
+    All but `repetition` are NaN where the text is too short to identify.
     """
     if language not in languages:
         raise ParameterError(f"language {language!r} is not one of {', '.join(languages)}")
@@ -80,11 +86,10 @@ def language_measures(
 
 @cache
 def line_entropy(text: str) -> float:
-    """Mean over the lines of a response to the tasks of the entropy of a line's languages, from 0
-    (all words of one) to 1 (as many of each); NaN where no word is of any.
+    """The language-mixing entropy of a response (arXiv 2505.14815), by the words of the lexicon.
 
-    The language-mixing entropy of arXiv 2505.14815, by the words of the lexicon, which the tasks
-    write one sentence a line.
+    The entropy of a sentence's languages, from 0 (one language) to 1 (equal shares), averaged over
+    sentences; NaN where no word has a language.
     """
     found = []
     for line in _SENTENCE.split(text.lower()):
@@ -95,7 +100,7 @@ def line_entropy(text: str) -> float:
 
 
 def repetition(tokens: list[str]) -> float:
-    """Share of 4-grams that stood before in the text; 0 if it has none."""
+    """The share of 4-grams that occurred before in the text; 0 if it has none."""
     grams = list(zip(*(tokens[i:] for i in range(4))))
     return 1 - len(set(grams)) / len(grams) if grams else 0.0
 
@@ -103,13 +108,13 @@ def repetition(tokens: list[str]) -> float:
 def identifier_error(path: Path = LABELLED) -> pd.DataFrame:
     """How often the identifier is right on labelled lines, with 95% Wilson intervals.
 
-    A line is right if the languages found, in their order, are exactly those of its parts; so a
-    false switch is an error, too. One too short to identify is counted in `ignored`, not in `n`.
+    A line is right if the languages found are exactly those of its parts, in order, so a false
+    switch is an error, too. Lines that are too short are counted in `ignored`, not in `n`.
 
     Returns
     -------
-    kind, language, n, right, accuracy, low, high, ignored : a row a kind and language ('en es'
-        switches from one to the other), then the words of all lines.
+    kind, language, n, right, accuracy, low, high, ignored : one row a kind and language ('en es'
+        switches from one to the other), then one for the words of all lines.
     """
     lines: list[tuple[str, str, bool | None]] = []
     words: list[tuple[str, str, bool | None]] = []
@@ -143,7 +148,7 @@ def _segment_languages(words: list[str], languages: tuple[str, ...]) -> list[tup
 
 
 def _best_path(scores: list[dict[str, float]], languages: tuple[str, ...]) -> list[str]:
-    """The languages of the highest summed score less SWITCH_COST a switch (Viterbi)."""
+    """The languages with the highest summed score minus SWITCH_COST a switch (Viterbi)."""
     best = scores[0]
     came_from: list[dict[str, str]] = []
     for score in scores[1:]:
