@@ -116,7 +116,8 @@ def tabulate(frame: pd.DataFrame) -> None:
     aligned = ["right" if pd.api.types.is_numeric_dtype(t) else "left" for t in frame.dtypes]
 
     def line(cells: Iterable[object], tag: str) -> str:
-        texts = (f"{c:.3g}" if isinstance(c, float) else html.escape(str(c)) for c in cells)
+        cells = ("" if pd.isna(c) else f"{c:.3g}" if isinstance(c, float) else c for c in cells)
+        texts = (html.escape(str(cell)) for cell in cells)
         return "".join(
             f'<{tag} style="text-align: {side}">{text}</{tag}>'
             for side, text in zip(aligned, texts, strict=True)

@@ -94,19 +94,18 @@ def regrets(results: Results) -> pd.DataFrame:
 
 
 def effects(results: Results, table: str = "verdicts") -> pd.DataFrame:
-    """A row an effect of verdicts.csv or exploratory.csv, with its Holm-adjusted interval."""
-    rows = [
-        {
-            "claim": row.claim,
-            "effect": prose.effect(row),
-            "estimate": prose.difference(row, digits=3),
-            "margin": prose.signed(row.margin, 3),
-            "verdict": row.verdict,
-        }
-        | ({"question": row.asks} if "asks" in row._fields else {})
-        for row in results.table(table).itertuples()
-    ]
-    return pd.DataFrame(rows)
+    """A row an effect of verdicts.csv, exploratory.csv or beside.csv, Holm-adjusted intervals."""
+    rows = results.table(table)
+    found = {
+        "claim": rows.claim,
+        "effect": map(prose.effect, rows.itertuples()),
+        "study": rows.get("preset"),
+        "estimate": [prose.difference(row, digits=3) for row in rows.itertuples()],
+        "margin": [prose.signed(margin, 3) for margin in rows.margin],
+        "verdict": rows.verdict,
+        "question": rows.get("asks"),
+    }
+    return pd.DataFrame({name: values for name, values in found.items() if values is not None})
 
 
 def reach(results: Results) -> pd.DataFrame:
