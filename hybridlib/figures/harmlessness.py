@@ -7,6 +7,7 @@ from matplotlib.patches import Patch
 
 from hybridlib.figures.panels import (
     arm_rows,
+    crosses,
     dot_panels,
     percent_axis,
     training_curves,
@@ -107,10 +108,7 @@ def harm_vs_over_refusal(results: Results) -> Figure:
     fig = Figure(figsize=(13, 6.2))
     axes = fig.subplots(1, 2, sharey=True)
     for ax, (name, rows) in zip(axes, panels.items(), strict=True):
-        for arm in rows.index:
-            x, y = rows.loc[arm], harm.loc[arm]
-            bars = {"xerr": whiskers(x), "yerr": whiskers(y), "elinewidth": 1.5, "capsize": 3}
-            ax.errorbar(x.estimate, y.estimate, **bars, **marker_of(arm))
+        crosses(ax, rows, harm)
         right = max(rows.high.max(), 0.01)
         ax.set(xlim=(-0.05 * right, 1.08 * right), xlabel=f"{name}, T=1 (lower is better)")
         percent_axis(ax.xaxis)

@@ -7,18 +7,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 
 from hybridlib.figures import results as lookup
 from hybridlib.figures.panels import (
     GREY,
+    SHORT_NUMBERS,
+    crosses,
     curve_grid,
     dots,
     percent_axis,
     same_limits,
-    whiskers,
 )
-from hybridlib.figures.prose import REWARDS, short
+from hybridlib.figures.prose import REWARDS
 from hybridlib.figures.registry import figure
 from hybridlib.figures.results import Results, by_arm, select
 from hybridlib.figures.style import line_of, looks, marker_of
@@ -72,12 +73,13 @@ def hybrids_by_compute(results: Results) -> Figure:
             found = results.metric(metric, **where)
             if "base/none" in found.index:
                 ax.axhline(found.estimate["base/none"], color="0.4", linestyle="--", linewidth=1)
-            for arm in lookup.under(results, reward):
-                if arm in flops.index:
-                    y, x = found.loc[arm], flops.loc[arm]
-                    bars = {"xerr": whiskers(x), "yerr": whiskers(y), "elinewidth": 1.2}
-                    ax.errorbar(x.estimate, y.estimate, alpha=0.85, **bars, **marker_of(arm))
-            _log_flops(ax, flops.estimate.min(), flops.estimate.max())
+            arms = [arm for arm in lookup.under(results, reward) if arm in flops.index]
+            crosses(ax, flops.loc[arms], found)
+            # a few labelled ticks, also where the axis spans less than a decade
+            ax.set(xscale="log", xlim=(0.7 * flops.estimate.min(), 1.4 * flops.estimate.max()))
+            ax.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=4))
+            ax.xaxis.set_minor_locator(NullLocator())
+            ax.xaxis.set_major_formatter(SHORT_NUMBERS)
             percent_axis(ax.yaxis)
             ax.set_ylabel(name)
             if n == len(rows) - 1:
@@ -128,18 +130,12 @@ def hybrid_sweeps(results: Results) -> Figure:
         values = sorted(rows.value.unique())
         for ax, metric in zip(column, MEASURES, strict=True):
             for n, (arm, line) in enumerate(select(rows, metric=metric).groupby("arm")):
-                x = np.array([values.index(value) for value in line.value]) + 0.12 * (2 * n - 1)
-                order = np.argsort(x)
+                line = line.sort_values("value")
+                x = line.value.map(values.index) + 0.12 * (2 * n - 1)
                 bars = np.stack([line.estimate - line.low, line.high - line.estimate]).clip(min=0)
-                ax.errorbar(
-                    x[order],
-                    line.estimate.iloc[order],
-                    yerr=bars[:, order],
-                    capsize=2,
-                    **line_of(arm) | {"linewidth": 1.4, "markersize": 6},
-                )
-                default = line.published.to_numpy()
-                ax.plot(x[default], line.estimate[default], "o", **ring)
+                look = line_of(arm) | {"linewidth": 1.4, "markersize": 6, "capsize": 2}
+                ax.errorbar(x, line.estimate, yerr=bars, **look)
+                ax.plot(x[line.published], line.estimate[line.published], "o", **ring)
             percent_axis(ax.yaxis)
             ax.margins(x=0.15)
         column[0].set_title(f"{variant}\n{rows.parameter.iloc[0]}", fontsize=12)
@@ -211,14 +207,6 @@ def _legend(fig: Figure, arms: list[str], *more: Line2D) -> None:
     fig.legend(handles=[*keys, *more], loc="outside lower center", ncol=7, handlelength=3)
 
 
-def _log_flops(ax: Axes, low: float, high: float) -> None:
-    """A log axis with a few labelled ticks, also where it spans less than a decade."""
-    ax.set(xscale="log", xlim=(0.7 * low, 1.4 * high))
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=4))
-    ax.xaxis.set_minor_locator(NullLocator())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-
-
 def _family_curves(results: Results, labels: dict[str, str], x: str, xlabel: str) -> Figure:
     """Rows: columns of training.csv under each reward; columns: families, each with RL alone."""
     arms = [a for a in results.arms("training") if a.partition("/")[0] in hybrid_variants()]
@@ -232,6 +220,6 @@ def _family_curves(results: Results, labels: dict[str, str], x: str, xlabel: str
     for ax in curve_grid(fig, results.table("training"), rows, groups, x)[-1]:
         ax.set_xlabel(xlabel)
         if x == "flops":
-            ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+            ax.xaxis.set_major_formatter(SHORT_NUMBERS)
     _legend(fig, arms, Line2D([], [], label="rl, same reward", **GREY))
     return fig

@@ -18,6 +18,7 @@ from hybridlib.figures.results import Results
 from hybridlib.figures.style import bar_of, label_of, line_of, looks, marker_of, order_of
 
 GREY = {"color": "0.55", "linewidth": 1.6, "linestyle": ":"}  # rl, where it is the reference
+SHORT_NUMBERS = FuncFormatter(lambda value, _: prose.short(value))
 BOUNDS = {"proxy": (None, None), "entropy": (0, None)}  # of training columns that are no shares
 
 
@@ -39,6 +40,13 @@ def left_labels(ax: Axes, names: Sequence[str], width: float, **font: object) ->
     """Name the rows of an axis in a column of text, left-aligned and `width` points wide."""
     ax.set_yticks(range(len(names)), names, ha="left", **font)
     ax.tick_params(axis="y", length=0, pad=width)
+
+
+def crosses(ax: Axes, across: pd.DataFrame, up: pd.DataFrame) -> None:
+    """A marker an arm at two measures, with both intervals."""
+    for arm, x in across.iterrows():
+        bars = {"xerr": whiskers(x), "yerr": whiskers(up.loc[arm]), "elinewidth": 1.5, "capsize": 3}
+        ax.errorbar(x.estimate, up.estimate[arm], alpha=0.9, **bars, **marker_of(arm))
 
 
 def arm_rows(ax: Axes, arms: Sequence[str], labels: bool) -> None:
@@ -183,5 +191,5 @@ def cost_bars(results: Results, columns: dict[str, str]) -> Figure:
         ax.set_xlim(0, 1.25 * totals.high.max() or 1)
         ax.set_xlabel(f"{label}\n(lower is cheaper)")
         ax.xaxis.set_major_locator(MaxNLocator(3))
-        ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: prose.short(value)))
+        ax.xaxis.set_major_formatter(SHORT_NUMBERS)
     return fig

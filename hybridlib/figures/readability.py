@@ -5,6 +5,7 @@ from matplotlib.lines import Line2D
 
 from hybridlib.figures.panels import (
     dot_panels,
+    left_labels,
     percent_axis,
     same_limits,
     training_curves,
@@ -96,7 +97,7 @@ def usage_advice(results: Results) -> Figure:
         percent_axis(ax.xaxis)
         ax.tick_params(axis="y", length=0)
     axes[0].set_ylim(len(forms) - 0.5, -0.5)
-    axes[0].set_yticks(range(len(forms)), [FORMS[form] for form in forms])
+    left_labels(axes[0], [FORMS[form] for form in forms], 120)
     axes[2].set_xlabel("difference from the same prompts as asked, T=1")
     keys = [Line2D([], [], linestyle="", label=label_of(arm), **marker_of(arm)) for arm in arms]
     fig.legend(handles=keys, loc="outside lower center", ncol=min(6, len(keys)))

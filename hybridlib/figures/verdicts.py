@@ -83,7 +83,7 @@ def side_by_side(results: Results) -> Figure:
     """
     rows = results.table("beside")
     presets = list(dict.fromkeys(rows.preset))
-    fig, parts = _effect_axes(rows, 0.45 * len(rows))
+    fig, parts = _effect_axes(rows, 0.28 * len(rows))
     for ax, group in parts:
         effects = group.drop_duplicates(EFFECT)
         _rows_of_effects(ax, effects, with_claim=True)
