@@ -139,7 +139,7 @@ def public_requests(results: Results) -> Figure:
     return dot_panels([*panels, ("benign,\nall", "refused, T=1", benign)])[0]
 
 
-@figure(claims="C1", tables="training")
+@figure(claims="C1", tables="training.proxy")
 def proxy_vs_gold(results: Results) -> Figure:
     """Does the ground-truth score rise with the reward?
 

@@ -55,7 +55,7 @@ def language_share(results: Results) -> Figure:
     return fig
 
 
-@figure(claims="C3 C4", tables="training")
+@figure(claims="C3 C4", tables="training.proxy")
 def language_training(results: Results) -> Figure:
     """Does RL mix languages more as it trains?
 

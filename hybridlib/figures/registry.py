@@ -49,7 +49,9 @@ class Declared:
         def there(need: str) -> bool:
             name, _, column = need.partition(".")
             frame = results.table(name) if results.has(name) else ()
-            return len(frame) > 0 and (not column or (column in frame and frame[column].any()))
+            return len(frame) > 0 and (
+                not column or (column in frame and frame[column].notna().any())
+            )
 
         return all(map(there, self.tables))
 

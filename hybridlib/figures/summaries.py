@@ -93,6 +93,17 @@ def regrets(results: Results) -> pd.DataFrame:
     return found.reset_index(names="variant")
 
 
+def claims(results: Results) -> pd.DataFrame:
+    """A row a claim that was tested: what the paper says, the verdict, and that by reward."""
+    frame = results.table("claims").pivot(index="claim", columns="reward", values="verdict")
+    names = {"all": "verdict", "rule": "keyword reward", "model": "reward model"}
+    frame = frame[[name for name in names if name in frame]].rename(columns=names).fillna("")
+    said = {claim.claim: claim.statement for claim in hypotheses.load().claims}
+    frame.insert(0, "about", frame.index.map(prose.CLAIMS))
+    frame.insert(1, "the paper says", frame.index.map(said))
+    return frame.reset_index()
+
+
 def effects(results: Results, table: str = "verdicts") -> pd.DataFrame:
     """A row an effect of verdicts.csv, exploratory.csv or beside.csv, Holm-adjusted intervals."""
     rows = results.table(table)
@@ -173,6 +184,6 @@ def costs(results: Results, columns: Sequence[str] = ("flops", "seconds")) -> pd
     frame = pd.DataFrame({"variant": map(label_of, arms)})
     for column in columns:
         cost = totals(results, column).estimate
-        base = cost.get("sft/none", float("nan"))
-        frame[f"{column}, times sft"] = [f"{cost[arm] / base:.1f}" for arm in arms]
+        if "sft/none" in cost:
+            frame[f"{column}, times sft"] = [f"{cost[a] / cost['sft/none']:.1f}" for a in arms]
     return frame

@@ -122,6 +122,13 @@ def test_few_runs_draw_too(tmp_path):
     assert len(drawn) == sum(f.notebook != "08_hybrids" for f in DECLARED.values())
 
 
+def test_without_rl_its_curves_do_not_apply(tmp_path):
+    alone = synthetic.write_results(tmp_path, seeds=1, runs=(("base", "none"), ("sft", "none")))
+    lost = {"proxy_vs_gold", "proxy_and_gold_by_distance", "language_training"}
+    drawn = {f.name for f in DECLARED.values() if f.applies(alone) and f.draw(alone)}
+    assert drawn == {f.name for f in DECLARED.values() if f.notebook != "08_hybrids"} - lost
+
+
 def test_few_hybrids_draw_too(tmp_path):
     runs = (("base", "none"), ("rl", "rule"), ("gated", "rule"), ("self_distill", "none"))
     with mock.patch.dict(synthetic.RATES, synthetic.HYBRIDS):

@@ -67,6 +67,15 @@ def test_the_regret_is_what_is_lost_after_the_peak(results, tmp_path):
     assert row.least == pytest.approx(row.most) and "sft" not in found.index
 
 
+def test_a_verdict_is_told_by_reward(results):
+    frame = summaries.claims(results).set_index("claim")
+    names = {"all": "verdict", "rule": "keyword reward", "model": "reward model"}
+    for row in results.table("claims").itertuples():
+        if row.reward in names:
+            assert frame[names[row.reward]][row.claim] == row.verdict
+    assert all(statement.endswith(".") for statement in frame["the paper says"])
+
+
 def test_effects_have_the_counter_claims(results):
     frame = summaries.effects(results, "exploratory")
     counter = frame[frame.question.str.startswith("the counter-claim")]
@@ -195,7 +204,8 @@ def test_a_missing_arm_is_left_out(tmp_path):
     with mock.patch.dict(synthetic.RATES, synthetic.HYBRIDS):
         results = synthetic.write_results(tmp_path, runs=runs, flops=True)
     assert "sft/none" not in summaries.beaten(results, "rule")
-    assert "sft" not in set(summaries.choices(results, "rule").variant)
+    frame = summaries.choices(results, "rule")
+    assert "sft" not in set(frame.variant) and not any("times sft" in name for name in frame)
 
 
 def test_the_margin_is_that_of_the_hypotheses():
