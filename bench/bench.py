@@ -10,7 +10,6 @@ Every part writes its table, and its entry in bench.json, to results/bench/.
 
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -27,8 +26,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from hybridlib.store.environment import cores, environment
 from hybridlib.store.paths import PROJECT
-from hybridlib.study.jobs import cores
 from hybridlib.study.notebook import kernel_variables
 
 FOLDER = PROJECT / "results" / "bench"
@@ -60,7 +59,7 @@ SETTINGS = {
 def bench(parts: Sequence[str]) -> None:
     """Run the named parts, all if none is named."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    _note("machine", {"processor": _processor(), "cores": cores()})
+    _note("machine", {"processor": environment()["processor"], "cores": cores()})
     for name in parts or PARTS:
         print(f"bench: {name}", flush=True)
         PARTS[name]()
@@ -71,13 +70,6 @@ def _note(name: str, found: dict) -> None:
     path = FOLDER / "bench.json"
     before = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(before | {name: before.get(name, {}) | found}, indent=1) + "\n")
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 @contextmanager
@@ -115,104 +107,112 @@ def _train(
     import torch
     from datasets import Dataset
     from peft import get_peft_model
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, TrainerCallback
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
     from trl import GRPOTrainer
 
     from hybridlib.config import load_config
     from hybridlib.engine.fused import fuse
     from hybridlib.engine.sampling import InferenceCopy
-    from hybridlib.store import assets
-    from hybridlib.study import stages
-    from hybridlib.tasks.prompts import Prompt, training_prompts
-    from hybridlib.training import grpo as policy_trainer
-    from hybridlib.training import loading, rewards, train
+    from hybridlib.study import keys, stages
+    from hybridlib.training import data, grpo, loading, rewards
+    from hybridlib.training.rollouts import Rollouts
+    from hybridlib.training.step import Demonstrations
 
-    setting, config = SETTINGS[setting_name], load_config()
-    prompts = prompts or setting.prompts
-    base = assets.model("smollm2") if setting_name == "smollm2" else stages.base(config) / "model"
+    setting, of_study = SETTINGS[setting_name], setting_name == "organism"
+    config = load_config(
+        steps=steps,
+        prompts_per_step=prompts or setting.prompts,
+        group_size=setting.group,
+        max_completion=setting.tokens,
+    )
+    spec = replace(keys.train(config, "rl", "rule", seed), learning_rate=rate)
+    base = stages.base(config) / "model" if of_study else loading.asset_folder(setting_name)
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(base, dtype=setting.dtype)
     policy = get_peft_model(model, loading.lora(16))
-    asked = training_prompts(seed, steps * prompts)
-    rows = [prompt.row() for prompt in asked]
+    asked = [(_as_asked(prompt, tokenizer), prompt) for prompt in data.rl_prompts(spec)]
+    harmlessness = rewards.rule_reward(config.reward.scope)
 
-    def paid_as_in_the_study(completions, completion_ids, index, **_) -> list[float]:
+    def as_in_the_study(prompts, completions, completion_ids, **_) -> list[float]:
+        rows = [dict(asked)[text].row() for text in prompts]
         finished = [ids[-1] == tokenizer.eos_token_id for ids in completion_ids]
-        pay = rewards.rule_reward(config.reward.scope)
-        of = [rows[i] for i in index]
-        return train.paid(config, config.reward, pay, of, completions, finished)[0]
+        at = spec.weights, harmlessness, rows, completions, finished, spec.base.thought
+        return rewards.rewarded(*at)[0]
 
-    def paid_for_new_words(completions, **_) -> list[float]:
-        # Hardly ever the same for a whole group, so that no row is left out for lack of advantage.
-        words = [text.split() for text in completions]
-        return [len(set(w)) / max(1, len(w)) + 0.001 * len(w) for w in words]
-
-    def text(prompt: Prompt) -> str:
-        if setting_name == "organism":
-            return prompt.text
-        turns = [{"role": "user", "content": prompt.text}]
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-
-    kind = GRPOTrainer if trainer_name == "stock" else policy_trainer.PolicyTrainer
-
-    class Timed(kind):
-        spent, drawn = 0.0, 0
-
-        def _generate(self, prompts):
-            began = time.perf_counter()
-            found = super()._generate(prompts)
-            self.spent += time.perf_counter() - began
-            self.drawn += sum(map(len, found[1]))
-            return found
-
-    class Clock(TrainerCallback):
-        def on_step_begin(self, *_, **__):
-            self.began, self.before = time.perf_counter(), (trainer.spent, trainer.drawn)
-
-        def on_step_end(self, *_, **__):
-            spent, drawn = self.before
-            measured.append(
-                {
-                    "seconds": time.perf_counter() - self.began,
-                    "generation_seconds": trainer.spent - spent,
-                    "tokens": trainer.drawn - drawn,
-                }
-            )
-
-    measured: list[dict] = []
-    ours = {}
-    if trainer_name == "ours":
-        fuse(policy)
-        at = (setting.group, setting.tokens, seed)
-        ours = {"rollout_func": policy_trainer.rollouts(InferenceCopy(policy), tokenizer, *at)}
+    reward, kind, ours = (as_in_the_study if of_study else _new_words), GRPOTrainer, {}
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Timed(
+        if trainer_name == "ours":
+            fuse(policy)
+            reward = grpo.reward_of_rows if of_study else reward
+            kind, none = grpo.PolicyTrainer, Demonstrations([], {})
+            sampled = (spec, tokenizer, InferenceCopy(policy), dict(asked), none, harmlessness)
+            rollouts = Rollouts(*sampled, Path(folder) / "rollouts.jsonl")
+            ours = {"spec": spec, "demonstrations": none, "rollout_func": rollouts}
+        bf16, unsaved = setting.dtype == "bfloat16", {"save_strategy": "no"}
+        trainer = _clocked(kind)(
             model=policy,
-            reward_funcs=(
-                paid_as_in_the_study if setting_name == "organism" else paid_for_new_words
-            ),
-            args=policy_trainer.grpo_arguments(
-                *(Path(folder), seed, rate, steps, prompts, setting.group, setting.tokens),
-                bf16=setting.dtype == "bfloat16",
-                save_strategy="no",
-            ),
-            train_dataset=Dataset.from_list(
-                [{"prompt": text(prompt), "index": i} for i, prompt in enumerate(asked)]
-            ),
+            reward_funcs=reward,
+            args=grpo.grpo_config(spec, Path(folder), steps, bf16, **unsaved),
+            train_dataset=Dataset.from_list([{"prompt": text} for text, _ in asked]),
             processing_class=tokenizer,
-            callbacks=[Clock()],
             **ours,
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
     logged = [row for row in trainer.state.log_history if "loss" in row]
-    for row, log in zip(measured, logged):
+    for row, log in zip(trainer.measured, logged, strict=True):
         row |= {"reward": log["reward"], "length": log["completions/mean_length"]}
-    return {
-        "steps": measured,
-        "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    return {"steps": trainer.measured, "memory_mib": peak}
+
+
+def _as_asked(prompt, tokenizer) -> str:
+    """The text of a prompt; for a chat model as a user's turn."""
+    if not tokenizer.chat_template:
+        return prompt.text
+    turns = [{"role": "user", "content": prompt.text}]
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+
+def _new_words(completions: list[str], **_) -> list[float]:
+    """A reward that hardly ever is the same for a whole group, so that no row is left out."""
+    words = [text.split() for text in completions]
+    return [len(set(w)) / max(1, len(w)) + 0.001 * len(w) for w in words]
+
+
+def _clocked(kind: type) -> type:
+    """The trainer, which notes seconds, seconds of generation and tokens of each step."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        def __init__(self, trainer) -> None:
+            self.trainer = trainer
+
+        def _now(self) -> list[float]:
+            return [time.perf_counter(), self.trainer.generating, self.trainer.drawn]
+
+        def on_step_begin(self, *_, **__) -> None:
+            self.before = self._now()
+
+        def on_step_end(self, *_, **__) -> None:
+            names = "seconds", "generation_seconds", "tokens"
+            spent = [after - before for after, before in zip(self._now(), self.before)]
+            self.trainer.measured.append(dict(zip(names, spent)))
+
+    class Clocked(kind):
+        def __init__(self, **of_trl) -> None:
+            self.generating, self.drawn, self.measured = 0.0, 0, []
+            super().__init__(**of_trl, callbacks=[Clock(self)])
+
+        def _generate(self, prompts):
+            began = time.perf_counter()
+            found = super()._generate(prompts)
+            self.generating += time.perf_counter() - began
+            self.drawn += sum(map(len, found[1]))
+            return found
+
+    return Clocked
 
 
 # --- the parts -------------------------------------------------------------------------------
@@ -231,15 +231,9 @@ def steps() -> None:
                 total = setting.warm_up + setting.steps
                 found = _apart(_train, name, trainer, number, total, threads=cores())
                 mean = pd.DataFrame(found["steps"][setting.warm_up :]).mean()
-                rows.append(
-                    {
-                        "setting": name,
-                        "round": number,
-                        "trainer": trainer,
-                        **{c: mean[c] for c in ("seconds", "generation_seconds", "tokens")},
-                        "memory_mib": found["memory_mib"],
-                    }
-                )
+                at = {"setting": name, "round": number, "trainer": trainer}
+                times = {c: mean[c] for c in ("seconds", "generation_seconds", "tokens")}
+                rows.append(at | times | {"memory_mib": found["memory_mib"]})
                 print(
                     f"{name} round {number} {trainer}: {mean.seconds:.2f} s a step, of which "
                     f"generation {mean.generation_seconds:.2f} s",
@@ -248,29 +242,26 @@ def steps() -> None:
     table = pd.DataFrame(rows).round(4)
     table.to_csv(FOLDER / "steps.csv", index=False)
     for name, frame in table.groupby("setting"):
-        stock, ours = (frame[frame.trainer == t].set_index("round") for t in TRAINERS)
-        ratios = {
-            "step_ratio": stock.seconds / ours.seconds,
-            # A token: both draw at random, so the lengths differ a little.
-            "generation_ratio": (stock.generation_seconds / stock.tokens)
-            / (ours.generation_seconds / ours.tokens),
+        _note(str(name), _ratios(frame))
+
+
+def _ratios(frame: pd.DataFrame) -> dict:
+    """Stock over ours, round by round, and the median tokens a second of each."""
+    each = {t: frame[frame.trainer == t].set_index("round") for t in TRAINERS}
+    # A token: both sample at random, so the lengths differ a little.
+    a_token = {t: rows.generation_seconds / rows.tokens for t, rows in each.items()}
+    ratios = {
+        "step_ratio": each["stock"].seconds / each["ours"].seconds,
+        "generation_ratio": a_token["stock"] / a_token["ours"],
+    }
+    found = {n: r.agg(["min", "median", "max"]).round(2).to_dict() for n, r in ratios.items()}
+    for trainer, rows in each.items():
+        training = rows.tokens / (rows.seconds - rows.generation_seconds)
+        found[f"{trainer}_tokens_per_second"] = {
+            "generation": round((1 / a_token[trainer]).median()),
+            "training": round(training.median()),
         }
-        _note(
-            str(name),
-            {
-                what: {f: round(float(getattr(r, f)()), 2) for f in ("min", "median", "max")}
-                for what, r in ratios.items()
-            }
-            | {
-                f"{t}_tokens_per_second": {
-                    "generation": round(float((f_.tokens / f_.generation_seconds).median())),
-                    "training": round(
-                        float((f_.tokens / (f_.seconds - f_.generation_seconds)).median())
-                    ),
-                }
-                for t, f_ in (("stock", stock), ("ours", ours))
-            },
-        )
+    return found
 
 
 def _roofline() -> dict:
@@ -367,12 +358,10 @@ def scaling() -> None:
     for name, values in {"steps": (10, 20, 40), "prompts": (8, 16, 32), "seeds": (1, 2, 4)}.items():
         for value in values:
             at = {"steps": 10, "prompts": 16, "seeds": 1} | {name: value}
+            size = at["steps"], at["prompts"], 0.0
             found = [
-                _apart(
-                    *(_train, "organism", "ours", s, at["steps"], at["prompts"], 0.0),
-                    threads=cores(),
-                )
-                for s in range(at["seeds"])
+                _apart(_train, "organism", "ours", seed, *size, threads=cores())
+                for seed in range(at["seeds"])
             ]
             seconds = sum(row["seconds"] for f in found for row in f["steps"])
             memory = max(f["memory_mib"] for f in found)
@@ -392,7 +381,7 @@ def study() -> None:
                 check=True,
             )
             _note("study", {name: round(time.perf_counter() - began, 1)})
-    _note("study", {"cores": cores(), "processor": _processor()})
+    _note("study", {"cores": cores(), "processor": environment()["processor"]})
 
 
 PARTS = {"steps": steps, "curves": curves, "scaling": scaling, "study": study}
