@@ -95,7 +95,7 @@ def rate(values, rates, design):
 
 def difference(values, rates, design):
     """The interval of a paired difference."""
-    found = statistics.paired(values[:, 0], values[:, 1], design.clusters_P)
+    found = statistics.difference(values[:, 0], values[:, 1], design.clusters_P).interval()
     return holds(found, rates[0] - rates[1])
 
 
@@ -103,7 +103,7 @@ def gap_difference(values, rates, design):
     """The interval of a difference of gaps; odd categories are unseen, no harder than seen ones."""
     unseen = design.clusters_P % 2 == 1
     a, b = values[:, 0], values[:, 1]
-    return holds(statistics.gap_difference(a, b, unseen, ~unseen, design.clusters_P), 0)
+    return holds(statistics.gap_contrast(a, b, unseen, ~unseen, design.clusters_P).interval(), 0)
 
 
 def same(values, rates, design):

@@ -195,20 +195,9 @@ def interval(values_SP, clusters_P, level: float = 0.95, bounded: bool = True) -
     return Contrast((1,), values, clusters_P, bounded).interval(level)
 
 
-def paired(a_SP, b_SP, clusters_P, level: float = 0.95, bounded: bool = True) -> Estimate:
-    """Difference a - b of two means on the same seeds and prompts."""
-    return difference(a_SP, b_SP, clusters_P, bounded).interval(level)
-
-
-def gap_difference(
-    a_SP, b_SP, unseen_P, seen_P, clusters_P, level: float = 0.95, bounded: bool = True
-) -> Estimate:
-    """[mean of a on unseen - on seen prompts] - [the same of b]; masks are (P,) booleans."""
-    return gap_contrast(a_SP, b_SP, unseen_P, seen_P, clusters_P, bounded).interval(level)
-
-
 def difference(a_SP, b_SP, clusters_P, bounded: bool = True) -> Contrast:
-    """The contrast behind `paired`; a response without its partner is left out."""
+    """a - b of two means on the same seeds and prompts; a response without its partner is left
+    out."""
     a, b = _both_present(a_SP, b_SP)
     return Contrast((1, -1), np.stack([a, b], axis=-3), clusters_P, bounded)
 
@@ -220,7 +209,7 @@ def gap(values_SP, unseen_P, seen_P, clusters_P, bounded: bool = True) -> Contra
 
 
 def gap_contrast(a_SP, b_SP, unseen_P, seen_P, clusters_P, bounded: bool = True) -> Contrast:
-    """The contrast behind `gap_difference`."""
+    """[mean of a on unseen - on seen prompts] - [the same of b]; masks are (P,) booleans."""
     a, b = _both_present(a_SP, b_SP)
     parts = [np.where(mask, values, np.nan) for values in (a, b) for mask in (unseen_P, seen_P)]
     runs = (0, 0, 1, 1)

@@ -1,11 +1,11 @@
 """From responses to the tables of a results folder: metrics, classes, contrasts, verdicts.
 
-'all' is pooled; `unseen` pools the three unseen splits. Rows name at most two of task, split and
-language; in contrasts.csv, which has a row a pair, one. The order of rows and the format of numbers
-are fixed: the same responses give the same bytes.
+'all' is pooled; `unseen` pools the three unseen splits. A row names at most two of task, split and
+language; in contrasts.csv, which has a row for each pair of arms, at most one. The order of rows
+and the format of numbers are fixed: the same responses give the same bytes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -17,6 +17,12 @@ from hybridlib.evaluation.metrics import METRICS, POPULATIONS, WHOLE, Arm, Cube,
 from hybridlib.tasks.responses import CLASSES
 from hybridlib.variants import VARIANTS, compares_hybrids
 
+RUN = ["preset", "variant", "reward"]
+WHERE = ["task", "split", "language"]
+NUMBERS = ["estimate", "low", "high", "seeds", "responses"]
+TEST = ["claim", "metric", "contrast", "reward", "estimate", "low", "high", "margin", "seeds",
+        "verdict", "asks"]  # fmt: skip
+#: What is measured in each form of asking (usage.csv).
 ASKED_FOR = ("accuracy", "harm_rate", "over_refusal_rate", "off_language_rate", "well_formedness")
 RL = {name for name, variant in VARIANTS.items() if variant.method == "rl"}
 
@@ -27,36 +33,15 @@ def metrics(cube: Cube, preset: str) -> pd.DataFrame:
     for (name, metric), decoding in product(METRICS.items(), cube.decodings):
         population = POPULATIONS[metric.population](cube.prompts).to_numpy()
         for part, subset in product(metric.columns(), cube.subsets(population, metric.gap)):
-            contrast, responses = cube.contrast(name, part, decoding, subset, arms)
-            what = {
-                "task": subset.task,
-                "split": subset.split,
-                "language": subset.language,
-                "part": part,
-                "decoding": decoding,
-                "metric": name,
-            }
-            rows += _rows(
-                contrast,
-                responses,
-                what,
-                [
-                    {"preset": preset, "variant": variant, "reward": reward}
-                    for variant, reward in cube.arms
-                ],
-            )
-    return _sorted(
-        rows,
-        ["preset", "variant", "reward", "task", "split", "language", "part", "decoding", "metric"],
-    )
+            found = cube.contrast(name, part, decoding, subset, arms)
+            at = vars(subset) | {"part": part, "decoding": decoding, "metric": name}
+            rows += _rows(*found, _named(cube, preset), at)
+    return _sorted(rows, [*RUN, *WHERE, "part", "decoding", "metric"])
 
 
 def classes(cube: Cube, preset: str) -> pd.DataFrame:
     """classes.csv: the share of each response class."""
     rows = []
-    named = [
-        {"preset": preset, "variant": variant, "reward": reward} for variant, reward in cube.arms
-    ]
     for (kind, names), decoding in product(CLASSES.items(), cube.decodings):
         population = (cube.prompts.kind.eq(kind) & POPULATIONS["every"](cube.prompts)).to_numpy()
         for order, response_class in enumerate(names):
@@ -64,41 +49,15 @@ def classes(cube: Cube, preset: str) -> pd.DataFrame:
             for subset in cube.subsets(population):
                 there = subset.task_and_language(cube.prompts) & subset.in_split(cube.prompts)
                 there &= population
-                contrast = statistics.Contrast(
-                    (1,), values[:, None, :, there], cube.clusters[there]
-                )
-                what = {
-                    "task": subset.task,
-                    "split": subset.split,
-                    "language": subset.language,
-                    "decoding": decoding,
-                    "kind": kind,
-                    "order": order,
-                    "response_class": response_class,
-                }
-                rows += _rows(contrast, counts[..., there].sum((-2, -1)), what, named)
-    frame = _sorted(
-        rows,
-        ["preset", "variant", "reward", "task", "split", "language", "decoding", "kind", "order"],
-    )
-    return frame.drop(columns="order").rename(columns={"estimate": "share"})[
-        [
-            "preset",
-            "variant",
-            "reward",
-            "task",
-            "split",
-            "language",
-            "decoding",
-            "kind",
-            "response_class",
-            "share",
-            "low",
-            "high",
-            "seeds",
-            "responses",
-        ]
-    ]
+                values_KSP, clusters = values[:, None, :, there], cube.clusters[there]
+                contrast = statistics.Contrast((1,), values_KSP, clusters)
+                at = vars(subset) | {"decoding": decoding, "kind": kind, "order": order}
+                at |= {"response_class": response_class}
+                count = counts[..., there].sum((-2, -1))
+                rows += _rows(contrast, count, _named(cube, preset), at)
+    keys = [*RUN, *WHERE, "decoding", "kind", "order"]
+    found = _sorted(rows, keys, ["response_class"])
+    return found.drop(columns="order").rename(columns={"estimate": "share"})
 
 
 def contrasts(cube: Cube, preset: str, claims: hypotheses.Hypotheses) -> pd.DataFrame:
@@ -109,81 +68,51 @@ def contrasts(cube: Cube, preset: str, claims: hypotheses.Hypotheses) -> pd.Data
     for (name, metric), decoding in product(METRICS.items(), cube.decodings):
         population = POPULATIONS[metric.population](cube.prompts).to_numpy()
         for subset in cube.subsets(population, metric.gap, named=1) if pairs else ():
-            contrast, responses = cube.contrast(name, WHOLE, decoding, subset, first, second)
-            what = {
-                "preset": preset,
-                "metric": name,
-                "task": subset.task,
-                "split": subset.split,
-                "language": subset.language,
-                "decoding": decoding,
-            }
-            rows += _rows(
-                contrast, responses, what, [{"a": "/".join(a), "b": "/".join(b)} for a, b in pairs]
-            )
-    return _sorted(rows, ["preset", "metric", "a", "b", "task", "split", "language", "decoding"])
+            found = cube.contrast(name, WHOLE, decoding, subset, first, second)
+            named = [{"preset": preset, "a": "/".join(a), "b": "/".join(b)} for a, b in pairs]
+            rows += _rows(*found, named, vars(subset) | {"metric": name, "decoding": decoding})
+    return _sorted(rows, ["preset", "metric", "a", "b", *WHERE, "decoding"])
 
 
 def prefill(begun: pd.DataFrame, preset: str) -> pd.DataFrame:
-    """prefill.csv: harm that the policy adds to each beginning of a response, by split."""
+    """prefill.csv: the harm that the policy adds to each prefilled beginning, by split."""
     rows = []
     for order, (start, responses) in enumerate(begun.groupby("start", sort=False)):
         cube = Cube(responses)
         arms = list(range(len(cube.arms)))
         for split in ("all", "seen", "unseen"):
             where = Subset("all", split, "all")
-            contrast, count = cube.contrast("harm_rate", WHOLE, "sample", where, arms)
-            what = {"order": order, "start": start, "split": split, "metric": "harm_rate"}
-            rows += _rows(
-                contrast,
-                count,
-                what,
-                [
-                    {"preset": preset, "variant": variant, "reward": reward}
-                    for variant, reward in cube.arms
-                ],
-            )
-    keys = ["preset", "variant", "reward", "order", "start", "split", "metric"]
-    return _sorted(rows, keys).drop(columns="order")
+            found = cube.contrast("harm_rate", WHOLE, "sample", where, arms)
+            at = {"order": order, "start": start, "split": split, "metric": "harm_rate"}
+            rows += _rows(*found, _named(cube, preset), at)
+    return _sorted(rows, [*RUN, "order", "start", "split", "metric"]).drop(columns="order")
 
 
 def usage(asked: pd.DataFrame, preset: str) -> pd.DataFrame:
-    """usage.csv: what is measured in each form of asking (`than` none), and by how much it differs
-    from the prompts as they are asked elsewhere, by language."""
+    """usage.csv: metrics in each form of asking (`than` none), and their difference from the plain
+    form, by language."""
     cube = Cube(asked.assign(variant=asked.variant + "/" + asked.reward, reward=asked.form))
     order = {form: nth for nth, form in enumerate(asked.form.unique())}
     plain = next(iter(order))
     arms = list(range(len(cube.arms)))
+    named = []
+    for arm, form in cube.arms:
+        run = dict(zip(RUN, (preset, *arm.split("/"))))
+        named.append(run | {"order": order[form], "form": form})
     moved = [arm for arm in arms if cube.arms[arm][1] != plain]
     unmoved = [cube.arms.index((cube.arms[arm][0], plain)) for arm in moved]
     rows = []
     for metric, language in product(ASKED_FOR, ("all", *sorted(asked.language.unique()))):
         where = Subset("all", "all", language)
         for than, compared in (("none", (arms,)), (plain, (moved, unmoved))):
-            contrast, count = cube.contrast(metric, WHOLE, "sample", where, *compared)
-            what = {"than": than, "metric": metric, "language": language}
-            rows += _rows(
-                contrast,
-                count,
-                what,
-                [
-                    {
-                        "preset": preset,
-                        "variant": variant,
-                        "reward": reward,
-                        "order": order[form],
-                        "form": form,
-                    }
-                    for (variant, reward), form in (
-                        (cube.arms[arm][0].split("/"), cube.arms[arm][1]) for arm in compared[0]
-                    )
-                ],
-            )
-    keys = ["preset", "variant", "reward", "order", "form", "than", "metric", "language"]
+            found = cube.contrast(metric, WHOLE, "sample", where, *compared)
+            at = {"than": than, "metric": metric, "language": language}
+            rows += _rows(*found, [named[arm] for arm in compared[0]], at)
+    keys = [*RUN, "order", "form", "than", "metric", "language"]
     return _sorted(rows, keys).drop(columns="order")
 
 
-#: Tables of responses to prompts that were asked otherwise, by the stage that asked.
+#: Tables of responses to prompts in other forms, by the stage that asked.
 BESIDES = {"prefill": prefill, "usage": usage}
 
 
@@ -192,10 +121,10 @@ def verdicts(
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """verdicts.csv, exploratory.csv and claims.csv.
 
-    Holm runs over all tests of the first, and apart over those of the second. Tests whose arms were
-    not run are left out. claims.csv holds one verdict a claim and reward, and one a claim ('all')
-    where all its rewards were run. Where the control fails, no test with RL in it gets a verdict,
-    that of compute aside: its rows are descriptive.
+    Holm's correction is over all tests of verdicts.csv, and separately over those of
+    exploratory.csv. Tests whose arms were not run are left out. claims.csv holds a verdict for each
+    claim and reward, and one for the claim ('all') where all its rewards were run. If the positive
+    control fails, tests with RL are descriptive, except that of compute.
     """
     primary = _tests(cube, cost, [(c.claim, half) for c in claims.claims for half in c.halves])
     asked = _tests(cube, cost, [(c.claim, half) for c in claims.claims for half in c.exploratory])
@@ -221,7 +150,7 @@ def verdicts(
 
 
 def control_holds(training: pd.DataFrame) -> bool:
-    """Whether RL paid by the oracle raised gold on its training prompts: interval above zero."""
+    """Whether RL rewarded by the oracle raised `gold` on its training prompts: interval above 0."""
     if training.empty:
         return False
     gold = training[training.variant.eq("rl_gold")].dropna(subset="gold")
@@ -240,10 +169,12 @@ def write_tables(
     at_budget: pd.DataFrame | None = None,
     besides: Mapping[str, pd.DataFrame] = {},
 ) -> None:
-    """Writes all tables of a results folder to `folder`.
+    """Write all tables of a results folder to `folder`.
 
-    `at_budget` : responses of the policies as they were when they had cost their column `flops`.
-    `besides` : responses by the stage of BESIDES that asked for them.
+    Parameters
+    ----------
+    at_budget : responses of the policies when they had cost their column `flops`.
+    besides : responses by the stage of BESIDES that asked for them.
     """
     cube, claims = Cube(responses), hypotheses.load()
     verdict_rows, exploratory, decided = verdicts(cube, cost, claims, control_holds(training))
@@ -295,7 +226,7 @@ def _pairs(cube: Cube, claims: hypotheses.Hypotheses) -> list[tuple[Arm, Arm]]:
 
 
 def _arms(arms: Iterable[Arm], half: hypotheses.Half, reward: str) -> tuple[Arm, Arm] | None:
-    """The two arms of a half under a reward; a variant that no such reward pays has its own."""
+    """The two arms of a half under a reward; a variant without that reward has its own."""
     found = []
     for variant in half.variants:
         choices = [(variant, choice) for choice in (reward, "none", "gold")]
@@ -313,40 +244,14 @@ def _tests(
             contrast = _test(cube, cost, half, reward)
             if contrast is not None:
                 tested.append(contrast)
-                rows.append(
-                    {
-                        "claim": claim,
-                        "metric": half.metric,
-                        "contrast": half.contrast,
-                        "reward": reward,
-                        "margin": half.margin,
-                        "asks": half.asks,
-                    }
-                )
+                at = {"claim": claim, "reward": reward}
+                rows.append(at | half.model_dump(include={"metric", "contrast", "margin", "asks"}))
     found = statistics.holm_intervals(tested, [row["margin"] for row in rows])
     for row, estimate in zip(rows, found, strict=True):
         decided = statistics.verdict(estimate.low, estimate.high, row["margin"], estimate.seeds)
-        row |= {
-            "estimate": estimate.estimate,
-            "low": estimate.low,
-            "high": estimate.high,
-            "seeds": estimate.seeds,
-            "verdict": decided,
-        }
-    columns = [
-        "claim",
-        "metric",
-        "contrast",
-        "reward",
-        "estimate",
-        "low",
-        "high",
-        "margin",
-        "seeds",
-        "verdict",
-        "asks",
-    ]
-    return _tidy(pd.DataFrame(rows, columns=columns))
+        row |= {name: getattr(estimate, name) for name in ("estimate", "low", "high", "seeds")}
+        row["verdict"] = decided
+    return _tidy(pd.DataFrame(rows, columns=TEST))
 
 
 def _test(
@@ -370,35 +275,31 @@ def _test(
     return None if np.isnan(contrast.estimate) else contrast
 
 
+def _named(cube: Cube, preset: str) -> list[dict]:
+    """What names each arm in a row."""
+    return [dict(zip(RUN, (preset, *arm))) for arm in cube.arms]
+
+
 def _rows(
-    contrast: statistics.Contrast, responses: np.ndarray, what: dict, named: list[dict]
+    contrast: statistics.Contrast, responses: np.ndarray, named: list[dict], at: dict
 ) -> list[dict]:
-    """One row an element of a batch, without those that rest on nothing."""
+    """One row an element of a batch, without those that rest on no response."""
     found = contrast.interval()
-    columns = zip(named, found.estimate, found.low, found.high, found.seeds, responses, strict=True)
+    numbers = zip(found.estimate, found.low, found.high, found.seeds, responses)
     return [
-        {
-            **name,
-            **what,
-            "estimate": estimate,
-            "low": low,
-            "high": high,
-            "seeds": seeds,
-            "responses": count,
-        }
-        for name, estimate, low, high, seeds, count in columns
-        if not np.isnan(estimate)
+        name | at | dict(zip(NUMBERS, row))
+        for name, row in zip(named, numbers, strict=True)
+        if not np.isnan(row[0])
     ]
 
 
-def _sorted(rows: list[dict], keys: list[str]) -> pd.DataFrame:
-    columns = [*keys, "estimate", "low", "high", "seeds", "responses"]
-    frame = pd.DataFrame(rows, columns=list(dict.fromkeys([*columns, *(rows[0] if rows else ())])))
+def _sorted(rows: list[dict], keys: list[str], more: Sequence[str] = ()) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=[*keys, *more, *NUMBERS])
     return _tidy(frame.sort_values(keys, kind="stable"))
 
 
 def _tidy(frame: pd.DataFrame) -> pd.DataFrame:
-    """Without the last bits, which hang on the order of summation, and without a negative zero."""
+    """Without the last bits, which depend on the order of summation, and without negative zeros."""
     floats = frame.select_dtypes("float").columns
     return frame.assign(**{name: frame[name].round(9) + 0.0 for name in floats})
 

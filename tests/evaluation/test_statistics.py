@@ -123,7 +123,10 @@ def test_a_rate_lies_in_its_interval_within_bounds(drawn):
 @given(rates_SP(variants=2))
 def test_a_difference_turns_with_its_order_and_stays_in_bounds(drawn):
     (a, b), clusters = drawn
-    one, other = statistics.paired(a, b, clusters), statistics.paired(b, a, clusters)
+    one, other = (
+        statistics.difference(a, b, clusters).interval(),
+        statistics.difference(b, a, clusters).interval(),
+    )
     if one.responses == 0:
         return
     np.testing.assert_allclose([one.low, one.high], [-other.high, -other.low], atol=1e-12)
@@ -137,8 +140,10 @@ def test_order_and_names_do_not_matter(drawn, shuffle):
     (a, b), clusters = drawn
     rng = np.random.default_rng(shuffle)
     s, p = rng.permutation(a.shape[0]), rng.permutation(a.shape[1])
-    expected = _numbers(statistics.paired(a, b, clusters))
-    found = statistics.paired(a[s][:, p], b[s][:, p], np.array([f"c{c}" for c in 9 - clusters[p]]))
+    expected = _numbers(statistics.difference(a, b, clusters).interval())
+    found = statistics.difference(
+        a[s][:, p], b[s][:, p], np.array([f"c{c}" for c in 9 - clusters[p]])
+    ).interval()
     np.testing.assert_allclose(_numbers(found), expected, atol=1e-9)
 
 
@@ -197,7 +202,7 @@ def test_gap_difference_is_the_difference_of_gaps():
     a, b = (rng.random((2, 5, 60)) < [[[0.3]], [[0.6]]]).astype(float)
     unseen, clusters = np.arange(60) >= 30, np.arange(60) // 6
     expected = (a[:, 30:].mean() - a[:, :30].mean()) - (b[:, 30:].mean() - b[:, :30].mean())
-    found = statistics.gap_difference(a, b, unseen, ~unseen, clusters)
+    found = statistics.gap_contrast(a, b, unseen, ~unseen, clusters).interval()
     assert found.estimate == pytest.approx(expected) and found.low < expected < found.high
     assert found.responses == 600 and found.seeds == 5
     one = statistics.gap(a, unseen, ~unseen, clusters).interval()
@@ -209,7 +214,7 @@ def test_pairing_helps_where_prompts_differ_in_difficulty():
     clusters = np.arange(200) // 10
     difficulty = rng.random(20)[clusters]
     a, b = (rng.random((2, 5, 200)) < difficulty).astype(float)
-    paired = statistics.paired(a, b, clusters)
+    paired = statistics.difference(a, b, clusters).interval()
     apart = [statistics.interval(y, clusters) for y in (a, b)]
     width = np.sqrt(sum((one.high - one.low) ** 2 for one in apart))
     assert paired.high - paired.low < 0.5 * width
