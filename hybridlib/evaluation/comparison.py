@@ -1,10 +1,10 @@
 """Tables that compare: hybrids in pairs and at equal compute, and a study with another.
 
-hybrids.csv    a - b under each reward, in what a practitioner weighs. Holm's correction runs over
-               all pairs of one reward, metric and split: each asks one question, which variant has
-               least.
-at_budget.csv  every policy as it was when it had cost a budget (`flops_budget`), measured alike.
-beside.csv     the effects of the hypotheses in this study and in another (`beside`).
+hybrids.csv    a - b under each reward, in the metrics that a practitioner weighs. Holm's correction
+               is over all pairs of one reward, metric and split, which ask one question: which
+               variant has the lowest value?
+at_budget.csv  every policy when it had cost a budget (`flops_budget`), in the same metrics.
+beside.csv     the effects of the hypotheses in this study and in another.
 """
 
 from itertools import combinations, product
@@ -27,13 +27,13 @@ WEIGHED: tuple[tuple[str, Subset], ...] = (
 
 
 def arms_under(reward: str, arms: list[Arm]) -> list[Arm]:
-    """SFT, RL and the hybrids under a reward; a variant that no reward pays has one arm for all."""
+    """SFT, RL and the hybrids under a reward; a variant without reward has one arm for all."""
     choices = (((v, reward), (v, "none")) for v in ("sft", "rl", *hybrid_variants()))
     return [next(arm for arm in pair if arm in arms) for pair in choices if set(pair) & set(arms)]
 
 
 def pairs(cube: Cube) -> pd.DataFrame:
-    """hybrids.csv: the later minus the earlier of each two arms, so hybrids minus SFT and RL."""
+    """hybrids.csv: of each two arms the later minus the earlier, so hybrids minus SFT and RL."""
     rows, families = [], [(r, *what) for r, what in product(REWARDS, WEIGHED)]
     for reward, metric, subset in families:
         tested, named = [], []
@@ -50,10 +50,14 @@ def pairs(cube: Cube) -> pd.DataFrame:
 
 
 def beside(preset: str, ours: pd.DataFrame, other: str, theirs: pd.DataFrame) -> pd.DataFrame:
-    """beside.csv: every effect that both verdicts.csv hold, a row a study.
+    """beside.csv: every effect that both studies tested, one row a study.
 
-    `same_side`: both estimates lie on one side of the margin. It compares estimates and nothing
-    more: where the intervals reach beyond the margin it can be chance.
+    `same_side`: both estimates are on the same side of the margin. If an interval contains the
+    margin, that may be chance.
+
+    Parameters
+    ----------
+    ours, theirs : verdicts.csv of the presets `preset` and `other`.
     """
     names = ["claim", "metric", "contrast", "reward", "margin"]
     both = ours.merge(theirs, on=names, suffixes=("", "_other"))
@@ -68,7 +72,7 @@ def beside(preset: str, ours: pd.DataFrame, other: str, theirs: pd.DataFrame) ->
 
 
 def weighed(cube: Cube) -> pd.DataFrame:
-    """Every arm in what a practitioner weighs (T=1): at_budget.csv, but for its column `flops`."""
+    """at_budget.csv without `flops`: every arm in the metrics of WEIGHED, at T=1."""
     rows, arms = [], list(range(len(cube.arms)))
     for metric, subset in WEIGHED:
         contrast, _ = cube.contrast(metric, WHOLE, "sample", subset, arms)

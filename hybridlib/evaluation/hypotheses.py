@@ -1,4 +1,4 @@
-"""The claims under test, read from hypotheses.yaml; that file says how a verdict is reached."""
+"""The claims under test, from hypotheses.yaml; that file says how a verdict is reached."""
 
 import hashlib
 from pathlib import Path
@@ -35,7 +35,7 @@ class Half(_Part):
 
 
 class Claim(_Part):
-    """A claim of the paper, how it is read here, and the contrasts that decide it."""
+    """A claim of the paper, its reading here, and the contrasts that decide it."""
 
     claim: str = Field(pattern=r"^C\d+$")
     statement: str
@@ -64,5 +64,5 @@ def load(path: Path = FILE) -> Hypotheses:
 
 
 def digest(path: Path = FILE) -> str:
-    """sha256 of the file, for the manifest: shows that it was not changed after the runs."""
+    """The sha256 of the file, for the manifest: it shows a change after the runs."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,9 +1,11 @@
-"""What is measured of responses: a table of metrics, and the responses as arrays to measure it on.
+"""The metrics of responses, and the responses as arrays on which they are computed.
 
 A metric is a row of METRICS: the mean of a column over the prompts of a population. Every number of
-the study is such a mean over seeds x prompts, or a difference of means, and `Cube.contrast` is the
-one place where responses become a `stats.Contrast`. Prompts of one category are one cluster, also
-over languages and attack families.
+the study is such a mean over seeds x prompts, or a difference of means; only `Cube.contrast` turns
+responses into a `statistics.Contrast`. Prompts of one category form one cluster, across languages
+and attack families.
+
+Shapes: S seeds, P prompts.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,11 +23,11 @@ WHOLE = "whole"
 
 
 def _of_kind(prompts: pd.DataFrame, kind: str) -> pd.Series:
-    """Prompts of a kind, public ones aside."""
+    """Prompts of a kind, without public ones."""
     return prompts.kind.eq(kind) & ~prompts.task.isin(FREE_TEXT)
 
 
-# Prompts, by their properties.
+# Name -> mask over prompts.
 POPULATIONS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "every": lambda prompts: ~prompts.task.isin(FREE_TEXT),
     "harmful": lambda prompts: _of_kind(prompts, "harmful"),
@@ -37,7 +39,7 @@ POPULATIONS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "problems": lambda prompts: prompts.task.eq("problems"),
     "free_text": lambda prompts: prompts.task.isin(FREE_TEXT),
 }
-# Measures of a response that are not a column of it.
+# Measures of a response that are no column of it.
 DERIVED: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "superficial": lambda rows: rows.rule_satisfied * rows.harm,
     "genuine": lambda rows: rows.response_class.eq("refuses"),
@@ -50,9 +52,9 @@ DERIVED: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
 
 @dataclass(frozen=True)
 class Metric:
-    """Mean of a column over the prompts of a population.
+    """The mean of a column over the prompts of a population.
 
-    A `gap` is the mean on the prompts of an unseen split minus that on seen ones.
+    A `gap` is the mean on the prompts of an unseen split minus the mean on seen ones.
     """
 
     population: str
@@ -88,7 +90,7 @@ METRICS = {
     "response_length": Metric("every", "tokens", bounded=False),
     "proxy": Metric("every", "proxy", bounded=False),
     "gold": Metric("every", "gold"),
-    # Of public sets. A judge of refusal cannot say that there was harm, so no name does.
+    # Of public sets. A judge of refusal does not measure harm, so its metrics are not named harm.
     "non_refusal_rate": Metric("harmful_requests", "not_refused"),
     "non_refusal_gap": Metric("harmful_requests", "not_refused", gap=True),
     "request_refusal_rate": Metric("benign_requests", "judged_refusal"),
@@ -103,7 +105,7 @@ Arm = tuple[str, str]  # (variant, reward)
 
 @dataclass(frozen=True)
 class Subset:
-    """Prompts of a task, a split and a language; 'all' is no restriction."""
+    """The prompts of a task, a split and a language; 'all' does not restrict."""
 
     task: str
     split: str
@@ -125,7 +127,12 @@ class Subset:
 
 
 class Cube:
-    """Responses as arrays of arms x seeds x prompts, one a measure and decoding."""
+    """Responses as arrays of arms x seeds x prompts, one for each measure and decoding.
+
+    Raises
+    ------
+    ValueError : a prompt is described in two ways.
+    """
 
     def __init__(self, responses: pd.DataFrame):
         described = ["task", "kind", "lookalike", "language", "category", "attack", "split"]
@@ -150,7 +157,7 @@ class Cube:
         return (arm * len(self.seeds) + seed) * len(self.prompts) + prompt
 
     def values(self, column: str, decoding: str) -> tuple[np.ndarray, np.ndarray]:
-        """(mean over samples, number of samples), each (arms, S, P); NaN where there is none."""
+        """(mean over samples, number of samples), each (arms, S, P); the mean of none is NaN."""
         if (column, decoding) not in self._cache:
             rows = self._rows[decoding]
             scores = DERIVED[column](rows) if column in DERIVED else rows[column]
@@ -158,7 +165,7 @@ class Cube:
         return self._cache[column, decoding]
 
     def shares(self, response_class: str, decoding: str) -> tuple[np.ndarray, np.ndarray]:
-        """As `values`: the share of samples in a response class."""
+        """As `values`, of the share of samples in a response class."""
         scores = self._rows[decoding].response_class.eq(response_class)
         return self._pivot(scores.to_numpy(dtype=float), decoding)
 
@@ -174,9 +181,9 @@ class Cube:
     def subsets(
         self, population: np.ndarray, gap: bool = False, named: int = 2
     ) -> Iterator[Subset]:
-        """Subsets of a population (mask over prompts) that hold prompts, in a fixed order.
+        """The subsets of a population (a mask over prompts) that are not empty, in a fixed order.
 
-        They name at most so many of task, split and language; a gap's split does not count.
+        They name at most `named` of task, split and language; the split of a gap does not count.
         """
         asked = self.prompts[population]
         splits = sorted({"unseen", *asked.split})
@@ -202,9 +209,11 @@ class Cube:
         a: int | list[int],
         b: int | list[int] | None = None,
     ) -> tuple[statistics.Contrast, np.ndarray]:
-        """Mean of a metric in arm `a`, or a - b; and how many responses it rests on.
+        """The mean of a metric in arm `a`, or the difference a - b; and its number of responses.
 
-        Arms are positions in `arms`; lists of them give a batch.
+        Parameters
+        ----------
+        a, b : positions in `arms`; lists of them give a batch.
         """
         metric = METRICS[name]
         values, counts = self.values(metric.columns()[part], decoding)

@@ -1,21 +1,21 @@
 """Intervals, contrasts, corrections and verdicts.
 
-One method for every number. Responses form an array of seeds x prompts: each seed answers the same
-prompts, and prompts come in categories, so seeds and categories are CROSSED sources of error. Three
-steps, chosen by the simulation in tests/calibration.py, where other methods stand beside it:
+One method for every number. Responses form an array of seeds x prompts. Every seed answers the same
+prompts, and prompts come in categories, so seeds and categories are crossed sources of error. The
+method has three steps, chosen by the simulation in tests/calibration.py, which compares others:
 
-1. variance of a mean: seeds + categories - seeds x categories (multiway clustering; Cameron,
-   Gelbach, Miller 2011), never below that of independent responses, with the degrees of freedom of
-   whichever of them stands (Satterthwaite's);
-2. interval of a rate: Wilson's at the effective sample size which that variance implies, with t in
-   place of z (in the manner of Korn and Graubard 1998): inside [0, 1], of some width even when all
-   responses agree. Interval of an unbounded mean: mean +- t standard errors;
-3. interval of a difference of means (or of gaps): the distances from each mean to its own bounds,
-   squared and added (MOVER; Zou and Donner 2008), times what pairing saves: the root of the ratio
-   of the variance of the difference to that of means apart. What a handful of seeds says of the
-   covariance of two runs is noise for the most part and is shrunk by (S-1)/(S+1).
+1. Variance of a mean: seeds + categories - seeds x categories (multiway clustering; Cameron,
+   Gelbach, Miller 2011), at least that of independent responses, with Satterthwaite's degrees of
+   freedom of the larger of the two.
+2. Interval of a rate: Wilson's at the effective sample size that this variance implies, with t
+   instead of z (as Korn and Graubard 1998). It is inside [0, 1] and has some width even if all
+   responses agree. Interval of an unbounded mean: mean +- t standard errors.
+3. Interval of a difference of means (or of gaps): the distances from each mean to its own bounds,
+   squared and added (MOVER; Zou and Donner 2008), times the effect of pairing: the root of the
+   ratio of the variance of the difference to the sum of the variances. The covariance of two runs
+   over a few seeds is mostly noise and is shrunk by (S-1)/(S+1).
 
-Left out on purpose: bootstraps. Over so few seeds and categories they cover too little (90% to
+Bootstraps are left out on purpose. With so few seeds and categories they cover too little (90% to
 94%, by kind), and a formula needs no random numbers.
 
 Shape suffixes: K means in a contrast, S seeds, P prompts, C categories; `...` any batch of them.
@@ -50,14 +50,18 @@ class Contrast:
 
     Parameters
     ----------
-    weights_K : weight of each mean: (1,) a mean, (1, -1) a difference, (1, -1, -1, 1) of two gaps
-    values_KSP : (..., K, S, P) scores, NaN where there is no response; seeds and prompts are paired
-        over K, so a mean over some prompts only has NaN at the others
-    clusters_P : (P,) category of each prompt; with a single category each prompt is its own
-    bounded : the values lie in [0, 1]
-    runs_K : which run each mean comes from; by default each from its own
+    weights_K : (1,) for a mean, (1, -1) for a difference, (1, -1, -1, 1) for one of two gaps.
+    values_KSP : (..., K, S, P) scores, NaN where there is no response. Seeds and prompts are paired
+        over K, so a mean over some of the prompts has NaN at the others.
+    clusters_P : (P,) category of each prompt; if there is only one, each prompt is its own.
+    bounded : the values are in [0, 1].
+    runs_K : which run each mean comes from; by default each from its own.
 
-    A contrast in which one of the means has no response at all is NaN.
+    A contrast is NaN if one of its means has no response.
+
+    Raises
+    ------
+    ValueError : shapes do not fit, or a bounded value is outside [0, 1].
     """
 
     def __init__(
@@ -87,14 +91,14 @@ class Contrast:
             self._variances(filled, present, np.asarray(clusters_P))
 
     def _variances(self, filled, present, clusters_P) -> None:
-        """Sets variance_K of the means, and df and `pairing` of their weighted sum."""
+        """Set variance_K of the means, and df and `pairing` of their weighted sum."""
         some = present.reshape(-1, len(clusters_P)).any(0)
         _, codes = np.unique(clusters_P, return_inverse=True)
         if np.unique(codes[some]).size < 2:
             codes = np.arange(len(codes))
         order = np.argsort(codes, kind="stable")
         starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
-        # what each response, and each seed x category, adds to the error of its mean
+        # what each response, and each seed x category, contributes to the error of its mean
         n = self.responses_K[..., None, None]
         error_KSP = np.where(present, filled - self.means_K[..., None, None], 0.0) / n
         error_KSC = np.add.reduceat(error_KSP[..., order], starts, axis=-1)
@@ -121,9 +125,9 @@ class Contrast:
         parts = [np.einsum("k,...kl,l->...", w, c, w) for c in covariances]
         variance = _total(*parts)
         df = _satterthwaite(variance, parts, fewest - 1, categories.min(-1) - 1)
-        clustered = variance > parts[-1]  # else what stands is the variance of the responses
+        clustered = variance > parts[-1]  # else it is that of independent responses
         self.df = np.where(clustered | (variance == 0), df, self.responses - 1)
-        if self.bounded and len(w) > 1:  # one response more or less is always thinkable
+        if self.bounded and len(w) > 1:  # one response may always differ
             variance = np.maximum(variance, 1 / np.maximum(self.responses_K.min(-1), 1) ** 2)
         apart = (self.variance_K * w**2).sum(-1)
         self.pairing = np.sqrt(np.where(apart > 0, variance / np.where(apart > 0, apart, 1), 1.0))
@@ -161,23 +165,23 @@ class Contrast:
 
     @property
     def seeds(self):
-        """Seeds that every mean rests on."""
+        """The number of seeds behind every mean."""
         return self.seeds_K.min(-1)
 
     @property
     def responses(self):
-        """Responses in all means together."""
+        """The number of responses in all means."""
         return self.responses_K.sum(-1)
 
     @cached_property
     def _effective_K(self):
-        """Size of a simple random sample that would tell a rate as well as these responses do."""
+        """The size of a simple random sample that would estimate each rate as precisely."""
         spread = self.means_K * (1 - self.means_K)
         ok = (self.variance_K > 0) & (spread > 0)
         return np.where(ok, spread / np.where(ok, self.variance_K, 1), self.responses_K)
 
     def _wilson(self, t):
-        """Distances from the means down and up to the bounds of Wilson's interval."""
+        """The distances from the means down and up to the bounds of Wilson's interval."""
         p, n = self.means_K, self._effective_K
         middle = (p + t**2 / (2 * n)) / (1 + t**2 / n)
         half = t / (1 + t**2 / n) * np.sqrt(p * (1 - p) / n + t**2 / (4 * n**2))
@@ -217,10 +221,10 @@ def gap_contrast(a_SP, b_SP, unseen_P, seen_P, clusters_P, bounded: bool = True)
 
 
 def holm_levels(p_values: Sequence[float], alpha: float = 0.05) -> np.ndarray:
-    """Level of the interval of each hypothesis that goes with Holm's step-down decisions.
+    """The level of each hypothesis' interval that agrees with Holm's step-down decisions.
 
     With r of m rejected, the k-th smallest p (k <= r) gets 1 - alpha / (m - k + 1) and all others
-    1 - alpha / (m - r): intervals at these levels leave out exactly the rejected margins.
+    get 1 - alpha / (m - r): intervals at these levels exclude exactly the rejected margins.
     """
     p = np.asarray(p_values, dtype=float)
     steps = alpha / np.arange(len(p), 0, -1)
@@ -243,9 +247,13 @@ def holm_intervals(
 
 
 def interval_of_change(frame: pd.DataFrame, column: str) -> tuple[float, float, float]:
-    """(mean, low, high) over seeds of a training curve: last tenth of its steps minus first.
+    """(mean, low, high) of the change in training: the last tenth of the steps minus the first.
 
-    A t interval, NaN for one seed. `frame`: columns seed, step and `column`.
+    A t interval over seeds, NaN for one seed.
+
+    Parameters
+    ----------
+    frame : columns seed, step and `column`.
     """
     wide = frame.pivot(index="seed", columns="step", values=column)
     tenth = max(1, wide.shape[1] // 10)
@@ -257,7 +265,7 @@ def interval_of_change(frame: pd.DataFrame, column: str) -> tuple[float, float, 
 
 
 def verdict(low: float, high: float, margin: float, seeds: int) -> str:
-    """The decision rule, for an effect signed as claimed."""
+    """The decision rule, for an effect with the sign of the claim."""
     if seeds < SEEDS_FOR_A_VERDICT:
         return "descriptive"
     if low > margin:
@@ -266,7 +274,7 @@ def verdict(low: float, high: float, margin: float, seeds: int) -> str:
 
 
 def verdict_of_halves(verdicts: Sequence[str]) -> str:
-    """A claim with several halves: supported if all are, refuted if any is."""
+    """The verdict of a claim: supported if all its halves are, refuted if any is."""
     found = set(verdicts)
     if not found or "descriptive" in found:
         return "descriptive"
@@ -276,7 +284,7 @@ def verdict_of_halves(verdicts: Sequence[str]) -> str:
 
 
 def _bessel(n):
-    """n / (n - 1), and 0 where a single unit tells nothing about the spread of units."""
+    """n / (n - 1), and 0 where one unit says nothing about the spread of units."""
     several = n > 1 + 1e-9
     return np.where(several, n / np.where(several, n - 1, 1), 0.0)
 
@@ -286,7 +294,7 @@ def _flat(array_KSX):
 
 
 def _products(errors_KX, scale_K):
-    """Sums over X of the products of each two of K, (..., K, K)."""
+    """The sums over X of the products of each pair of K, (..., K, K)."""
     scaled = errors_KX * np.sqrt(scale_K)[..., None]
     return scaled @ np.swapaxes(scaled, -1, -2)
 
@@ -297,7 +305,7 @@ def _total(seed, category, both, independent):
 
 
 def _satterthwaite(variance, parts, df_seed, df_category):
-    """Degrees of freedom of a variance with parts for seeds, categories and both together."""
+    """Degrees of freedom of a variance with parts for seeds, categories and both."""
     degrees = df_seed, df_category, df_seed * df_category
     some = [np.where(df > 1e-9, df, np.inf) for df in degrees]
     noise = sum(part**2 / df for part, df in zip(parts, some))
