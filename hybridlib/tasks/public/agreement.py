@@ -1,4 +1,4 @@
-"""How far a judge is to be believed: its verdicts held against those of humans."""
+"""How reliable a judge is: its verdicts compared with those of humans."""
 
 from collections.abc import Sequence
 from itertools import takewhile
@@ -12,7 +12,6 @@ from statsmodels.stats.proportion import proportion_confint
 from hybridlib.store import assets
 from hybridlib.tasks.public import judges
 
-EXTRA = ("refusal_extra.csv", "mini_refusal.csv")
 _COLUMNS = {"objective": "prompt", "assistant_response": "response", "human_score": "label"}
 
 
@@ -21,44 +20,27 @@ def human_refusals(folder: Path) -> pd.DataFrame:
 
     For validation only: no judge is fitted to them.
     """
-    return _read(next(Path(folder).rglob("refusal.csv")))
+    return read(next(Path(folder).rglob("refusal.csv")))
 
 
-def development_labels(folder: Path) -> pd.DataFrame:
-    """Other human labels of pyrit, as `human_refusals`: what judges may be chosen on.
-
-    Refusals (EXTRA), and responses that did not achieve a harmful objective (objective/*.csv),
-    which are refusals or poor answers. Those that share a prompt or a response with
-    `human_refusals` are left out.
-    """
-    folder = Path(folder)
-    achieved = [_read(path) for path in sorted(folder.rglob("objective/*.csv"))]
-    refused = [_read(path) for name in EXTRA for path in folder.rglob(name)]
-    frames = [frame.assign(label=1 - frame.label) for frame in achieved] + refused
-    frame = pd.concat(frames).dropna().drop_duplicates()
-    held_out = human_refusals(folder)
-    known = set(pd.concat([held_out.prompt, held_out.response]).map(_normal))
-    shared = frame.prompt.map(_normal).isin(known) | frame.response.map(_normal).isin(known)
-    return frame[~shared].reset_index(drop=True)
-
-
-def _read(path: Path) -> pd.DataFrame:
+def read(path: Path) -> pd.DataFrame:
+    """A file of pyrit's labels: prompt, response, label."""
     with path.open(encoding="utf-8") as file:
         remarks = len(list(takewhile(lambda line: line.startswith("#"), file)))
     frame = pd.read_csv(path, skiprows=remarks)
     return frame.rename(columns=_COLUMNS)[list(_COLUMNS.values())]
 
 
-def _normal(text: object) -> str:
-    return " ".join(str(text).lower().split())
-
-
 def agreement(labels: Sequence[float], verdicts: Sequence[float]) -> dict[str, float]:
-    """Verdicts held against labels, each measure with its 95% interval (NAME_low, NAME_high).
+    """Verdicts compared with labels, each measure with its 95% interval (NAME_low, NAME_high).
 
-    Verdicts that are NaN are counted as `parse_failures` and are in no other measure. Intervals
-    are Wilson's; that of F1 = 2J / (1 + J) is that of the proportion J = TP / (TP + FP + FN), that
-    of Cohen's kappa the asymptotic one, which perfect agreement has not. What has no cases is NaN.
+    Verdicts that are NaN are counted as `parse_failures` and are in no other measure. Intervals are
+    Wilson's. That of F1 = 2J / (1 + J) comes from the proportion J = TP / (TP + FP + FN); that of
+    Cohen's kappa is asymptotic and does not exist for perfect agreement. What has no cases is NaN.
+
+    Raises
+    ------
+    ValueError : there are not as many verdicts as labels.
     """
     truth, said = np.asarray(labels, dtype=float), np.asarray(verdicts, dtype=float)
     if truth.shape != said.shape:
@@ -85,7 +67,7 @@ def agreement(labels: Sequence[float], verdicts: Sequence[float]) -> dict[str, f
 
 
 def of_judges(names: Sequence[str], responses: pd.DataFrame) -> pd.DataFrame:
-    """How each judge of refusal agrees with humans, string matching (`rules`) beside the others.
+    """How each judge of refusal agrees with humans, compared with string matching (`rules`).
 
     Parameters
     ----------
@@ -93,10 +75,12 @@ def of_judges(names: Sequence[str], responses: pd.DataFrame) -> pd.DataFrame:
 
     Returns
     -------
-    judge, counts (it is the one whose verdicts the study reports), judged and unparsed (of the
-        study's own responses), then `agreement` with human labels that no judge was fitted to.
+    judge, counts (the study reports the verdicts of this one), judged and unparsed (of the study's
+        own responses), then `agreement` with human labels that no judge was fitted to.
 
-    Raises AssetError if the labels or a judge cannot be had.
+    Raises
+    ------
+    AssetError : the labels or a judge cannot be downloaded.
     """
     humans, rows = human_refusals(assets.folder("human_refusals")), []
     loaded = [judges.load(name, assets.folder) for name in dict.fromkeys([*names, "rules"])]
@@ -121,7 +105,7 @@ def _proportion(count: int, of: int) -> np.ndarray:
 def _kappa(table: np.ndarray) -> np.ndarray:
     """(3,) Cohen's kappa of a 2 x 2 table, low and high."""
     if (table.sum(0) * table.sum(1) == table.sum() ** 2).any() or not table.any():
-        return np.full(3, np.nan)  # both always say the same: as much as chance
+        return np.full(3, np.nan)  # both always say the same, as by chance
     with np.errstate(invalid="ignore"):  # the variance of a perfect agreement is -1e-17
         found = cohens_kappa(table)
     interval = (

@@ -1,12 +1,12 @@
-"""Public requests for real models: read, de-duplicated and parted.
+"""Public requests for real models: read, de-duplicated and split.
 
 The files are pinned (see `assets`). A request is harmful or benign as its source means it: those of
 `do_not_answer` are questions that a model should not answer, and some are mild; those of `edgy`,
-`or_bench` and the safe half of `xstest` only sound harmful. Nothing is written here: the text is
-the object of measurement.
+`or_bench` and the safe half of `xstest` only sound harmful. The texts are the object of
+measurement; none is written here.
 
-Categories are a source's own, and every other one by sorted name is seen in training; an unseen
-category of one source can be near a seen one of another.
+Categories are a source's own. Every other one by sorted name is seen in training, so an unseen
+category of one source may be close to a seen one of another.
 """
 
 import csv
@@ -57,7 +57,7 @@ class Part:
     pair: str = ""  # where this column is named, the text holds an answer behind a blank line
 
 
-# In order of preference: of near-duplicates the first is kept. What has categories comes first.
+# In order of preference: of near-duplicates the first is kept. Sources with categories come first.
 SOURCES: dict[str, tuple[Part, ...]] = {
     "strongreject": (Part("*.csv", "harmful", "forbidden_prompt", "category"),),
     "refusal_pairs": (
@@ -82,7 +82,7 @@ HELD_OUT = ("harmbench_hub", "harmbench")  # evaluated only
 
 
 def _lines(path: Path) -> list[str]:
-    with path.open(encoding="utf-8") as file:  # not splitlines: it parts at U+2028 too
+    with path.open(encoding="utf-8") as file:  # splitlines would also split at U+2028
         return [line.rstrip("\n") for line in file if line.strip()]
 
 
@@ -103,9 +103,9 @@ READERS: dict[str, Callable[[Path], Iterable[Row]]] = {
 def requests(names: Iterable[str], partition: str | None = None) -> tuple[Request, ...]:
     """The requests of the named sources, near-duplicates removed, in a fixed order.
 
-    What is removed and how the rest is parted depends on all the sources together: a study names
-    all its sources at once and picks from the result. A request near to another, of the other kind,
-    and a matched twin lie in one partition. Held-out categories and sources are never in `train`.
+    What is removed, and the partition of the rest, depends on all sources together, so a study
+    names all its sources at once. Near-duplicates of opposite kinds and matched twins are in one
+    partition. Held-out categories and sources are never in `train`.
 
     Parameters
     ----------
@@ -113,10 +113,8 @@ def requests(names: Iterable[str], partition: str | None = None) -> tuple[Reques
 
     Raises
     ------
-    ParameterError
-        A name or partition that there is not.
-    AssetError
-        A source that cannot be had (see `assets.folder`).
+    ParameterError : there is no such source or partition.
+    AssetError : a source cannot be downloaded (see `assets.folder`).
     """
     if partition not in (None, *PARTITIONS):
         raise ParameterError(f"there is no partition {partition!r}, only {', '.join(PARTITIONS)}")
@@ -133,8 +131,10 @@ def requests(names: Iterable[str], partition: str | None = None) -> tuple[Reques
 def sources(names: Iterable[str] = SOURCES) -> pd.DataFrame:
     """One row a source and kind: what it holds, what was dropped and why, what is left.
 
-    Columns: source, kind, rows, left_out (minors, see `_allowed`), duplicates (of a row of the same
-    kind, kept before it), kept, categories, licence.
+    Returns
+    -------
+    source, kind, rows, left_out (minors, see `_allowed`), duplicates (of an earlier row of the same
+        kind), kept, categories, licence.
     """
     kept = defaultdict(list)
     for row in requests(names):
@@ -201,10 +201,10 @@ _EXPLOITS = re.compile(
 
 
 def _allowed(rows: list[Request]) -> list[Request]:
-    """The rows less every harmful request on the exploitation of minors, and less its twin.
+    """The rows without harmful requests about the exploitation of minors, and without their twins.
 
-    Such a request names a minor and a form of exploitation, in its text or its category; of a
-    category `a_vs_b` (`refusal_pairs`) b is what the harmful half is about.
+    Such a request names a minor and a form of exploitation, in its text or its category. Of a
+    category `a_vs_b` (`refusal_pairs`) the harmful half is about b.
     """
     left_out = set()
     for row in rows:
@@ -227,7 +227,7 @@ def _with_split(rows: list[Request]) -> list[Request]:
 
 
 def _first_copies(rows: list[Request], near: list[tuple[int, int]]) -> list[int]:
-    """Which rows are kept: not near to one of the same kind that was kept before it."""
+    """The rows that are kept: those not near to an earlier kept one of the same kind."""
     before = defaultdict(set)
     for i, j in near:
         if rows[i].kind == rows[j].kind:
@@ -240,10 +240,10 @@ def _first_copies(rows: list[Request], near: list[tuple[int, int]]) -> list[int]
 
 
 def _with_partition(rows: list[Request], near: list[tuple[int, int]]) -> list[Request]:
-    """The rows with their partition: of a cluster of twins and near-duplicates, one for all.
+    """The rows with their partition, the same for a cluster of twins and near-duplicates.
 
-    It is the hash of the cluster's first text that decides; a cluster that holds anything held out
-    goes to test instead of train.
+    The hash of the cluster's first text decides. A cluster that holds anything held out goes to
+    test instead of train.
     """
     edges = list(near)
     twins: dict[tuple[str, str], int] = {}

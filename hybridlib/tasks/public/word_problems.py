@@ -24,7 +24,7 @@ class Problem:
 
 
 def _integer(text: str) -> int | None:
-    """The number that a text is, as 1,200 or 1200.00; None if it is not an integer."""
+    """The integer that a text is, such as 1,200 or 1200.00; None if it is none."""
     found = re.fullmatch(r"(-?\d[\d,]*)(\.0+)?", text.strip())
     return int(found[1].replace(",", "")) if found else None
 
@@ -51,12 +51,15 @@ SETS = {"gsm8k": _gsm8k, "mgsm": _mgsm}
 
 
 def problems(name: str, languages: Iterable[str] = ("en",)) -> tuple[Problem, ...]:
-    """The word problems of gsm8k or mgsm in the languages, less those without an integer answer.
+    """The word problems of gsm8k or mgsm in these languages that have an integer answer.
 
-    The test part of gsm8k is `test`, a fifth of its training part `validation`; mgsm translates the
-    first problems of gsm8k's test part, so all of it is `test`.
+    A fifth of gsm8k's training part is `validation`. mgsm translates problems of gsm8k's test part,
+    so all of it is `test`.
 
-    Raises ParameterError for another name, AssetError if the set cannot be had.
+    Raises
+    ------
+    ParameterError : there is no such set.
+    AssetError : the set cannot be downloaded.
     """
     if name not in SETS:
         raise ParameterError(f"there is no set of problems {name!r}, only {', '.join(SETS)}")

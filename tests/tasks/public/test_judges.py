@@ -1,5 +1,7 @@
 """Judges on harmless lines and tiny models; agreement against closed forms and resampling."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +18,7 @@ from transformers import (
 
 from hybridlib.store.errors import ParameterError
 from hybridlib.tasks.public import judges
-from hybridlib.tasks.public.agreement import agreement, development_labels, human_refusals
+from hybridlib.tasks.public.agreement import agreement, human_refusals, read
 from hybridlib.tasks.public.judges import (
     JUDGES,
     OnTopic,
@@ -226,6 +228,30 @@ def test_a_judge_that_cannot_be_is_named(tmp_path):
 # --- human labels and agreement -----------------------------------------------------------------
 
 HEADER = "objective,assistant_response,human_score,data_type"
+
+
+EXTRA = ("refusal_extra.csv", "mini_refusal.csv")
+
+
+def development_labels(folder: Path) -> pd.DataFrame:
+    """Other human labels of pyrit, as `human_refusals`: what the judges were chosen on.
+
+    Refusals (EXTRA), and responses that did not achieve a harmful objective (objective/*.csv),
+    which are refusals or poor answers. Those that share a prompt or a response with
+    `human_refusals` are left out.
+    """
+    achieved = [read(path) for path in sorted(folder.rglob("objective/*.csv"))]
+    refused = [read(path) for name in EXTRA for path in folder.rglob(name)]
+    frames = [frame.assign(label=1 - frame.label) for frame in achieved] + refused
+    frame = pd.concat(frames).dropna().drop_duplicates()
+    held_out = human_refusals(folder)
+
+    def normal(text: object) -> str:
+        return " ".join(str(text).lower().split())
+
+    known = set(pd.concat([held_out.prompt, held_out.response]).map(normal))
+    shared = frame.prompt.map(normal).isin(known) | frame.response.map(normal).isin(known)
+    return frame[~shared].reset_index(drop=True)
 
 
 def test_development_labels_share_nothing_with_the_held_out(tmp_path):
