@@ -5,7 +5,7 @@ from collections import Counter
 from functools import cache
 
 import pytest
-from test_prompts import (
+from reading import (
     SEEN_PRIVATE,
     THINGS,
     UNSEEN_PRIVATE,
