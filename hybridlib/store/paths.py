@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = PROJECT / "notebooks"
+_ABOVE = Path(__file__).resolve().parents[2]
+# The checkout; where the package was installed without one, the working directory.
+PROJECT = _ABOVE if (_ABOVE / "pyproject.toml").exists() else Path.cwd()
+NOTEBOOKS = (Path(__file__).parents[1] / "notebooks").resolve()  # a link, so that wheels hold them
 
 
 def committed(preset: str) -> Path:
