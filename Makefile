@@ -4,25 +4,27 @@ PRESET ?= organism
 ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
+# One process a core, at most four; each with one thread, or they slow one another down.
+CORES := $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
 
-.PHONY: help setup study figures compare publish report site tune sweep sensitivity bench test test-slow \
-  test-browser lint lab
+.PHONY: help setup study params figures compare publish site tune sweep sensitivity bench lab test \
+  test-slow test-browser lint
 
 help:
-	@echo "make study [PRESET=organism] [ARGS='-p NAME VALUE']  train, evaluate, draw every figure"
-	@echo "make figures   redraw the figures from committed tables, without training [ARGS='--only NAME']"
-	@echo "make compare   hold the last run against the committed results"
-	@echo "make publish   replace the committed results by the last run"
-	@echo "make report    write the account and every figure of a preset into one HTML file"
-	@echo "make site      render all committed results as a static site, to be read without a network"
-	@echo "make tune      choose the learning rates that are lacking (one common grid, development seeds)"
-	@echo "make sweep PRESET=hybrids [ARGS='-p seeds 2']  train each hybrid over the values of the number that matters in it"
-	@echo "make sensitivity PRESET=confirmatory [ARGS='--axis hidden_size']  decide the claims again with one parameter changed"
-	@echo "make bench [PARTS='steps curves scaling study']  time a GRPO step beside TRL's, and the study"
-	@echo "make lab       open JupyterLab        make setup   only create .venv"
-	@echo "make test      run the tests          make lint    run ruff"
-	@echo "make test-slow run those that take minutes: faults, repetitions, simulations"
-	@echo "make test-browser   run those of the site and of explore.ipynb, in Chromium"
+	@echo "make study [PRESET=organism] [ARGS='-p NAME VALUE']   train, evaluate, draw every figure"
+	@echo "make params [PRESET=organism]   list the parameters: value, range, meaning"
+	@echo "make compare   compare the last run with the committed results"
+	@echo "make figures   redraw the figures from the committed tables [ARGS='--only NAME']"
+	@echo "make publish   replace the committed results with the last run"
+	@echo "make site      build all committed results as a static site"
+	@echo "make lab       open JupyterLab"
+	@echo "make tune      choose the learning rates that are missing, on development seeds"
+	@echo "make sweep PRESET=hybrids   train each hybrid over the values of its main parameter"
+	@echo "make sensitivity PRESET=confirmatory [ARGS='--axis NAME']   test the claims again with one parameter changed"
+	@echo "make bench [PARTS='steps curves scaling study']   time a GRPO step against TRL's"
+	@echo "make test      run the tests; test-slow and test-browser run those that it leaves out"
+	@echo "make lint      check style and the direction of imports"
+	@echo "make setup     only create .venv"
 
 setup: .venv/installed
 
@@ -35,8 +37,11 @@ setup: .venv/installed
 	@$(PIP) install --no-deps --editable .
 	@touch $@
 
-study figures compare publish report site tune sweep sensitivity: setup
+study params figures compare publish tune sweep sensitivity: setup
 	@$(BIN)/python -m hybridlib $@ $(PRESET) $(ARGS)
+
+site: setup
+	@$(BIN)/python -m hybridlib site
 
 bench: setup
 	@$(BIN)/python -m hybridlib bench $(PARTS)
@@ -45,7 +50,7 @@ lab: setup
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 test: setup
-	$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile $(ARGS)
 
 test-slow: setup
 	@$(BIN)/python -m pytest -m slow $(ARGS)
@@ -55,3 +60,5 @@ test-browser: setup
 
 lint: setup
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check hybridlib tests bench
+	$(BIN)/lint-imports
