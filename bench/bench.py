@@ -312,7 +312,7 @@ def bands(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def draw_curves(table: pd.DataFrame) -> dict:
-    """learning_curves.{svg,png}; the share of windows in which each mean is inside the other."""
+    """learning_curves.png; the share of windows in which each mean is inside the other."""
     from matplotlib.figure import Figure
 
     from hybridlib.figures import style

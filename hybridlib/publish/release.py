@@ -1,9 +1,11 @@
-"""Committed results: hold a rerun against them, or replace them.
+"""Committed results: compare a rerun with them, or replace them.
 
-results/<preset>/  tables/*.csv  figures/*.{svg,png}  notebooks/*.{ipynb,html}  artifacts/
-                   manifest.json: figure -> tables -> runs -> configuration, code, environment
+results/<preset>/  tables/*.csv, those in WIDE as *.csv.gz  figures/*.png  notebooks/*.ipynb
+                   artifacts/  manifest.json: figure -> tables -> runs -> configuration, code,
+                   environment; its sha256 of a table is that of the CSV, compressed or not
 """
 
+import gzip
 import json
 import shutil
 import subprocess
@@ -25,9 +27,11 @@ from hybridlib.study import notebook as nb
 from hybridlib.study.collect import is_present
 from hybridlib.study.jobs import run
 
-LIMIT = 50_000_000  # bytes of committed results a preset
-OUTSIDE = 0.05  # share of rows that may lie outside before a rerun counts as different
-MEASURED = {"estimate", "low", "high", "seeds", "responses", "margin", "verdict"}
+LIMIT = 20_000_000  # bytes of committed results a preset
+WIDE = ("classes", "contrasts", "metrics", "training")  # tables that no person reads in git
+OUTSIDE = 0.05  # share of rows that may be outside before a rerun counts as different
+MEASURED = {"arm", "estimate", "low", "high", "seeds", "responses", "margin", "verdict"}
+RERUN = "run `make study PRESET={0}`"
 
 
 class PublishError(OneLineError, RuntimeError):
@@ -35,42 +39,51 @@ class PublishError(OneLineError, RuntimeError):
 
 
 def compare(preset: str, *, report: Callable[[str], object] = print) -> int:
-    """Hold the local results of a preset against the committed ones.
+    """Compare the local results of a preset with the committed ones, row by row.
 
     A row of metrics.csv agrees if the two intervals overlap: a rerun has noise of its own, so an
-    estimate of the same thing lies outside the other's 95% interval about one time in six.
+    estimate of the same quantity is outside the other's 95% interval about one time in six. Rows
+    that only one side has are counted and not judged.
 
     Returns
     -------
     0 if they agree, 1 if a verdict changed or more than 5% of the rows do not overlap.
+
+    Raises
+    ------
+    PublishError : a table is missing on either side.
     """
-    before, after = committed(preset) / "tables", local(preset) / "tables"
-    rows = _side_by_side(before / "metrics.csv", after / "metrics.csv")
-    both_absent = rows.estimate.isna() & rows.estimate_rerun.isna() & (rows._merge == "both")
+    rows = _side_by_side(preset, "metrics", report)
+    both_absent = rows.estimate.isna() & rows.estimate_rerun.isna()
     overlap = (rows.low <= rows.high_rerun) & (rows.low_rerun <= rows.high)
     rows["outside"] = ~(overlap | both_absent)
     width = (rows.high - rows.low + rows.high_rerun - rows.low_rerun).clip(lower=1e-6)
     rows["distance"] = ((rows.estimate - rows.estimate_rerun).abs() / width).fillna(float("inf"))
     share = rows.outside.mean()
-    report(f"{len(rows)} rows of metrics.csv: {share:.1%} outside (at most {OUTSIDE:.0%} may be)")
+    report(f"{len(rows)} rows of metrics: {share:.1%} outside (at most {OUTSIDE:.0%} may be)")
     for _, row in rows[rows.outside].nlargest(10, "distance").iterrows():
-        name = " ".join(str(row[column]) for column in rows.attrs["ids"])
-        report(f"  {name}: {_interval(row, '')} committed, {_interval(row, '_rerun')} now")
+        report(f"  {row['name']}: {_interval(row, '')} committed, {_interval(row, '_rerun')} now")
 
-    verdicts = _side_by_side(before / "verdicts.csv", after / "verdicts.csv")
+    verdicts = _side_by_side(preset, "verdicts", report)
     changed = verdicts[verdicts.verdict != verdicts.verdict_rerun]
     report(f"{len(verdicts)} verdicts: {len(changed)} changed")
     for _, row in changed.iterrows():
-        name = " ".join(str(row[column]) for column in verdicts.attrs["ids"])
-        report(f"  {name}: {row.verdict} committed, {row.verdict_rerun} now")
-    return int(share > OUTSIDE or len(changed) > 0)
+        report(f"  {row['name']}: {row.verdict} committed, {row.verdict_rerun} now")
+    agree = share <= OUTSIDE and changed.empty
+    report(
+        "Your run reproduces the committed results, up to the chance between two runs."
+        if agree
+        else "Your run does not reproduce the committed results. If no parameter was changed, the "
+        "likely reason is another base: your machine rounds differently (docs/findings.md)."
+    )
+    return int(not agree)
 
 
 def publish(preset: str, *, report: Callable[[str], object] = print) -> Path:
     """Replace the committed results of a preset by the local ones; all or nothing.
 
-    Where tables alone are local (`make sensitivity` and `make sweep` go by a committed study), they
-    are added to the committed results and the figures drawn again from all of them.
+    Where tables alone are local (`make sensitivity` and `make sweep` use a committed study), they
+    are added to the committed results and all figures are redrawn.
 
     Raises
     ------
@@ -83,12 +96,12 @@ def publish(preset: str, *, report: Callable[[str], object] = print) -> Path:
     elif tables and "runs" not in tables and target.is_dir():
         fill = _added
     else:
-        raise PublishError(f"no local results of {preset}: run `make study PRESET={preset}` first")
+        raise PublishError(f"no local results of {preset}: {RERUN.format(preset)} first")
     return _replace(target, lambda draft: fill(draft, source, target), report)
 
 
 def redraw(preset: str, *, report: Callable[[str], object] = print) -> Path:
-    """Draw the figures of committed tables again, and execute the notebooks that show them.
+    """Redraw the figures of committed tables, and execute the notebooks that show them.
 
     Raises
     ------
@@ -103,12 +116,13 @@ def redraw(preset: str, *, report: Callable[[str], object] = print) -> Path:
 def _replace(
     target: Path, fill: Callable[[Path], dict[str, Any]], report: Callable[[str], object]
 ) -> Path:
-    """Put what `fill` writes into a draft, with the manifest that it returns, in target's place."""
+    """Replace `target` by what `fill` writes into a draft and the manifest that it returns."""
     draft = target.with_name(f".{target.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     try:
         text = json.dumps(fill(draft), indent=1, ensure_ascii=False)
         (draft / "manifest.json").write_text(text + "\n", encoding="utf-8")
+        compress(draft)
         size = sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
         if size > LIMIT:
             raise PublishError(f"{size / 1e6:.1f} MB is over the {LIMIT / 1e6:.0f} MB of a preset")
@@ -129,16 +143,15 @@ def _study(draft: Path, source: Path, target: Path) -> dict[str, Any]:
     jobs = grid.plan(config)
     for job in jobs:
         if job.notebook and job.key and not job.unchanged():
-            again = f"run `make study PRESET={config.preset}`"
-            raise PublishError(f"{job.name} is not up to date: {again}")
-    for part, kinds in (("tables", ("csv",)), ("figures", ("svg", "png"))):
+            raise PublishError(f"{job.name} is not up to date: {RERUN.format(config.preset)}")
+    for part, kind in (("tables", "csv"), ("figures", "png")):
         (draft / part).mkdir(parents=True)
-        for kind in kinds:
-            for path in sorted((source / part).glob(f"*.{kind}")):
-                shutil.copyfile(path, draft / part / path.name)
-    for path in _notebooks(jobs, source):
+        for path in sorted((source / part).glob(f"*.{kind}")):
+            shutil.copyfile(path, draft / part / path.name)
+    artifacts = collect.artifacts(config, config.seeds[0])
+    for path in _notebooks(jobs, source, of_runs=bool(artifacts)):
         _write_notebook(path, draft / "notebooks")
-    for name, folder in collect.artifacts(config, config.seeds[0]).items():
+    for name, folder in artifacts.items():
         shutil.copytree(folder, draft / "artifacts" / name)
     for path in (draft / "artifacts").rglob("adapter_config.json"):
         _name_base(path, target / "artifacts" / "base")
@@ -154,7 +167,7 @@ def _added(draft: Path, source: Path, target: Path) -> dict[str, Any]:
     """Fill the draft with the committed results and the local tables; return the manifest, in
     which an added table names the commit that made it."""
     if not is_present(target):
-        again = f"run `make study PRESET={target.name}` and publish that"
+        again = f"{RERUN.format(target.name)} and publish that"
         raise PublishError(f"results/{target.name} is of other stages or hypotheses: {again}")
     return _drawn(draft, target, added=sorted((source / "tables").glob("*.csv")))
 
@@ -165,9 +178,9 @@ def _drawn(
     report: Callable[[str], object] = lambda line: None,
     added: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Fill the draft with the committed results and tables added to them, the figures and their
-    notebooks new; return the manifest."""
-    shutil.copytree(target, draft)
+    """Fill the draft with the committed results and tables added to them, redraw the figures and
+    execute their notebooks; return the manifest."""
+    shutil.copytree(target, draft, ignore=shutil.ignore_patterns("*.html"))
     made = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
     runs = _read(draft / "tables" / "runs.csv")
     for path in added:
@@ -208,20 +221,27 @@ def manifest(config: Any, folder: Path) -> dict[str, Any]:
     }
 
 
-def _notebooks(jobs: list, source: Path) -> list[Path]:
-    """Return the executed notebooks that are committed: of the trainings those of the first seed,
-    of the evaluations the first."""
+def compress(folder: Path) -> None:
+    """Keep the wide tables of a results folder as gzip: the same CSV gives the same bytes."""
+    for path in (folder / "tables" / f"{name}.csv" for name in WIDE):
+        if path.exists():
+            with (
+                path.with_suffix(".csv.gz").open("wb") as file,
+                gzip.GzipFile(filename="", mode="wb", fileobj=file, mtime=0) as zipped,
+            ):
+                zipped.write(path.read_bytes())
+            path.unlink()
+
+
+def _notebooks(jobs: list, source: Path, of_runs: bool) -> list[Path]:
+    """Return the executed notebooks that are committed. Those of single runs come only with the
+    weights of a preset: the trainings of the first seed, and the first evaluation."""
     seeds = [job.parameters["seed"] for job in jobs if "seed" in job.parameters]
+    shown = [j for j in jobs if j.notebook and j.parameters.get("seed", seeds[0]) == seeds[0]]
+    evaluations = [job for job in shown if job.notebook.stem == "03_evaluate"]
+    left_out = evaluations[1:] if of_runs else [j for j in shown if "variant" in j.parameters]
     kept = [source / "notebooks" / "00_study.ipynb"]
-    evaluated = False
-    for job in jobs:
-        if not job.notebook or job.parameters.get("seed", seeds[0]) != seeds[0]:
-            continue
-        if job.notebook.stem == "03_evaluate":
-            if evaluated:
-                continue
-            evaluated = True
-        kept.append(job.output)
+    kept += [job.output for job in shown if job not in left_out]
     for path in kept:
         if not path.exists() or nb.error_in(path):
             raise PublishError(f"{path.name} is missing or failed: run the study again")
@@ -229,13 +249,10 @@ def _notebooks(jobs: list, source: Path) -> list[Path]:
 
 
 def _write_notebook(path: Path, folder: Path, places: Mapping[str, str] = {}) -> None:
-    """Write an executed notebook, cleaned, as ipynb and HTML."""
-    from hybridlib.publish import render
-
+    """Write an executed notebook, cleaned."""
     folder.mkdir(parents=True, exist_ok=True)
     node = nb.cleaned(nbformat.read(path, as_version=4), _places() | places)
     nbformat.write(node, folder / path.name)
-    (folder / path.name).with_suffix(".html").write_text(render.html(node), encoding="utf-8")
 
 
 def _halve(path: Path) -> None:
@@ -274,9 +291,19 @@ def _without_places(text: str) -> str:
 
 
 def _figures(folder: Path) -> dict[str, dict[str, list[str]]]:
-    """Return the tables of each figure of a results folder."""
-    drawn = sorted((folder / "figures").glob("*.svg"))
-    return {path.stem: {"tables": _tables_of(path.stem, folder)} for path in drawn}
+    """Return the tables of each figure of a results folder.
+
+    Raises PublishError for a figure that the present code does not draw.
+    """
+    from hybridlib.figures import registry
+    from hybridlib.figures.results import Results
+
+    known, found = registry.figures(), {}
+    for path in sorted((folder / "figures").glob("*.png")):
+        if path.stem not in known:
+            raise PublishError(f"figures/{path.name} is of older code: remove it and publish again")
+        found[path.stem] = {"tables": known[path.stem].read(Results(folder))}
+    return found
 
 
 def _runs_of(table: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
@@ -285,23 +312,6 @@ def _runs_of(table: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
     if by:
         runs = runs.merge(table[by].drop_duplicates(), on=by)
     return sorted(set(runs.run))
-
-
-def _tables_of(figure: str, folder: Path) -> list[str]:
-    """Return the tables that a figure's function reads, found by letting it draw."""
-    from hybridlib.figures import plots, results
-
-    read = set()
-
-    class Watched(results.Results):
-        def table(self, name: str) -> pd.DataFrame:
-            read.add(name)
-            return super().table(name)
-
-    if not hasattr(plots, figure):
-        raise PublishError(f"figures/{figure}.svg is of older code: remove it and publish again")
-    getattr(plots, figure)(Watched(folder))
-    return sorted(read)
 
 
 def _commit() -> str:
@@ -316,18 +326,26 @@ def _commit() -> str:
     return commit + ("-changed" if git("status", "--porcelain", "--", *code) else "")
 
 
-def _side_by_side(before: Path, after: Path) -> pd.DataFrame:
-    """Join two versions of a table on all that is not measured; the second's end in _rerun."""
-    for path in (before, after):
-        if not path.exists():
-            raise PublishError(f"there is no {path.relative_to(PROJECT)} to compare")
-    left, right = _read(before), _read(after)
-    ids = [column for column in left if column not in MEASURED]
-    for frame in (left, right):
-        frame["nth"] = frame.groupby(ids, dropna=False).cumcount()
-    joined = left.merge(right, "outer", [*ids, "nth"], suffixes=("", "_rerun"), indicator=True)
-    joined.attrs["ids"] = ids
-    return joined
+def _side_by_side(preset: str, name: str, report: Callable[[str], object]) -> pd.DataFrame:
+    """Join the committed and the local version of a table on all that is not measured, as far as
+    both have it; local columns end in _rerun. `name` is what a row is about, in words."""
+    from hybridlib.figures.results import Results
+
+    sides = []
+    for place in (committed(preset), local(preset)):
+        if not Results(place).has(name):
+            where = (place / "tables" / f"{name}.csv").relative_to(PROJECT)
+            raise PublishError(f"there is no {where} to compare")
+        sides.append(Results(place).table(name))
+    ids = [column for column in sides[0] if column in sides[1] and column not in MEASURED]
+    sides = [side.assign(nth=side.groupby(ids, dropna=False).cumcount()) for side in sides]
+    joined = {"on": [*ids, "nth"], "suffixes": ("", "_rerun"), "indicator": "found"}
+    rows = sides[0].merge(sides[1], "outer", **joined)
+    for side, told in (("left_only", "committed"), ("right_only", "new")):
+        if count := rows.found.eq(side).sum():
+            report(f"{count} rows of {name} are only {told}: not judged")
+    words = rows[ids].astype(str).agg(" ".join, axis="columns")
+    return rows.assign(name=words)[rows.found.eq("both")]
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """Committed results: comparing a rerun with them, and replacing them."""
 
+import gzip
+import hashlib
 import json
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import synthetic
 from safetensors.numpy import load_file, save_file
 from standin import Config, Project
 
+from hybridlib.evaluation import hypotheses
 from hybridlib.publish import release
 from hybridlib.publish.release import PublishError
 from hybridlib.store.paths import committed, local
@@ -19,6 +22,7 @@ from hybridlib.store.run_store import sha256
 from hybridlib.study import grid
 from hybridlib.study import notebook as nb
 from hybridlib.study.jobs import StudyError
+from hybridlib.study.keys import VERSIONS
 
 PROGRESS = "[1/2] train sft seed 0   41 s   about 9 min left\n        base   12 s so far   loss 1\n"
 
@@ -32,7 +36,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 @pytest.fixture
 def finished(project: Project) -> Project:
-    """A project whose study has run: executed notebooks, tables, one figure, one artifact."""
+    """A project whose study has run: executed notebooks, tables, figures, one artifact."""
     here = local("organism")
     for job in grid.plan(project.config):
         if job.notebook:
@@ -48,7 +52,8 @@ def finished(project: Project) -> Project:
         (here / folder).mkdir()
     synthetic.cost(2).to_csv(here / "tables" / "cost.csv", index=False)
     synthetic.runs(2).to_csv(here / "tables" / "runs.csv", index=False)
-    (here / "figures" / "cost.svg").write_text("<svg/>")
+    synthetic.training(2).to_csv(here / "tables" / "training.csv", index=False)
+    (here / "figures" / "cost.svg").write_text("<svg/>")  # drawn for papers, not published
     (here / "figures" / "cost.png").write_bytes(b"png")
     artifact = project.root / "store" / "base"
     artifact.mkdir(parents=True)
@@ -92,16 +97,32 @@ def test_publish_commits_everything_that_a_reader_needs(finished: Project):
     files = {p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file()}
     notebooks = {"00_study", "01_base", "02_train-sft-seed0", "03_evaluate-base", *grid.FIGURES}
     assert files == {
-        *(f"notebooks/{name}.{kind}" for name in notebooks for kind in ("ipynb", "html")),
+        *(f"notebooks/{name}.ipynb" for name in notebooks),
         "tables/cost.csv",
         "tables/runs.csv",
-        "figures/cost.svg",
+        "tables/training.csv.gz",
         "figures/cost.png",
         "artifacts/base/model.safetensors",
         "manifest.json",
     }
     weights = load_file(target / "artifacts" / "base" / "model.safetensors")
     assert {name: str(value.dtype) for name, value in weights.items()} == {"weight": "float16"}
+
+
+def test_notebooks_of_single_runs_come_with_the_weights_alone(finished: Project):
+    finished.artifacts = {}
+    shown = {path.stem for path in (published(finished) / "notebooks").iterdir()}
+    assert shown == {"00_study", "01_base", *grid.FIGURES}
+
+
+def test_a_wide_table_is_kept_as_gzip_of_the_very_csv(finished: Project):
+    path = published(finished) / "tables" / "training.csv.gz"
+    text = (local("organism") / "tables" / "training.csv").read_bytes()
+    assert gzip.decompress(path.read_bytes()) == text
+    # no flags, so no file name, and no time of writing: the same table gives the same bytes
+    assert path.read_bytes()[:8] == b"\x1f\x8b\x08\x00\x00\x00\x00\x00"
+    manifest = json.loads((path.parents[1] / "manifest.json").read_text())
+    assert manifest["tables"]["training"]["sha256"] == hashlib.sha256(text).hexdigest()
 
 
 def test_published_notebooks_hold_no_path_and_no_timing(finished: Project):
@@ -111,7 +132,7 @@ def test_published_notebooks_hold_no_path_and_no_timing(finished: Project):
             assert trace not in text, (path.name, trace)
         assert "train sft seed 0" in text
         assert "results/local/organism/config.yaml" in text
-        assert "papermill" not in text or path.suffix == ".html"
+        assert "papermill" not in text
 
 
 def test_publishing_twice_changes_no_byte(finished: Project):
@@ -135,12 +156,11 @@ def test_manifest_leads_from_a_figure_to_runs_and_code(finished: Project):
     assert named == set(cost[["variant", "reward", "seed"]].itertuples(index=False, name=None))
     assert set(manifest["tables"]["runs"]["runs"]) == set(manifest["runs"])
     assert manifest["configuration"] == finished.config.flat()
-    assert manifest["code"] == {"commit": "none", "stages": {"train": 1}}
+    assert manifest["code"] == {"commit": "none", "stages": VERSIONS}
     (asset,) = manifest["assets"]
     assert (asset["name"], asset["licence"]) == ("smollm2", "Apache-2.0") and asset["sha256"]
     assert manifest["environment"]["python"] == sys.version.split()[0]
-    hypotheses = Path(release.__file__).with_name("hypotheses.yaml")
-    assert manifest["hypotheses_sha256"] == sha256(hypotheses)
+    assert manifest["hypotheses_sha256"] == sha256(hypotheses.FILE)
 
 
 @pytest.mark.parametrize("fault", ["no results", "outdated", "no driver", "failed", "too large"])
@@ -175,8 +195,7 @@ def test_unfit_results_are_refused_and_the_committed_ones_kept(
 DRAWS = """
 from pathlib import Path
 Path(results, "figures").mkdir(exist_ok=True)
-for kind in ("svg", "png"):
-    Path(results, "figures", f"cost.{kind}").write_text("drawn again")
+Path(results, "figures", "cost.png").write_text("drawn again")
 print("drawn from", results)
 """
 
@@ -184,9 +203,8 @@ print("drawn from", results)
 @pytest.fixture
 def drawing(finished: Project) -> Project:
     """A project with committed results, and a notebook of figures that draws one of them anew."""
-    old = local("organism") / "figures" / "seconds.svg"
-    old.write_text("<svg/>")
-    published(finished)
+    (local("organism") / "figures" / "seconds.png").write_bytes(b"png")
+    (published(finished) / "notebooks" / "of_an_older_version.html").touch()
     finished.source("05_readability", DRAWS)
     return finished
 
@@ -200,11 +218,12 @@ def test_figures_and_their_notebooks_are_drawn_again_from_committed_tables(drawi
     before = digests(target)
     release.redraw("organism", report=str)
     after = digests(target)
-    assert set(before) - set(after) == {"figures/seconds.svg"}  # nothing draws it any more
-    shown = {f"notebooks/{name}.{kind}" for name in grid.FIGURES for kind in ("ipynb", "html")}
+    gone = {"figures/seconds.png", "notebooks/of_an_older_version.html"}
+    assert set(before) - set(after) == gone  # nothing draws it any more
+    shown = {f"notebooks/{name}.ipynb" for name in grid.FIGURES}
     changed = {path for path in after if before.get(path) != after[path]}
-    assert {"figures/cost.svg", "figures/cost.png"} <= changed
-    assert changed <= {"figures/cost.svg", "figures/cost.png", "manifest.json", *shown}
+    assert "figures/cost.png" in changed
+    assert changed <= {"figures/cost.png", "manifest.json", *shown}
     seen = (target / "notebooks" / "05_readability.ipynb").read_text()
     assert "drawn from results/organism" in seen and ".draft" not in seen
     assert json.loads((target / "manifest.json").read_text())["figures"] == {
@@ -226,7 +245,7 @@ def sensitivity(drawing: Project) -> Project:
     """The same with a table of a later command and nothing else local."""
     here = local("organism")
     (here / "config.yaml").unlink()
-    for name in ("cost", "runs"):
+    for name in ("cost", "runs", "training"):
         (here / "tables" / f"{name}.csv").unlink()
     synthetic.cost(1).to_csv(here / "tables" / "sensitivity.csv", index=False)
     return drawing
@@ -240,7 +259,7 @@ def test_a_table_of_a_later_command_is_added_and_all_is_drawn_again(sensitivity:
     assert set(after) - set(before) == {"tables/sensitivity.csv"}
     kept = {path for path in before if path.startswith(("tables/", "artifacts/"))}
     assert kept and all(before[path] == after[path] for path in kept)
-    assert before["figures/cost.svg"] != after["figures/cost.svg"]
+    assert before["figures/cost.png"] != after["figures/cost.png"]
     manifest = json.loads((target / "manifest.json").read_text())
     entry = manifest["tables"]["sensitivity"]
     assert entry["sha256"] == after["tables/sensitivity.csv"]
@@ -249,7 +268,7 @@ def test_a_table_of_a_later_command_is_added_and_all_is_drawn_again(sensitivity:
 
 
 def test_a_table_is_not_added_to_results_of_other_stages(sensitivity: Project, monkeypatch):
-    monkeypatch.setitem(sys.modules["hybridlib.config"].STAGE_VERSIONS, "train", 2)
+    monkeypatch.setitem(VERSIONS, "train", VERSIONS["train"] + 1)
     with pytest.raises(PublishError, match="is of other stages or hypotheses: run `make study"):
         published(sensitivity)
     assert not (committed("organism") / "tables" / "sensitivity.csv").exists()
@@ -299,18 +318,51 @@ def test_compare_shows_the_worst_rows_first(project: Project):
     assert "0.5 [0.4, 0.6] committed, 0.9 [0.8, 1] now" in worst[0]
 
 
+def test_compare_ends_with_what_follows(project: Project):
+    status, text = compared({})
+    assert status == 0
+    assert text.splitlines()[-1].startswith("Your run reproduces the committed results")
+
+
 def test_compare_fails_when_a_verdict_changes(project: Project):
     status, text = compared({}, "refuted")
     assert status == 1
     assert "C1 rule: supported committed, refuted now" in text
+    assert text.splitlines()[-1].startswith("Your run does not reproduce the committed results.")
 
 
-def test_rows_that_only_one_side_has_count_as_outside(project: Project):
+def test_rows_that_only_one_side_has_are_counted_and_not_judged(project: Project):
+    lines: list[str] = []
     write_results(committed("organism"), {})
     write_results(local("organism"), {})
     path = local("organism") / "tables" / "metrics.csv"
-    pd.read_csv(path).iloc[:90].to_csv(path, index=False)
-    assert release.compare("organism", report=lambda line: None) == 1
+    fewer = pd.read_csv(path).iloc[:90]
+    new = fewer.iloc[:3].assign(metric=["new1", "new2", "new3"])
+    pd.concat([fewer, new]).to_csv(path, index=False)
+    assert release.compare("organism", report=lines.append) == 0
+    assert lines[:2] == [
+        "10 rows of metrics are only committed: not judged",
+        "3 rows of metrics are only new: not judged",
+    ]
+    assert lines[2].startswith("90 rows of metrics: 0.0% outside")
+
+
+def test_a_column_that_only_one_side_has_is_not_judged(project: Project):
+    write_results(committed("organism"), {})
+    write_results(local("organism"), {})
+    path = local("organism") / "tables" / "metrics.csv"
+    pd.read_csv(path).assign(depth="all").to_csv(path, index=False)
+    lines: list[str] = []
+    assert release.compare("organism", report=lines.append) == 0
+    assert lines[0].startswith("100 rows of metrics: 0.0% outside")
+
+
+def test_compare_reads_what_is_committed_as_gzip(project: Project):
+    write_results(committed("organism"), {})
+    write_results(local("organism"), {})
+    release.compress(committed("organism"))
+    assert not (committed("organism") / "tables" / "metrics.csv").exists()
+    assert release.compare("organism", report=str) == 0
 
 
 def test_compare_without_committed_results_is_one_line(project: Project):

@@ -84,7 +84,7 @@ def test_every_stage_leaves_its_folder(studies: Studies):
     results = studies.project / "results" / "local" / "smoke"
     executed = {path.stem.split("-")[0] for path in (results / "notebooks").glob("*.ipynb")}
     assert {name[:2] for name in executed} == NAMES
-    assert list((results / "figures").glob("*.svg"))
+    assert list((results / "figures").glob("*.png"))
     for name in ("metrics.csv", "verdicts.csv", "cost.csv"):
         assert studies.first.tables[name].count(b"\n") > 1 or name == "verdicts.csv"
 
