@@ -7,8 +7,8 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 # One process a core, at most four; each with one thread, or they slow one another down.
 CORES := $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
 
-.PHONY: help setup study params figures compare publish site tune sweep sensitivity bench lab test \
-  test-slow test-browser lint
+.PHONY: help setup study params figures compare publish docs site tune sweep sensitivity bench lab \
+  test test-slow test-browser lint
 
 help:
 	@echo "make study [PRESET=organism] [ARGS='-p NAME VALUE']   train, evaluate, draw every figure"
@@ -16,6 +16,7 @@ help:
 	@echo "make compare   compare the last run with the committed results"
 	@echo "make figures   redraw the figures from the committed tables [ARGS='--only NAME']"
 	@echo "make publish   replace the committed results with the last run"
+	@echo "make docs      write the tables in docs/ again from the committed results"
 	@echo "make site      build all committed results as a static site"
 	@echo "make lab       open JupyterLab"
 	@echo "make tune      choose the learning rates that are missing, on development seeds"
@@ -40,8 +41,8 @@ setup: .venv/installed
 study params figures compare publish tune sweep sensitivity: setup
 	@$(BIN)/python -m hybridlib $@ $(PRESET) $(ARGS)
 
-site: setup
-	@$(BIN)/python -m hybridlib site
+docs site: setup
+	@$(BIN)/python -m hybridlib $@
 
 bench: setup
 	@$(BIN)/python -m hybridlib bench $(PARTS)

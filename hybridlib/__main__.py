@@ -70,10 +70,10 @@ def params(options: argparse.Namespace) -> int:
 
 
 def figures(options: argparse.Namespace) -> int:
-    """Draw every figure of the committed tables again, or only some."""
-    from hybridlib.figures import plots, style
+    """Redraw every figure of the committed tables, or only some."""
+    from hybridlib.figures import registry, style
     from hybridlib.figures.results import Results
-    from hybridlib.publish import gallery
+    from hybridlib.publish import docs
     from hybridlib.publish.release import redraw
     from hybridlib.store.errors import ParameterError
     from hybridlib.store.paths import PROJECT, committed
@@ -81,56 +81,50 @@ def figures(options: argparse.Namespace) -> int:
     folder = committed(options.preset)
     if not options.only:
         redraw(options.preset)
-        gallery.write(PROJECT / "results", HEADLINE)
+        docs.write(PROJECT / "docs")
         return 0
-    drawn = sorted(path.stem for path in (folder / "figures").glob("*.svg"))
+    drawn = sorted(path.stem for path in (folder / "figures").glob("*.png"))
     if not drawn:
         again = f"`make study PRESET={options.preset}`, then `make publish PRESET={options.preset}`"
         raise ParameterError(f"there are no committed figures of {options.preset}: run {again}")
     if lost := [name for name in options.only if name not in drawn]:
         raise ParameterError(f"{options.preset} has no figure {lost[0]!r}, but {', '.join(drawn)}")
     for name in options.only:
-        paths = style.save(getattr(plots, name)(Results(folder)), folder / "figures", name)
-        print("\n".join(os.path.relpath(path) for path in paths))
+        figure = registry.figures()[name].draw(Results(folder))
+        print(os.path.relpath(style.save(figure, folder / "figures", name)))
     return 0
 
 
 def compare(options: argparse.Namespace) -> int:
-    """Hold the local results against the committed ones."""
+    """Compare the local results with the committed ones."""
     from hybridlib.publish.release import compare
 
     return compare(options.preset)
 
 
 def publish(options: argparse.Namespace) -> int:
-    """Replace the committed results by the local ones, the README's account, cards and gallery."""
+    """Replace the committed results by the local ones, the model cards and the tables in docs/."""
     from hybridlib.figures.results import Results
-    from hybridlib.publish import advice, cards, findings, gallery
+    from hybridlib.publish import docs, model_card
     from hybridlib.publish.release import publish
     from hybridlib.store.paths import PROJECT
 
-    published, readme = publish(options.preset), PROJECT / "README.md"
-    cards.write(Results(published))
-    findings.write(readme, options.preset, Results(published))
-    if options.preset in advice.PRESETS:
-        advice.write(readme, advice.published())
-    gallery.write(PROJECT / "results", HEADLINE)
+    model_card.write(Results(publish(options.preset)))
+    docs.write(PROJECT / "docs")
     return 0
 
 
-def report(options: argparse.Namespace) -> int:
-    """Write the account and every figure of a preset into one HTML file."""
-    from hybridlib.figures.results import load
-    from hybridlib.publish import report as page
+def docs(options: argparse.Namespace) -> int:
+    """Write the tables in docs/ again from the committed results."""
+    from hybridlib.publish import docs
     from hybridlib.store.paths import PROJECT
 
-    place = PROJECT / "results" / "local" / "reports" / f"{options.preset}.html"
-    print(os.path.relpath(page.write(load(options.preset), place)))
+    docs.write(PROJECT / "docs")
     return 0
 
 
 def site(options: argparse.Namespace) -> int:
-    """Render all committed results as a static site, which is read without a network."""
+    """Build all committed results as a static site, which is read without a network."""
     from hybridlib.publish import site as pages
     from hybridlib.store.paths import PROJECT
 
@@ -164,15 +158,15 @@ def sensitivity(options: argparse.Namespace) -> int:
 
 
 def bench(options: argparse.Namespace) -> int:
-    """Time a GRPO step beside TRL's unchanged one, and the default study."""
+    """Time a GRPO step against TRL's unchanged one, and the default study."""
     if not find_spec("bench"):
         raise OneLineError("bench/ is not part of the package: run this in a clone of the project")
     from bench.bench import bench
-    from hybridlib.publish import speed
+    from hybridlib.publish import docs
     from hybridlib.store.paths import PROJECT
 
     bench(options.parts)
-    speed.write(PROJECT / "README.md")
+    docs.write(PROJECT / "docs")
     return 0
 
 
@@ -203,7 +197,7 @@ def quiet() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hybridlib", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    reading = (figures, compare, publish, report, site)
+    reading = (figures, compare, publish, docs, site)
     for command in (study, params, *reading, tune, sweep, sensitivity, bench):
         name, text = command.__name__, command.__doc__
         sub = commands.add_parser(name, help=text, description=text)
@@ -211,7 +205,7 @@ def _parser() -> argparse.ArgumentParser:
         if command is bench:
             parts = ("steps", "curves", "scaling", "study")
             sub.add_argument("parts", nargs="*", choices=[[], *parts], metavar="PART")
-        if command in (bench, site):
+        if command in (bench, docs, site):
             continue
         sub.add_argument("preset", nargs="?", default=DEFAULT, metavar="PRESET")
         if command is figures:

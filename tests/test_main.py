@@ -105,7 +105,7 @@ def test_a_figure_that_cannot_be_drawn_says_what_there_is(project: Project, monk
     assert "no committed figures of organism: run `make study PRESET=organism`" in said
     place = project.root / "results" / "organism" / "figures"
     place.mkdir(parents=True)
-    (place / "seconds.svg").touch()
+    (place / "seconds.png").touch()
     assert main(["figures", "organism", "--only", "cost"]) == 2
     assert "organism has no figure 'cost', but seconds" in capfd.readouterr().err
-    assert [path.name for path in place.iterdir()] == ["seconds.svg"]
+    assert [path.name for path in place.iterdir()] == ["seconds.png"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from hybridlib.publish import markdown
+from hybridlib.figures import markdown
 from hybridlib.store.paths import NOTEBOOKS, local
 from hybridlib.study import jobs as jobs_
 from hybridlib.study import notebook
