@@ -1,4 +1,4 @@
-"""The study as a static site: verdicts first, then every figure, every notebook, the README.
+"""The study as a static site: verdicts first, then every figure, every notebook, README and docs.
 
 Sphinx renders what is committed, with MyST-NB for the notebooks and Furo for search, navigation,
 light, dark and narrow screens. Nothing is executed, and no page asks for anything off the site.
@@ -16,28 +16,21 @@ import nbformat
 
 from hybridlib.config import PRESETS
 from hybridlib.evaluation import hypotheses
-from hybridlib.figures import prose
-from hybridlib.figures import results as lookup
+from hybridlib.figures import markdown, prose
+from hybridlib.figures.registry import Declared
 from hybridlib.figures.results import Results
-from hybridlib.publish import findings, gallery, markdown
-from hybridlib.publish.gallery import Figure
+from hybridlib.publish import docs
 from hybridlib.store.errors import OneLineError
 from hybridlib.study.notebook import one_line
 
 TITLE = "Does RL alone make a model harmless?"
 LEAD = """\
 *Challenges in Ensuring AI Safety in DeepSeek-R1 Models* (arXiv 2501.17030) says no, and reports no
-experiments. This study runs them: RL-only, SFT-only and hybrid variants of one model are trained,
-what they do is measured, and each claim gets a verdict. A claim leads to the figures that speak to
-it; a figure to what it found, its claims, its notebook, and the command that draws it again.
-"""
-RERUN = """\
-```sh
-make study   # trains every variant and draws every figure, on two CPU cores
-make test    # passes the tests
-```
-
-Everything else (presets, time and memory, parameters, limits) is in the [README](README.md).
+experiments. This study runs them: it trains RL-only, SFT-only and hybrid variants of one model,
+measures what they do, and gives each claim a verdict. A claim leads to the figures that bear on it,
+a figure to its notebook and to the command that redraws it. Read first
+[what is known to be wrong](docs/findings.md#what-is-known-to-be-wrong), and in the
+[README](README.md) how to run it.
 """
 STYLE = """\
 .content img { background: white; max-width: 100%; }
@@ -101,7 +94,8 @@ def build(project: Path, headline: str, site: Path) -> Path:
 
 def sources(project: Path, headline: str, pages: Path) -> Path:
     """Write what Sphinx reads: Markdown, notebooks and figures, laid out as in the project."""
-    folders = gallery.presets(project / "results", headline)
+    folders = [path.parent for path in (project / "results").glob("*/manifest.json")]
+    folders.sort(key=lambda folder: (folder.name != headline, folder.name))
     for folder in folders:
         target = pages / "results" / folder.name
         shutil.copytree(folder / "figures", target / "figures")
@@ -111,36 +105,39 @@ def sources(project: Path, headline: str, pages: Path) -> Path:
             node = nbformat.read(path, as_version=4)
             contents.append(f"{_entitled(node, path.stem, folder.name)} <notebooks/{path.stem}>")
             nbformat.write(node, target / "notebooks" / path.name)
-        (target / "index.md").write_text(_preset(Results(folder), contents), encoding="utf-8")
+        (target / "index.md").write_text(_preset(folder, contents), encoding="utf-8")
     (pages / "_static").mkdir()
     (pages / "_static" / "site.css").write_text(STYLE, encoding="utf-8")
-    (pages / "index.md").write_text(_landing(folders), encoding="utf-8")
-    readme = (project / "README.md").read_text(encoding="utf-8")
-    readme = _to_sections(readme.replace("](results/README.md)", "](index.md)"))
-    (pages / "README.md").write_text(readme, encoding="utf-8")
-    for image in re.findall(r"\]\((\S+\.png)\)", readme):
-        (pages / image).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(project / image, pages / image)
+    written = [project / "README.md", *sorted((project / "docs").glob("*.md"))]
+    written = [page.relative_to(project) for page in written if page.stem != "figures"]
+    for page in written:
+        text = _to_sections((project / page).read_text(encoding="utf-8"))
+        (pages / page).parent.mkdir(exist_ok=True)
+        (pages / page).write_text(text, encoding="utf-8")
+        for file in re.findall(r"\]\(([\w./]+\.png|LICENSE|CITATION\.cff)\)", text):
+            source, target = (root / page.parent / file for root in (project, pages))
+            target.resolve().parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target.resolve())
+    landing = _landing(folders, [page.with_suffix("").as_posix() for page in written])
+    (pages / "index.md").write_text(landing, encoding="utf-8")
     return pages
 
 
-def _landing(folders: Sequence[Path]) -> str:
-    """The first page: the verdict on each claim of the first preset, and what speaks to it."""
+def _landing(folders: Sequence[Path], written: Sequence[str]) -> str:
+    """The first page: the verdict on each claim of the first preset, and what bears on it."""
     first, *_ = folders
-    results, figures = Results(first), gallery.figures(first)
+    results, figures = Results(first), docs.drawn(first)
     page = f"results/{first.name}/index.md"
 
-    def links(those: Iterable[Figure]) -> str:
+    def links(those: Iterable[Declared]) -> str:
         return ", ".join(f"[{figure.name}]({page}#{figure.name})" for figure in those)
 
+    claims, verdicts = hypotheses.load().claims, docs.claims(first.name).set_index("claim").verdict
+    to_all = [figure for figure in figures if len(figure.claims) == len(claims)]
     rows = [
-        [
-            claim.claim,
-            " ".join(claim.statement.split()),
-            findings.verdict(results, claim.claim),
-            links(f for f in figures if claim.claim in f.claims and f.claims != gallery.ALL),
-        ]
-        for claim in hypotheses.load().claims
+        [claim.claim, claim.statement, f"**{verdicts[claim.claim]}**"]
+        + [links(f for f in figures if claim.claim in f.claims and f not in to_all)]
+        for claim in claims
     ]
     top, *_ = figures
     others = [f"- [{f.name}](results/{f.name}/index.md): {_about(f.name)}" for f in folders]
@@ -148,15 +145,13 @@ def _landing(folders: Sequence[Path]) -> str:
         [
             f"# {TITLE}",
             LEAD,
-            f"**{top.finding}** {prose.scope(results)} {prose.control(results)}",
+            prose.scope(results),
             markdown.table(["", "what the paper says", "verdict", "figures"], rows),
-            f"To every claim: {links(f for f in figures if f.claims == gallery.ALL)}.",
-            f"[![{top.finding}](results/{first.name}/figures/{top.name}.png)]({page}#{top.name})",
+            f"To every claim: {links(to_all)}.",
+            f"[![{top.alt}](results/{first.name}/figures/{top.name}.png)]({page}#{top.name})",
             "## Every study",
             "\n".join(others),
-            "## Run it",
-            RERUN,
-            _contents(["README <README>", *(f"results/{folder.name}/index" for folder in folders)]),
+            _contents([*written, *(f"results/{folder.name}/index" for folder in folders)]),
         ]
     )
 
@@ -167,32 +162,20 @@ def _about(preset: str) -> str:
     return " ".join(line.lstrip("# ") for line in takewhile(lambda x: x.startswith("#"), lines))
 
 
-def _preset(results: Results, notebooks: Sequence[str]) -> str:
-    """A page a preset: its account, then each figure with its finding, claims and command."""
-    name = results.folder.name
-    _, account = findings.BLOCKS.get(name, ("", findings.findings))
-    figures = gallery.figures(results.folder)
-    said = _to_sections(account(results)).replace(f"](results/{name}/index.md#", "](#")
-    parts = [f"# {name}", _about(name), said, "## Figures"]
-    parts += [_figure(figure, lookup.claims(results)) for figure in figures]
-    return "\n\n".join([*parts, _contents(notebooks)])
+def _preset(folder: Path, notebooks: Sequence[str]) -> str:
+    """A page a preset: what it is for, its variants and claims, every figure."""
+    name = folder.name
+    tables = [docs.table(make(name)) for make in (docs.arms, docs.claims)]
+    parts = [f"# {name}", _about(name), prose.scope(Results(folder)), *tables, "## Figures"]
+    text = _to_sections("\n\n".join([*parts, docs.gallery(name, "")]))
+    return "\n\n".join([text.replace(f"../results/{name}/index.md", ""), _contents(notebooks)])
 
 
 def _to_sections(text: str) -> str:
-    """Links (not images) of the README to a figure's file, led to where the site explains it."""
-    link = r"(?<!!)(\[\w+\])\(results/(\w+)/figures/(\w+)\.png\)"
-    return re.sub(link, r"\1(results/\2/index.md#\3)", text)
-
-
-def _figure(figure: Figure, verdicts: Any) -> str:
-    claims = [f"{c} ({verdicts[c]})" if c in verdicts else c for c in figure.claims]
-    return (
-        f"### {figure.name}\n\n**{figure.finding}**\n\n"
-        f"![{figure.finding}](figures/{figure.name}.png)\n\n"
-        f"Speaks to {prose.join(claims)}. Explained in "
-        f"[{figure.notebook}](notebooks/{figure.notebook}.ipynb). Drawn again by\n\n"
-        f"```sh\n{figure.command}\n```"
-    )
+    """Links (not images) to the file of a figure lead to where the site explains it."""
+    text = re.sub(r"\((docs/|)figures\.md\)", lambda m: f"({'' if m[1] else '../'}index.md)", text)
+    link = r"(?<!!)(\[[^]]+\])\(((?:\.\./)?results/\w+)/figures/(\w+)\.png\)"
+    return re.sub(link, r"\1(\2/index.md#\3)", text)
 
 
 def _contents(pages: Iterable[str]) -> str:

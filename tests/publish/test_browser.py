@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from hybridlib.__main__ import HEADLINE
-from hybridlib.publish import gallery, site
+from hybridlib.publish import docs, site
 from hybridlib.store.paths import PROJECT
 
 pytestmark = [
@@ -121,13 +121,15 @@ def test_light_and_dark_follow_the_reader_s_choice(built, page, where):
 
 
 def test_one_click_leads_from_a_claim_to_its_figure_and_its_command(built, page):
-    for figure in gallery.figures(PROJECT / "results" / HEADLINE):
+    for figure in docs.drawn(PROJECT / "results" / HEADLINE):
         page.goto((built / "index.html").as_uri())
         page.get_by_role("link", name=figure.name, exact=True).first.click()
         section = page.locator(f"section:has(> h3:text-is('{figure.name}'))")
         expect(section.locator("h3")).to_be_in_viewport()
-        expect(section).to_contain_text(figure.command)
-        expect(section).to_contain_text(f"Speaks to {figure.claims[0]} (")
+        expect(section).to_contain_text(
+            f'make figures PRESET={HEADLINE} ARGS="--only {figure.name}"'
+        )
+        expect(section).to_contain_text(f"Bears on {figure.claims[0]}")
 
 
 def test_the_search_finds_a_notebook_without_a_server(built, page):

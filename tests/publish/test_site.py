@@ -1,18 +1,20 @@
 """The sources of the site, and what Sphinx makes of them; test_browser reads the whole site."""
 
+import csv
 import re
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from hybridlib.__main__ import HEADLINE
+from hybridlib.__main__ import DEFAULT, HEADLINE
 from hybridlib.evaluation import hypotheses
-from hybridlib.figures.results import Results, claims
-from hybridlib.publish import gallery, mathml, site
+from hybridlib.figures import registry
+from hybridlib.figures.results import Results
+from hybridlib.publish import docs, mathml, site
 from hybridlib.publish.site import SiteError
 from hybridlib.store.paths import PROJECT
-from hybridlib.training import equations
+from hybridlib.variants import VARIANTS
 
 # MyST-Parser is behind Sphinx; nothing of ours.
 pytestmark = pytest.mark.filterwarnings(
@@ -29,14 +31,15 @@ def pages(tmp_path_factory) -> Path:
 
 def test_from_each_claim_one_link_leads_to_each_figure_that_speaks_to_it(pages):
     landing = (pages / "index.md").read_text()
-    verdicts = claims(Results(PROJECT / "results" / HEADLINE))
+    with (PROJECT / "results" / HEADLINE / "tables" / "claims.csv").open(newline="") as file:
+        verdicts = {r["claim"]: r["verdict"] for r in csv.DictReader(file) if r["reward"] == "all"}
     everywhere = re.search(r"^To every claim: (.+)\.$", landing, re.MULTILINE)[1]
-    drawn = [figure.name for figure in gallery.figures(PROJECT / "results" / HEADLINE)]
+    drawn = [figure.name for figure in docs.drawn(PROJECT / "results" / HEADLINE)]
     for claim in hypotheses.load().claims:
         row = re.search(rf"^\| {claim.claim} \|.+$", landing, re.MULTILINE)[0]
         assert f"**{verdicts[claim.claim]}**" in row
         linked = {name for name, _ in LINK.findall(row + everywhere)}
-        assert linked == {name for name in drawn if claim.claim in gallery.SPEAKS_TO[name]}
+        assert linked == {name for name in drawn if claim.claim in registry.figures()[name].claims}
         assert claim.figure.partition("/")[2] in linked  # the one that its verdict rests on
     for name, place in LINK.findall(landing):
         page, _, anchor = place.partition("#")
@@ -62,21 +65,22 @@ def _headings(text: str, anchor: str) -> list[str]:
 
 
 @pytest.mark.parametrize("preset", [HEADLINE, "replication"])
-def test_what_a_verdict_rests_on_is_a_click_away_in_the_account_and_in_the_readme(pages, preset):
+def test_what_a_verdict_rests_on_is_a_click_away_in_the_account_and_in_the_docs(pages, preset):
     account = (pages / "results" / preset / "index.md").read_text()
-    readme = (pages / "README.md").read_text()
+    written = (pages / "docs" / "findings.md").read_text()
     for claim in hypotheses.load().claims:
         figure = claim.figure.partition("/")[2]
         row = re.search(rf"^\| {claim.claim} \|.+$", account, re.MULTILINE)[0]
         assert row.endswith(f"| [{figure}](#{figure}) |")
-        assert f"[{figure}](results/{HEADLINE}/index.md#{figure})" in readme
+        assert f"[{figure}](../results/{HEADLINE}/index.md#{figure})" in written
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_each_figure_stands_with_its_claims_its_notebook_and_its_command(pages, preset):
     text = (pages / "results" / preset / "index.md").read_text()
-    for figure in gallery.figures(PROJECT / "results" / preset):
-        _, _, rest = text.partition(f"### {figure.name}\n\n**{figure.finding}**\n")
+    results = Results(PROJECT / "results" / preset)
+    for figure in docs.drawn(results.folder):
+        _, _, rest = text.partition(f"### {figure.name}\n\n**{figure.headline(results)}**")
         part = rest.partition("### ")[0]
         assert f'make figures PRESET={preset} ARGS="--only {figure.name}"' in part
         assert all(claim in part for claim in figure.claims)
@@ -92,9 +96,9 @@ def test_notebooks_of_one_source_are_told_apart_by_their_titles(pages):
         cells = nbformat.read(path, as_version=4).cells
         titles.append(next(c.source for c in cells if c.cell_type == "markdown").splitlines()[0])
     assert len(titles) == len(set(titles)) > 60
-    assert f"# 2. Training a variant: rl-rule-seed10 ({HEADLINE})" in titles
-    contents = (pages / "results" / HEADLINE / "index.md").read_text()
-    entry = "2. Training a variant: rl-rule-seed10 <notebooks/02_train-rl-rule-seed10>"
+    assert f"# 2. Training a variant: rl-rule-seed0 ({DEFAULT})" in titles
+    contents = (pages / "results" / DEFAULT / "index.md").read_text()
+    entry = "2. Training a variant: rl-rule-seed0 <notebooks/02_train-rl-rule-seed0>"
     assert f"\n{entry}\n" in contents
 
 
@@ -117,7 +121,7 @@ def project(monkeypatch):
 def test_equations_are_drawn_by_the_browser_and_nothing_is_asked_for_off_the_site(
     project, tmp_path
 ):
-    losses = [method.loss for method in equations.METHODS.values()]
+    losses = [variant.equation for variant in VARIANTS.values()]
     project("\n\n".join(f"$${loss}$$" for loss in losses) + "\n\nor $x^2$")
     page = site.build(PROJECT, HEADLINE, tmp_path / "site").read_text()
     assert page.count('<math xmlns="http://www.w3.org/1998/Math/MathML"') == len(losses) + 1
