@@ -5,8 +5,9 @@ import itertools
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
+from PIL import Image
 
-from hybridlib.figures import style
+from hybridlib.figures import registry, style
 from hybridlib.tasks.responses import CLASSES
 from hybridlib.variants import VARIANTS, families, measured
 
@@ -81,3 +82,13 @@ def test_classes_are_told_apart_in_grey(classes):
 
 def classes_kind(classes: dict) -> str:
     return "harmful" if classes is style.HARMFUL_CLASSES else "benign"
+
+
+def test_a_saved_figure_has_few_colours_and_looks_the_same(results, tmp_path):
+    fig = registry.figures()["response_classes"].draw(results)
+    saved = Image.open(style.save(fig, tmp_path, "small"))
+    with style.styled():
+        fig.savefig(tmp_path / "full.png")
+    full = np.asarray(Image.open(tmp_path / "full.png").convert("RGB"), float)
+    assert saved.mode == "P" and saved.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+    assert np.abs(np.asarray(saved.convert("RGB"), float) - full).mean() < 1
