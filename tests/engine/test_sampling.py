@@ -1,5 +1,6 @@
 """Sampling, held against a loop over the full model without a cache, and against transformers."""
 
+import copy
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def folder(tmp_path_factory) -> Path:
     return save_random(tmp_path_factory.mktemp("base"), tiny(layers=2), scale=8.0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def model(folder: Path):
     return loading.load_base(folder).double()
 
@@ -48,7 +49,7 @@ def prompts() -> list[str]:
     return [texts[0], texts[1].split()[0], *texts[1:]]
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def tokenizer(folder: Path, model, prompts):
     """Its closing token is a frequent word, so that rows end early and at different times."""
     tokenizer = loading.load_tokenizer(folder)
@@ -133,6 +134,7 @@ def test_one_token_at_most(model, tokenizer, prompts):
 
 def test_all_rows_may_end_at_once(model, tokenizer, prompts):
     first = sample(model, tokenizer, prompts[:1], 1, temperature=0)[0][0]
+    tokenizer = copy.deepcopy(tokenizer)
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(first)
     assert sample(model, tokenizer, prompts[:1] * 3, LENGTH, 2, temperature=0) == [[first]] * 6
 
