@@ -1,9 +1,8 @@
 """One step of decoding, written out for Llama, Qwen2 and Qwen3.
 
-What transformers computes in many small operations a layer for every token is here done in fewer:
-query, key and value in one product, gate and up in one, and attention to a prompt by all rows of
-that prompt at once. Its keys and values are held, and read, once; a row's own ones have room for
-all tokens from the start.
+transformers computes many small operations a layer and token; here they are fewer. Query, key and
+value are one product, gate and up another, and all rows of a prompt attend to it at once. The keys
+and values of a prompt are stored and read once; those of a row have room for all its tokens.
 
 P: prompts, R: rows, D: width, H: query heads, K: key heads, S: size of a head, L: positions.
 """
@@ -52,7 +51,7 @@ class Decoder:
         self.head = _product([model.get_output_embeddings()])
 
     def begin(self, prefilled: Cache, group: int, tokens: int, hidden_PL: torch.Tensor) -> None:
-        """Take over the keys and values of prompts, `group` rows each, with room for `tokens`.
+        """Start from the keys and values of prompts, `group` rows each, with room for `tokens`.
 
         Parameters
         ----------
@@ -75,7 +74,7 @@ class Decoder:
         self._seat(torch.arange(prompts, device=first.device).repeat_interleave(group))
 
     def keep(self, alive_R: torch.Tensor) -> None:
-        """Forget the other rows, and prompts that have none left."""
+        """Drop the other rows, and prompts that have none left."""
         left_R = alive_R.nonzero()[:, 0]
         left_P, prompt_R = self.prompt_R[left_R].unique(return_inverse=True)
         self.own = [[x.index_select(0, left_R) for x in layer] for layer in self.own]
@@ -85,10 +84,10 @@ class Decoder:
         self._seat(prompt_R)
 
     def _seat(self, prompt_R: torch.Tensor) -> None:
-        """Give rows seats at their prompts, as many (W) at each, so that all attend to it at once.
+        """Give rows seats at their prompts, equally many (W) at each, to attend all at once.
 
-        `seated`: the row and key head in each seat (any one in an empty seat), prompts and their
-        key heads outermost; `seat`: the seat of each row and key head.
+        `seated`: the row and key head in each seat (any in an empty one), by prompt and key head;
+        `seat`: the seat of each row and key head.
         """
         self.prompt_R, heads = prompt_R, self.key_heads
         count_P = prompt_R.bincount()
@@ -103,7 +102,7 @@ class Decoder:
         self.bias = self.bias_PL.repeat_interleave(heads, 0)[:, None]
 
     def step(self, token_R: torch.Tensor, position_R: torch.Tensor) -> torch.Tensor:
-        """Logits (R, V) behind one more token a row, which stands at `position_R` of its text."""
+        """Logits (R, V) after one more token a row, at position `position_R` of its text."""
         at, self.drawn = self.drawn, self.drawn + 1
         rows, heads, key_heads = len(token_R), self.heads, self.key_heads
         cos_R1S, sin_R1S = self.cos_LS[position_R][:, None], self.sin_LS[position_R][:, None]
@@ -126,7 +125,7 @@ class Decoder:
         return self.head(self.norm(hidden_RD))
 
     def _attend(self, query, prompt, own) -> torch.Tensor:
-        """Attention to the prompt, by all rows of a prompt at once, and to what a row has drawn."""
+        """Attention to the prompt, by all its rows at once, and to the own tokens of a row."""
         keys, values = (x.flatten(0, 1) for x in prompt)
         apart, each, length = len(keys), query.shape[1], keys.shape[1]
         together = query.index_select(0, self.seated).view(apart, -1, query.shape[-1])
@@ -176,7 +175,7 @@ def _product(parts: list[nn.Linear]) -> Callable:
     bias = None if bias[0] is None else torch.cat(bias)
     in_bf16 = weight.dtype == torch.bfloat16 and weight.device.type == "cpu"
     if in_bf16 and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        # oneDNN wants bfloat16 weights in blocks of its own and would bring them there every time.
+        # oneDNN would copy bfloat16 weights into its own layout at every call.
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
         return lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, bias, "none", [], "")
     return lambda x: F.linear(x, weight, bias)

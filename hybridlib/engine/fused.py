@@ -1,4 +1,4 @@
-"""What a policy computes, in fewer steps and with less kept for the backward pass.
+"""A policy in fewer operations, with less kept for the backward pass.
 
 A LoRA layer is y = W x + b + s B A x (arXiv 2106.09685). peft computes both terms apart and adds
 them, in the precision of the adapter. Here the second is added in place, in the precision of the
@@ -55,7 +55,7 @@ class _Fused(torch.autograd.Function):
 
 
 class _Gated(torch.autograd.Function):
-    """A LoRA layer of silu(gate) * up, which is computed again instead of being kept."""
+    """A LoRA layer of silu(gate) * up, which is recomputed instead of kept."""
 
     @staticmethod
     def forward(ctx, gate, up, weight_OI, bias_O, a_RI, b_OR, scale):
@@ -74,7 +74,7 @@ class _Gated(torch.autograd.Function):
 
 
 class _Norm(torch.autograd.Function):
-    """x w / sqrt(mean x^2 + epsilon) in float32, of which x alone is kept, as precise as it came.
+    """x w / sqrt(mean x^2 + epsilon) in float32; only x is kept, in its own precision.
 
     The gradient is s (g - x' mean(g x')) with s = 1 / sqrt(...), x' = s x and g that of x'.
     """

@@ -1,9 +1,9 @@
 """Batched sampling, fast on a CPU.
 
-Each prompt is prefilled once for its group, finished rows are dropped, LoRA adapters are folded
-into a separate inference copy, a step of decoding is written out (decoder.py), and a token is drawn
-by inverting the cumulative distribution at one uniform number a row and step. The uniforms are
-drawn beforehand, so a row's tokens depend neither on the other rows nor on when they finish.
+Each prompt is prefilled once for its group, finished rows are dropped, and LoRA adapters are folded
+into a separate inference copy. A step of decoding is written out (decoder.py). A token is drawn by
+inverting the cumulative distribution at one uniform number a row and step. The uniforms are drawn
+beforehand, so the tokens of a row do not depend on other rows or on when those finish.
 """
 
 import copy
@@ -87,13 +87,13 @@ def sample_with_logp(
 
     Parameters
     ----------
-    prompts : as text, or as token ids where they end in a response that has begun.
+    prompts : as text, or as token ids if they end in a prefilled response.
     temperature : 0 decodes greedily.
-    generator : source of the uniforms; its state alone decides what is drawn.
+    generator : source of the uniforms; only its state decides what is drawn.
 
     Returns
     -------
-    (token ids, log-probability of all of them under what they were drawn from)
+    (token ids, log-probability of all of them under the distribution that they were drawn from)
     """
     was_training = model.training
     model.eval()
@@ -130,7 +130,7 @@ def _decode(
         position_ids=(mask_PL.cumsum(1) - 1).clamp(min=0), use_cache=True,
     ).last_hidden_state  # fmt: skip
     decoder.begin(prefilled, group, tokens, ~mask_PL)
-    # The model's own head would take a copy of its frozen weights for each prompt (torch 2.13).
+    # The model's own head would copy its frozen weights for each prompt (torch 2.13).
     logits_RV = decoder.head(hidden_PLD[:, -1]).repeat_interleave(group, 0)
     position_R = lengths.repeat_interleave(group)
     uniforms_RT, rows = uniforms_RT.to(device), torch.arange(len(ids) * group, device=device)
@@ -158,8 +158,9 @@ def _decode(
 def draw(
     logits_RV: torch.Tensor, uniform_R: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One token a row by inverse-CDF sampling, and its log-probability; at temperature 0 the most
-    likely one, which is certain.
+    """One token a row by inverse-CDF sampling, and its log-probability.
+
+    At temperature 0 the most likely token is certain.
     """
     if temperature == 0:
         return logits_RV.argmax(-1), uniform_R.new_zeros(len(uniform_R))
@@ -171,8 +172,7 @@ def draw(
 
 
 def _drawn(weight_RV: torch.Tensor, threshold_R1: torch.Tensor) -> torch.Tensor:
-    """The sums of a large vocabulary run over blocks (N of them) first, then within the block that
-    the threshold falls into."""
+    """`_invert`, of a large vocabulary in two steps: over N blocks, then within the one chosen."""
     if weight_RV.shape[1] <= BLOCK:
         return _invert(weight_RV, threshold_R1)
     block_RNB = F.pad(weight_RV, (0, -weight_RV.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK))
@@ -186,6 +186,6 @@ def _drawn(weight_RV: torch.Tensor, threshold_R1: torch.Tensor) -> torch.Tensor:
 def _invert(weight_RB: torch.Tensor, threshold_R1: torch.Tensor) -> torch.Tensor:
     """The first index at which the sum of the weights exceeds the threshold."""
     upto_RB = weight_RB.cumsum(-1)
-    # Rounding must not carry a draw behind the last token that has any weight.
+    # Rounding must not move a draw past the last token that has any weight.
     threshold_R1 = torch.minimum(threshold_R1, upto_RB[:, -1:] * (1 - 1e-6))
     return torch.searchsorted(upto_RB, threshold_R1, right=True)[:, 0]

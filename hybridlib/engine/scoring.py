@@ -1,9 +1,9 @@
-"""Log-probabilities of completions, each prompt put through the model once for its group.
+"""Log-probabilities of completions; each prompt is computed once for its group.
 
-The longest completion of a group goes through the model behind its prompt; the others go through by
-themselves and attend to the keys and values that the prompt has left, so the numbers are those of
-separate rows (Prefix Grouper, arXiv 2506.05433). Only what predicts a token of a completion goes
-through the LM head; the last token of a completion predicts none and is left out.
+The longest completion of a group is computed together with its prompt. The others are computed
+alone and attend to the keys and values of that prompt, so the numbers are those of separate rows
+(Prefix Grouper, arXiv 2506.05433). Only positions that predict a token of a completion go through
+the LM head; the last token of a completion predicts none and is left out.
 
 P: prompt, C: completion, each a list of token ids. G: groups, R: rows, L: length, D: width,
 N: scored tokens, V: vocabulary.
@@ -28,8 +28,7 @@ def score_completions(
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """log pi(c_t | p, c_<t) and the entropy of pi at each t, one tensor (C,) a completion.
 
-    Completions of the same prompt share it, in whatever order they come, and equal ones are put
-    through the model once.
+    Completions of the same prompt share it, in any order; equal ones are computed once.
 
     Raises
     ------
@@ -52,7 +51,7 @@ def score_completions(
 
 
 def _batches(lengths: list[int]) -> list[list[int]]:
-    """Indices of rows of like length, as many at once as there is room for."""
+    """Indices of rows of similar length, as many at once as there is room for."""
     batches: list[list[int]] = []
     for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         if batches and lengths[batches[-1][0]] * (len(batches[-1]) + 1) <= ROOM:
@@ -63,7 +62,7 @@ def _batches(lengths: list[int]) -> list[list[int]]:
 
 
 class _Shared(DynamicLayer):
-    """Keys and values of the prompts in front of those of the rows; nothing is kept."""
+    """Keys and values of the prompts before those of the rows; nothing is kept."""
 
     def __init__(self, prompts: DynamicLayer, longest: int, group_R: torch.Tensor) -> None:
         super().__init__()
@@ -80,15 +79,15 @@ def _score(model, groups) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor,
     """Log-probabilities and entropies of each completion of each group, in their order."""
     device, length_G = model.device, torch.tensor([len(prompt) for prompt, _ in groups])
     left = DynamicCache()
-    # Padding stands behind, where causal attention makes a mask unnecessary.
+    # Padding is on the right, where causal attention makes a mask unnecessary.
     out_GLD = model.get_decoder()(
         input_ids=_padded([p + cs[0][:-1] for p, cs in groups]).to(device),
         past_key_values=left,
         use_cache=True,
     ).last_hidden_state
     hidden, size = [out_GLD.flatten(0, 1)], out_GLD[..., 0].numel()
-    # Rows of `hidden` that predict a completion's first token, where its prompt ends, and its
-    # second; the others follow.
+    # Rows of `hidden` that predict the first token of a completion, where its prompt ends, and
+    # its second; the others follow.
     first = [g * out_GLD.shape[1] + len(prompt) - 1 for g, (prompt, _) in enumerate(groups)]
     second = {(g, cs[0]): first[g] + 1 for g, (_, cs) in enumerate(groups)}
     alone = [(g, c) for g, (_, cs) in enumerate(groups) for c in cs[1:] if len(c) > 1]
@@ -111,7 +110,7 @@ def _score(model, groups) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor,
 
 
 def _behind_prompts(model, left: DynamicCache, length_G, rows) -> torch.Tensor:
-    """Hidden states (R, L, D) of completions, given what their prompts have left.
+    """Hidden states (R, L, D) of completions, given the keys and values of their prompts.
 
     Parameters
     ----------
@@ -151,8 +150,8 @@ def _head(model, hidden_ND, target_N) -> tuple[torch.Tensor, torch.Tensor]:
 class _FrozenHead(torch.autograd.Function):
     """log softmax(W h)[target] and the entropy of the softmax.
 
-    The gradient in h is (W[target] - softmax(W h) W) times that of the result: it is computed with
-    the result, so that logits of a large vocabulary need neither be kept nor computed again.
+    The gradient in h is (W[target] - softmax(W h) W) times that of the result. It is computed with
+    the result, so that logits of a large vocabulary are neither kept nor computed again.
     """
 
     @staticmethod

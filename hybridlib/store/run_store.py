@@ -40,33 +40,33 @@ class Store:
         self.root = Path(root).resolve()
 
     def path(self, stage: str, key: str) -> Path:
-        """Return where the finished folder of `key` lies, or will lie."""
+        """The place of the finished folder of `key`, which need not exist."""
         return self.root / stage / key
 
     def has(self, stage: str, key: str) -> bool:
-        """Say whether the folder is finished and every file in it is as it was written."""
+        """Whether the folder is finished and every file in it is as it was written."""
         return damage(self.path(stage, key), stage, key) is None
 
     def get(
         self, stage: str, key: str, make: Callable[[Path], object], inputs: Mapping[str, Any]
     ) -> Path:
-        """Return the finished folder of `key`; if there is none that verifies, make it.
+        """The finished folder of `key`; if there is none that verifies, it is made.
 
         Parameters
         ----------
-        make : called with a folder to write files in. What it keeps in the subfolder checkpoints/
-            is there again if it is killed or raises and is called anew, and is removed when it is
-            done; so is every other file that it left, which it overwrites or appends to.
-        inputs : what was hashed into `key`; JSON types. Kept in the manifest for readers.
+        make : called with a folder to write files in. If it is killed or raises, the next call
+            finds every file again, which it overwrites or appends to. The subfolder checkpoints/
+            is removed when it is done.
+        inputs : what was hashed into `key`, as JSON types; the manifest holds it for readers.
 
         Raises
         ------
-        Whatever `make` raises; its folder then stays for the next try.
+        Whatever `make` raises; its folder is kept for the next try.
         """
         final = self.path(stage, key)
         if damage(final, stage, key) is None:
             return final
-        inputs = json.loads(json.dumps(inputs, allow_nan=False))  # fail now, not after the work
+        inputs = json.loads(json.dumps(inputs, allow_nan=False))  # an error now, not after the work
         final.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(final.with_name(f".{key}.lock"))
         try:
@@ -92,7 +92,7 @@ class Store:
         final = self.path(stage, key)
         partial = final.with_name(f".{key}.partial")
         partial.mkdir(exist_ok=True)
-        # One that verifies was killed between the manifest and the rename: its work is done.
+        # If it verifies, its process was killed between manifest and rename: the work is done.
         if damage(partial, stage, key):
             (partial / MANIFEST).unlink(missing_ok=True)
             make(partial)
@@ -103,7 +103,7 @@ class Store:
 
 
 def write_manifest(folder: Path, stage: str, key: str, inputs: dict[str, Any]) -> None:
-    """Write folder/manifest.json over every file outside checkpoints/, and force all to disk."""
+    """Write folder/manifest.json about every file outside checkpoints/; force all to disk."""
     files = _files(folder)
     for path in files.values():
         _sync(path)
@@ -123,7 +123,7 @@ def write_manifest(folder: Path, stage: str, key: str, inputs: dict[str, Any]) -
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Return the manifest of a finished folder."""
+    """The manifest of a finished folder."""
     return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
 
 
@@ -132,7 +132,7 @@ _verified: dict[tuple[Path, str, str], dict[str, tuple[int, ...]]] = {}
 
 
 def damage(folder: Path, stage: str, key: str) -> str | None:
-    """Return why `folder` is not the finished folder of `key`, or None if it is.
+    """Why `folder` is not the finished folder of `key`; None if it is.
 
     A folder is hashed once a process, and again if the size, a time or the inode of a file differs
     from when it was.
@@ -177,13 +177,13 @@ def _damage(folder: Path, stage: str, key: str) -> str | None:
 
 
 def sha256(path: Path) -> str:
-    """Return the sha256 of a file in hex."""
+    """The sha256 of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """Return every file under `folder`, checkpoints aside, by its relative POSIX name, sorted."""
+    """Relative POSIX name -> path of every file under `folder` but checkpoints, sorted."""
     files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if not p.is_dir()}
     return {n: p for n, p in sorted(files.items()) if not n.startswith(f"{CHECKPOINTS}/")}
 
@@ -193,7 +193,7 @@ def _digest(body: Mapping[str, Any]) -> str:
 
 
 def _sync(path: Path) -> None:
-    """Force a file's content, or a folder's entries, to disk."""
+    """Force the content of a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

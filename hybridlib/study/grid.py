@@ -23,30 +23,30 @@ from hybridlib.variants import arm_name, before, chain, compares_hybrids
 if TYPE_CHECKING:
     from hybridlib.config import RunConfig
 
-# What others are built on is trained first: the start of a hybrid, and (by the first variant that
-# learns from it) the reward model. The second worker would only wait for the store's lock.
+# Trained first: the start of hybrids, and the first variant that needs the reward model. Else a
+# second worker would only wait for the lock of the store.
 FIRST = [("sft", "none"), ("rl", "model")]
 FIGURES = ("04_harmlessness", "05_readability", "06_generalization", "07_verdicts")
 HYBRIDS = "08_hybrids"
 
 
 def plan(config: "RunConfig", folder: Path | None = None) -> list[Job]:
-    """Return every job of the study, each after those that it needs.
+    """Every job of the study, each after those that it needs.
 
     Parameters
     ----------
     folder : of the results, by default results/local/<preset>. The resolved configuration is
-        written there: that file is the `preset` that every notebook of the grid is given.
+        written there; every notebook is given that file as its `preset`.
     """
     from hybridlib.figures import results
     from hybridlib.study.collect import write_tables
     from hybridlib.study.stages import is_done, measurements, stage_key
 
     if config.study.beside:
-        results.load(config.study.beside)  # said now that there are none, not when all is done
+        results.load(config.study.beside)  # if there are none, this says so now and not at the end
     folder = folder or local(config.preset)
     preset = _write_config(config, folder)
-    # What others are built on is no arm by itself, perhaps, but trained once all the same.
+    # A stage of a chain is trained once, even if it is no arm.
     first = [arm for arm in FIRST if arm in config.arms]
     stages = list(dict.fromkeys(s for arm in (*first, *config.arms) for s in chain(*arm)))
 
@@ -92,7 +92,7 @@ def figures(
     notebooks: Path,
     needs: tuple[str, ...] = (),
 ) -> list[Job]:
-    """Return the jobs that draw every figure of folder/tables into folder/figures."""
+    """The jobs that draw every figure of folder/tables into folder/figures."""
     drawn = (*FIGURES, HYBRIDS) if compares_hybrids(variants) else FIGURES
     return [
         Job(
@@ -107,7 +107,7 @@ def figures(
 
 
 def describe(config: "RunConfig", preset: str) -> str:
-    """Return a Markdown table of every parameter, those that differ from `preset` marked, first."""
+    """A Markdown table of every parameter; those that differ from `preset` come first, bold."""
     from hybridlib.config import load_config
 
     before, values = load_config(preset).flat(), config.flat()
@@ -118,14 +118,14 @@ def describe(config: "RunConfig", preset: str) -> str:
 
 
 def summary(jobs: Sequence[Job]) -> str:
-    """Return how many jobs of each kind there are: 12 jobs: 1 base, 4 train, ..."""
+    """The number of jobs of each kind: 12 jobs: 1 base, 4 train, ..."""
     kinds = Counter(job.name.split()[0] for job in jobs)
     return f"{len(jobs)} jobs: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
 
 
 def outline(jobs: Sequence[Job], workers: int) -> str:
-    """Return a line a kind of job: how many there are, lie in the store, and are to run; and how
-    long that may take, where notebooks of that kind have been executed here before."""
+    """A line a kind of job: how many are done and to run, and how long that may take if such
+    notebooks were executed on this machine before."""
     lines, left, unknown = [], 0.0, False
     for kind in dict.fromkeys(map(jobs_.kind_of, jobs)):
         those = [job for job in jobs if jobs_.kind_of(job) == kind]
@@ -145,7 +145,7 @@ def outline(jobs: Sequence[Job], workers: int) -> str:
 
 
 def _file(source: str, **at: object) -> str:
-    """Return the name of an executed notebook: 02_train-rl-model-seed0, 03_evaluate-sft."""
+    """The name of an executed notebook: 02_train-rl-model-seed0, 03_evaluate-sft."""
     if not at:
         return source
     seed = f"-seed{at['seed']}" if "seed" in at else ""

@@ -1,8 +1,8 @@
-"""Jobs, most of them notebooks: each a process of its own, some at a time, in the order they need.
+"""Jobs, most of them notebooks: each in its own process, several at a time, in order of need.
 
 The process that runs them holds no model. A kernel lives as long as its notebook, so its memory is
-freed for certain. What was computed before lies in the run store; this file only spares the start
-of kernels that would find all of it there.
+surely freed. The run store keeps what was computed before; this module only saves the start of
+kernels that would find everything there.
 """
 
 import json
@@ -31,34 +31,34 @@ from hybridlib.store.errors import OneLineError
 from hybridlib.store.paths import PROJECT
 from hybridlib.study import notebook as nb
 
-HEARTBEAT = 30.0  # seconds without a finished job until what runs is shown
+HEARTBEAT = 30.0  # seconds without a finished job until the running ones are shown
 MEMORY_A_JOB = 3 << 30  # bytes: torch, a model, its optimiser and a batch of rollouts
 
 
 @dataclass(frozen=True)
 class Job:
-    """One notebook, or one `call` in this process, and the jobs that come before it."""
+    """One notebook, or one `call` in this process, and the jobs that it needs."""
 
     name: str
     notebook: Path | None = None
     parameters: Mapping[str, object] = field(default_factory=dict)
     output: Path | None = None
     needs: tuple[str, ...] = ()
-    done: Callable[[], bool] = lambda: False  # is all that the notebook computes in the store?
-    key: str = ""  # of what the executed notebook shows
+    done: Callable[[], bool] = lambda: False  # is everything that it computes in the store?
+    key: str = ""  # of the results that the executed notebook shows
     call: Callable[[], object] | None = None
-    alone: bool = False  # nothing can run beside it, so it gets every core
+    alone: bool = False  # no other job can run at the same time, so it gets every core
 
     def stamp(self) -> str:
-        """Return a hash that changes when the executed notebook would show something else."""
+        """A hash that changes when the executed notebook would show something else."""
         return nb.stamp(self.notebook, self.parameters, self.key)
 
     def unchanged(self) -> bool:
-        """Say whether the work is in the store and the executed notebook shows it."""
+        """Whether the work is in the store and the executed notebook shows it."""
         return not self.call and nb.read_stamp(self.output) == self.stamp() and self.done()
 
     def retry(self) -> str:
-        """Return the command, given in the project's folder, that runs this job by itself."""
+        """The command that runs this job alone, in the project's folder."""
         if self.call:
             return "(run the study again)"
         paths = [os.path.relpath(path, PROJECT) for path in (self.notebook, self.output)]
@@ -68,7 +68,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job. `error`: one line, empty unless it failed or was skipped."""
+    """How a job ended. `error`: one line, empty unless it failed or was skipped."""
 
     job: Job
     status: Literal["finished", "unchanged", "failed", "skipped"]
@@ -77,7 +77,7 @@ class Outcome:
 
 
 class StudyError(OneLineError, RuntimeError):
-    """Some jobs of a study failed. One line, which a notebook shows without a traceback."""
+    """Some jobs of a study failed."""
 
 
 def run(
@@ -87,7 +87,7 @@ def run(
     report: Callable[[str], object] = print,
     heartbeat: float = HEARTBEAT,
 ) -> list[Outcome]:
-    """Run `jobs`, `workers` at a time: the first in the list whose needs are met comes first.
+    """Run `jobs`, `workers` at a time: next is the first in the list whose needs are met.
 
     Returns
     -------
@@ -95,8 +95,8 @@ def run(
 
     Raises
     ------
-    StudyError : after every job that could run has run and `report` has told which failed, why, and
-        the command that retries each.
+    StudyError : a job failed. Every job that can run has run; `report` has told which failed, why,
+        and the command that retries each.
     """
     _check_order(jobs)
     workers = workers or default_workers()
@@ -122,8 +122,8 @@ def run(
                     elif job.unchanged():
                         end(Outcome(job, "unchanged"))
                     else:
-                        # The number of threads must not depend on what else happens to run: sums
-                        # over threads round by it, and a study must repeat to the last bit.
+                        # The number of threads may not depend on what else is running: it changes
+                        # the rounding of sums, and a study must repeat to the last bit.
                         work = _Work(job, cores() if job.alone else max(1, cores() // workers))
                         running[pool.submit(work.run)] = work
                     waiting.remove(job)
@@ -143,7 +143,7 @@ def run(
 
 
 def default_workers() -> int:
-    """Return how many notebooks run at once: one on a GPU, else one a core as memory allows."""
+    """How many notebooks run at once: one on a GPU, else one a core as memory allows."""
     if shutil.which("nvidia-smi"):
         return 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -154,7 +154,7 @@ def default_workers() -> int:
 def processes() -> Iterator[ProcessPoolExecutor]:
     """A pool of processes that train, each on its share of the cores, as in the study.
 
-    Where something is raised beside it they end at once: the store goes on from their checkpoints.
+    If the body raises, they end at once; the store goes on from their checkpoints.
     """
     workers = default_workers()
     threads = max(1, cores() // workers)
@@ -162,7 +162,9 @@ def processes() -> Iterator[ProcessPoolExecutor]:
         try:
             yield pool
         except BaseException:
-            for child in active_children():  # what the pool took out of its queue it would still do
+            for child in (
+                active_children()
+            ):  # else the pool would still do what it has taken out of its queue
                 child.terminate()
             raise
 
@@ -175,7 +177,7 @@ def _begin(parent: int, threads: int) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Write seconds as people do: 41 s, 9 min, 1 h 05 min."""
+    """Seconds as text: 41 s, 9 min, 1 h 05 min."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -183,7 +185,7 @@ def duration(seconds: float) -> str:
 
 
 class _Work:
-    """A job that a thread of the pool is busy with."""
+    """A job that a thread of the pool is running."""
 
     def __init__(self, job: Job, threads: int) -> None:
         self.job = job
@@ -218,7 +220,7 @@ class _Work:
 
 
 class _Progress:
-    """Tells one line a job that ended, and how long the rest may take."""
+    """Reports one line for each job that ends, with an estimate of the time left."""
 
     def __init__(self, jobs: Sequence[Job], workers: int, report: Callable[[str], object]) -> None:
         self.total, self.workers, self.report = len(jobs), workers, report
@@ -257,13 +259,13 @@ class _Progress:
             return ""
         anything = fmean([s for kind in self.seconds.values() for s in kind])
         each = {kind: fmean(seconds) for kind, seconds in self.seconds.items()}
-        # What makes nothing for the store draws, in seconds: not known until one of its kind has.
+        # Jobs without a key only draw figures, in seconds, which count once one of them has run.
         left = sum(each.get(kind_of(job), anything if job.key else 0) for job in self.left.values())
         return f"   about {duration(left / self.workers)} left" if left else ""
 
 
 def kind_of(job: Job) -> str:
-    """Return what a job does, in a word: base, train, evaluate, tables, figures."""
+    """What a job does, in a word: base, train, evaluate, tables, figures."""
     return job.name.split()[0]
 
 
@@ -278,7 +280,7 @@ def _check_order(jobs: Sequence[Job]) -> None:
 
 
 def _raise_for(outcomes: Sequence[Outcome], report: Callable[[str], object]) -> None:
-    """Tell what failed, and raise StudyError if anything did."""
+    """Report what failed, and raise StudyError if anything did."""
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
     skipped = sum(outcome.status == "skipped" for outcome in outcomes)
     if not failed:

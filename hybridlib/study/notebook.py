@@ -1,4 +1,4 @@
-"""Notebooks as programs: run one in its own process, say why it failed, clean what it shows."""
+"""Notebooks as programs: run one in its own process, say why it failed, clean its output."""
 
 import hashlib
 import json
@@ -29,8 +29,8 @@ ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
 def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> None:
-    """Execute a notebook and print what it prints, as it comes; a kernel that dies before it has
-    answered is started once more.
+    """Execute a notebook and print its output as it comes; a kernel that dies before it answers is
+    started once more.
 
     Raises
     ------
@@ -61,11 +61,11 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
 
 
 class Execution:
-    """A notebook that is executed in a child process, whose memory is freed for certain.
+    """A notebook that is executed in a child process, so that its memory is surely freed.
 
     Parameters
     ----------
-    threads : what OpenMP and its like may use in the kernel.
+    threads : of OpenMP and the like in the kernel.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Execution:
         self._lock = threading.Lock()
 
     def run(self, on_line: Callable[[str], object]) -> str:
-        """Execute it, hand each line that it prints to `on_line`; return "" or why it failed."""
+        """Execute it and pass each line that it prints to `on_line`; return "" or why it failed."""
         self.output.parent.mkdir(parents=True, exist_ok=True)
         self.output.unlink(missing_ok=True)
         command = [sys.executable, "-m", "hybridlib.study.notebook"]
@@ -94,7 +94,7 @@ class Execution:
                 text=True,
                 errors="replace",
             )
-        lines = deque(["it ended without a word"], maxlen=1)
+        lines = deque(["it ended without a message"], maxlen=1)
         with self._child as child:
             for line in map(one_line, child.stdout):
                 if line:
@@ -111,14 +111,14 @@ class Execution:
 
 
 def kernel_variables(threads: int) -> dict[str, str]:
-    """Return what a kernel's environment adds: its threads, how it keeps memory, no warnings."""
+    """Environment variables of a kernel: its threads, how it keeps memory, no warnings."""
     names = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")
     return {f"{name}_NUM_THREADS": str(threads) for name in names} | {
-        # glibc gives large blocks back at once and faults them in again at the next step.
+        # By default glibc returns large blocks at once and faults them in at the next step.
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": str(16 << 30),
         "MALLOC_TOP_PAD_": str(64 << 20),
-        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # larger pages, if the kernel lends any
+        "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # larger pages, if the system has any
         "TOKENIZERS_PARALLELISM": "false",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "PYTHONUNBUFFERED": "1",
@@ -126,13 +126,13 @@ def kernel_variables(threads: int) -> dict[str, str]:
 
 
 def one_line(text: str) -> str:
-    """Return the first line of `text` that says anything, without terminal colours."""
+    """The first line of `text` that is not empty, without terminal colours."""
     lines = (line.strip() for line in ANSI.sub("", text).splitlines())
     return next(filter(None, lines), "")
 
 
 def error_in(executed: Path) -> str:
-    """Return `name: message` of the error that ended an executed notebook, or "" if none did."""
+    """`name: message` of the error that ended an executed notebook; "" if there was none."""
     if not executed.exists():
         return ""
     for cell in json.loads(executed.read_text(encoding="utf-8"))["cells"]:
@@ -153,7 +153,7 @@ def stamp(notebook: Path, parameters: Mapping[str, object], key: str) -> str:
 
 
 def read_stamp(executed: Path) -> str:
-    """Return the stamp of an executed notebook; "" if it is missing, failed or was not stamped."""
+    """The stamp of an executed notebook; "" if it is missing, failed or has no stamp."""
     if not executed.exists():
         return ""
     try:
@@ -164,7 +164,7 @@ def read_stamp(executed: Path) -> str:
 
 
 def seconds_of(executed: Path) -> float | None:
-    """Return how long an execution took, as papermill noted it; None if there was none."""
+    """The seconds that an execution took, from papermill; None if there was none."""
     if not read_stamp(executed):
         return None
     metadata = json.loads(executed.read_text(encoding="utf-8"))["metadata"]
@@ -181,11 +181,11 @@ def write_stamp(executed: Path, value: str) -> None:
 
 
 def cleaned(node: "NotebookNode", places: Mapping[str, str]) -> "NotebookNode":
-    """Return an executed notebook without what differs from run to run and machine to machine.
+    """An executed notebook without what differs from run to run and machine to machine.
 
     Parameters
     ----------
-    places : what to write in the place of each absolute path.
+    places : absolute path -> what is written instead.
     """
     import nbformat  # here: it takes a second, which kernels need not spend
 
@@ -206,7 +206,7 @@ def cleaned(node: "NotebookNode", places: Mapping[str, str]) -> "NotebookNode":
 
 
 def _coalesced(cell: dict) -> list[dict]:
-    """Join neighbouring outputs of one stream in a cell, which come in as many as time made."""
+    """Join neighbouring outputs of one stream in a cell, whose number depends on timing."""
     joined: list[dict] = []
     for output in cell.get("outputs", ()):
         before = joined[-1] if joined else {}
@@ -220,7 +220,7 @@ def _coalesced(cell: dict) -> list[dict]:
 
 
 def end_with(parent: int) -> None:
-    """End this process when `parent` has, be it by SIGKILL; a kernel of it then ends itself."""
+    """End this process when `parent` has ended, even by SIGKILL; its kernel then ends, too."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)
