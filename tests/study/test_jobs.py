@@ -11,18 +11,12 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from standin import notebook
 
 from hybridlib.study import notebook as nb
 from hybridlib.study.jobs import Job, StudyError, cores, duration, run
 
 TIMEOUT = 60
-
-
-def notebook(parameters: str, source: str) -> nbformat.NotebookNode:
-    cell = nbformat.v4.new_code_cell
-    cells = [cell(parameters, metadata={"tags": ["parameters"]}), cell(source)]
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    return nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
 
 
 class Bench:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {f"0{i}" for i in range(8)}  # 08 is for presets that compare hybrids
@@ -17,17 +16,10 @@ TIMEOUT = 420
 
 
 def copy(folder: Path) -> Path:
-    """The project as `results` go below the package that is imported: sources alone, no results."""
+    """A project of its own, since results go beside the package: the sources, without results."""
     for name in ("hybridlib", "notebooks"):
         ignored = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
-    with (folder / "hybridlib" / "learning_rates.csv").open() as file:
-        chosen = any(row["chosen"] == "True" for row in csv.DictReader(file))
-    if not chosen:  # before `make tune` has run
-        arms = [f"{v}/{r}" for v in ("rl", "two_stage", "joint") for r in ("rule", "model")]
-        rates = dict.fromkeys([*arms, "rl_gold/gold", "sft", "sft_narrow", "reward_model"], 1e-3)
-        with (folder / "notebooks" / "presets" / "smoke.yaml").open("a") as file:
-            file.write(yaml.safe_dump({"learning_rates": rates}))
     return folder
 
 
