@@ -175,7 +175,7 @@ def curve_grid(
 
 
 def cost_bars(results: Results, columns: dict[str, str]) -> Figure:
-    """Bars from zero, a row an arm: the mean over seeds, written beside its interval."""
+    """Bars from zero, a row an arm: the mean over seeds, written next to its interval."""
     arms = results.arms("cost")
     fig = Figure(figsize=(13, 2.2 + 0.4 * len(arms)))
     axes = fig.subplots(1, len(columns), squeeze=False)[0]

@@ -27,7 +27,7 @@ COSTS = {
 }
 
 
-@figure(tables="verdicts claims", optional="sensitivity")
+@figure(tables="verdicts", optional="claims sensitivity")
 def verdict_page(results: Results) -> Figure:
     """What does each claim of the paper come to?
 
