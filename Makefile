@@ -54,7 +54,7 @@ test: setup
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile $(ARGS)
 
 test-slow: setup
-	@$(BIN)/python -m pytest -m slow $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(CORES) --dist loadfile -m slow $(ARGS)
 
 test-browser: setup
 	@$(BIN)/python -m pytest -m browser $(ARGS)
