@@ -23,7 +23,8 @@ def copy(folder: Path) -> Path:
     return folder
 
 
-ONE_REWARD = ("-p", "rewards", "model")  # the one that needs every stage
+# One reward, the one that needs every stage, and a variant of each kind of start.
+FEW = ("-p", "rewards", "model", "-p", "variants", "base, rl, rl_gold, sft, two_stage")
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Studies:
 def studies(tmp_path_factory) -> Studies:
     project = copy(tmp_path_factory.mktemp("project"))
     store = tmp_path_factory.mktemp("store")
-    return Studies(project, *(study(project, store, *ONE_REWARD) for _ in range(2)))
+    return Studies(project, *(study(project, store, *FEW) for _ in range(2)))
 
 
 def test_every_stage_leaves_its_folder(studies: Studies):
@@ -95,7 +96,7 @@ def test_a_second_run_trains_nothing_and_changes_no_table(studies: Studies):
 
 @pytest.mark.slow
 def test_the_same_seed_in_an_empty_store_gives_the_same_bytes(studies: Studies, tmp_path: Path):
-    few = (*ONE_REWARD, "-p", "variants", "base, rl, sft")
+    few = ("-p", "rewards", "model", "-p", "variants", "base, rl, sft")
     (tmp_path / "other").mkdir()
     measured = study(copy(tmp_path / "other"), tmp_path / "empty", *few).measured
     assert len([name for name in measured if name.endswith("responses.parquet")]) == 3
