@@ -18,6 +18,7 @@ from hybridlib.figures.registry import NOTEBOOKS, figures
 from hybridlib.figures.results import Results
 
 DECLARED = figures()
+AS_SVG = ("response_classes", "verdict_page", "generalization", "cost")  # drawn on request alone
 figure = pytest.mark.parametrize("name", DECLARED)
 
 
@@ -32,15 +33,16 @@ def shown(name, request) -> Results:
 def test_bytes_repeat_whatever_the_user_has_set(name, shown, tmp_path):
     def saved(results: Results, folder: str) -> list[bytes]:
         fig = DECLARED[name].draw(results)
-        paths = [style.save(fig, tmp_path / folder, name, kind) for kind in ("png", "svg")]
-        assert [path.name for path in paths] == [f"{name}.png", f"{name}.svg"]
+        kinds = ("png", "svg") if name in AS_SVG else ("png",)
+        paths = [style.save(fig, tmp_path / folder, name, kind) for kind in kinds]
+        assert [path.name for path in paths] == [f"{name}.{kind}" for kind in kinds]
         return [path.read_bytes() for path in paths]
 
     first = saved(shown, "first")
     ours = {"font.size": 30, "svg.hashsalt": "mine", "savefig.dpi": 33, "axes.grid": True}
     with matplotlib.rc_context(ours):
         assert saved(Results(shown.folder), "second") == first
-    assert b"<dc:date>" not in first[1]
+    assert not any(b"<dc:date>" in data for data in first)
 
 
 @figure
