@@ -18,14 +18,19 @@ from typing import Any
 import nbformat
 import pandas as pd
 
+from hybridlib import config as configuration
+from hybridlib.evaluation import hypotheses
+from hybridlib.figures import registry
+from hybridlib.figures.results import Results
+from hybridlib.store import assets
 from hybridlib.store.environment import environment
 from hybridlib.store.errors import OneLineError
 from hybridlib.store.paths import PROJECT, committed, local
 from hybridlib.store.run_store import sha256
-from hybridlib.study import grid
+from hybridlib.study import collect, grid
 from hybridlib.study import notebook as nb
-from hybridlib.study.collect import is_present
 from hybridlib.study.jobs import run
+from hybridlib.study.keys import VERSIONS
 
 LIMIT = 20_000_000  # bytes of committed results a preset
 WIDE = ("classes", "contrasts", "metrics", "training")  # tables that no person reads in git
@@ -90,14 +95,15 @@ def publish(preset: str, *, report: Callable[[str], object] = print) -> Path:
     PublishError : the local results are incomplete, failed, outdated or too large.
     """
     source, target = local(preset), committed(preset)
-    tables = {path.stem for path in (source / "tables").glob("*.csv")}
     if (source / "config.yaml").exists():
-        fill = _study
-    elif tables and "runs" not in tables and target.is_dir():
-        fill = _added
-    else:
+        return _replace(target, lambda draft: _study(draft, source), report)
+    tables = sorted((source / "tables").glob("*.csv"))
+    if not tables or (source / "tables" / "runs.csv").exists() or not target.is_dir():
         raise PublishError(f"no local results of {preset}: {RERUN.format(preset)} first")
-    return _replace(target, lambda draft: fill(draft, source, target), report)
+    if not collect.is_present(target):
+        again = f"{RERUN.format(preset)} and publish that"
+        raise PublishError(f"results/{preset} is of other stages or hypotheses: {again}")
+    return _replace(target, lambda draft: _drawn(draft, target, report, tables), report)
 
 
 def redraw(preset: str, *, report: Callable[[str], object] = print) -> Path:
@@ -134,59 +140,36 @@ def _replace(
     return target
 
 
-def _study(draft: Path, source: Path, target: Path) -> dict[str, Any]:
+def _study(draft: Path, source: Path) -> dict[str, Any]:
     """Fill the draft with a whole study; return its manifest."""
-    from hybridlib.config import load_config
-    from hybridlib.study import collect
-
-    config = load_config(str(source / "config.yaml"))
+    config = configuration.load_config(str(source / "config.yaml"))
     jobs = grid.plan(config)
     for job in jobs:
         if job.notebook and job.key and not job.unchanged():
             raise PublishError(f"{job.name} is not up to date: {RERUN.format(config.preset)}")
     for part, kind in (("tables", "csv"), ("figures", "png")):
         (draft / part).mkdir(parents=True)
-        for path in sorted((source / part).glob(f"*.{kind}")):
+        for path in (source / part).glob(f"*.{kind}"):
             shutil.copyfile(path, draft / part / path.name)
     artifacts = collect.artifacts(config, config.seeds[0])
     for path in _notebooks(jobs, source, of_runs=bool(artifacts)):
         _write_notebook(path, draft / "notebooks")
     for name, folder in artifacts.items():
         shutil.copytree(folder, draft / "artifacts" / name)
-    for path in (draft / "artifacts").rglob("adapter_config.json"):
-        _name_base(path, target / "artifacts" / "base")
-    for path in (draft / "artifacts").rglob("*"):
-        if path.suffix in (".json", ".md"):
-            path.write_text(_without_places(path.read_text(encoding="utf-8")), encoding="utf-8")
-        elif path.suffix == ".safetensors":
-            _halve(path)
+    _tidy(draft / "artifacts", f"results/{config.preset}/artifacts/base")
     return manifest(config, draft)
 
 
-def _added(draft: Path, source: Path, target: Path) -> dict[str, Any]:
-    """Fill the draft with the committed results and the local tables; return the manifest, in
-    which an added table names the commit that made it."""
-    if not is_present(target):
-        again = f"{RERUN.format(target.name)} and publish that"
-        raise PublishError(f"results/{target.name} is of other stages or hypotheses: {again}")
-    return _drawn(draft, target, added=sorted((source / "tables").glob("*.csv")))
-
-
 def _drawn(
-    draft: Path,
-    target: Path,
-    report: Callable[[str], object] = lambda line: None,
-    added: Sequence[Path] = (),
+    draft: Path, target: Path, report: Callable[[str], object], added: Sequence[Path] = ()
 ) -> dict[str, Any]:
     """Fill the draft with the committed results and tables added to them, redraw the figures and
-    execute their notebooks; return the manifest."""
+    execute their notebooks; return the manifest, in which an added table names its commit."""
     shutil.copytree(target, draft, ignore=shutil.ignore_patterns("*.html"))
     made = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
-    runs = _read(draft / "tables" / "runs.csv")
     for path in added:
         shutil.copyfile(path, draft / "tables" / path.name)
-        named = {"sha256": sha256(path), "runs": _runs_of(_read(path), runs)}
-        made["tables"][path.stem] = named | {"commit": _commit()}
+        made["tables"][path.stem] = _table(draft, path) | {"commit": _commit()}
     shutil.rmtree(draft / "figures")
     variants = {run["variant"] for run in made["runs"].values()}
     with tempfile.TemporaryDirectory() as notebooks:
@@ -199,26 +182,28 @@ def _drawn(
 
 def manifest(config: Any, folder: Path) -> dict[str, Any]:
     """Return which runs, configuration, code and environment every table and figure rests on."""
-    from hybridlib.evaluation import hypotheses
-    from hybridlib.store import assets
-    from hybridlib.study.collect import assets_used
-    from hybridlib.study.keys import VERSIONS
-
-    runs = _read(folder / "tables" / "runs.csv")
-    tables = {}
-    for path in sorted((folder / "tables").glob("*.csv")):
-        tables[path.stem] = {"sha256": sha256(path), "runs": _runs_of(_read(path), runs)}
+    runs = Results(folder).table("runs").drop(columns="arm")
+    tables = sorted((folder / "tables").glob("*.csv"))
     return {
         "preset": config.preset,
         "configuration": config.flat(),
         "figures": _figures(folder),
-        "tables": tables,
+        "tables": {path.stem: _table(folder, path) for path in tables},
         "runs": {row.pop("run"): row for row in runs.to_dict("records")},
         "code": {"commit": _commit(), "stages": dict(VERSIONS)},
-        "assets": assets.provenance(assets_used(config)),
+        "assets": assets.provenance(collect.assets_used(config)),
         "environment": environment(),
         "hypotheses_sha256": hypotheses.digest(),
     }
+
+
+def _table(folder: Path, path: Path) -> dict[str, Any]:
+    """The sha256 of a table and the runs that its rows name, or all where they name none."""
+    table, runs = (Results(folder).table(name) for name in (path.stem, "runs"))
+    by = [column for column in ("variant", "reward", "seed") if column in table and column in runs]
+    if by:
+        runs = runs.merge(table[by].drop_duplicates(), on=by)
+    return {"sha256": sha256(path), "runs": sorted(set(runs.run))}
 
 
 def compress(folder: Path) -> None:
@@ -255,39 +240,31 @@ def _write_notebook(path: Path, folder: Path, places: Mapping[str, str] = {}) ->
     nbformat.write(node, folder / path.name)
 
 
-def _halve(path: Path) -> None:
-    """Keep weights in half precision: enough to sample from, and half the size."""
-    from safetensors.numpy import load_file, save_file
-
-    tensors = {name: value.astype("float16") for name, value in load_file(path).items()}
-    save_file(tensors, path, metadata={"format": "pt"})
-
-
 def _places() -> dict[str, str]:
     """Return what is written in the place of each path of this machine."""
-    return {
-        f"{PROJECT}/": "",
-        str(PROJECT): ".",
-        sys.base_prefix: "python",
-        str(Path.home()): "~",
-    }
+    home, python = str(Path.home()), sys.base_prefix
+    return {f"{PROJECT}/": "", str(PROJECT): ".", python: "python", home: "~"}
 
 
-def _name_base(adapter: Path, base: Path) -> None:
-    """Let an adapter name the committed base, not the folder of the store that it was trained on,
-    which may lie anywhere and be gone."""
-    trained_on = json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"]
-    for path in (adapter, adapter.with_name("README.md")):
-        if path.exists():
+def _tidy(artifacts: Path, base: str) -> None:
+    """Keep weights in half precision, which is enough to sample from, and no place of this machine.
+
+    Adapters name the committed base, not the folder of the store that they were trained on.
+    """
+    from safetensors.numpy import load_file, save_file
+
+    places, found = _places(), list(artifacts.rglob("*"))
+    for path in found:
+        if path.name == "adapter_config.json":
+            adapter = json.loads(path.read_text(encoding="utf-8"))
+            places[adapter["base_model_name_or_path"]] = base
+    for path in found:
+        if path.suffix in (".json", ".md"):
             text = path.read_text(encoding="utf-8")
-            named = base.relative_to(PROJECT).as_posix()
-            path.write_text(text.replace(trained_on, named), encoding="utf-8")
-
-
-def _without_places(text: str) -> str:
-    for place in sorted(_places(), key=len, reverse=True):
-        text = text.replace(place, _places()[place])
-    return text
+            path.write_text(nb.renamed(text, places), encoding="utf-8")
+        elif path.suffix == ".safetensors":
+            halves = {name: value.astype("float16") for name, value in load_file(path).items()}
+            save_file(halves, path, metadata={"format": "pt"})
 
 
 def _figures(folder: Path) -> dict[str, dict[str, list[str]]]:
@@ -295,23 +272,12 @@ def _figures(folder: Path) -> dict[str, dict[str, list[str]]]:
 
     Raises PublishError for a figure that the present code does not draw.
     """
-    from hybridlib.figures import registry
-    from hybridlib.figures.results import Results
-
     known, found = registry.figures(), {}
     for path in sorted((folder / "figures").glob("*.png")):
         if path.stem not in known:
             raise PublishError(f"figures/{path.name} is of older code: remove it and publish again")
         found[path.stem] = {"tables": known[path.stem].read(Results(folder))}
     return found
-
-
-def _runs_of(table: pd.DataFrame, runs: pd.DataFrame) -> list[str]:
-    """Return the keys of the runs that a table's rows name, or of all where it names none."""
-    by = [column for column in ("variant", "reward", "seed") if column in table and column in runs]
-    if by:
-        runs = runs.merge(table[by].drop_duplicates(), on=by)
-    return sorted(set(runs.run))
 
 
 def _commit() -> str:
@@ -329,12 +295,10 @@ def _commit() -> str:
 def _side_by_side(preset: str, name: str, report: Callable[[str], object]) -> pd.DataFrame:
     """Join the committed and the local version of a table on all that is not measured, as far as
     both have it; local columns end in _rerun. `name` is what a row is about, in words."""
-    from hybridlib.figures.results import Results
-
     sides = []
     for place in (committed(preset), local(preset)):
         if not Results(place).has(name):
-            where = (place / "tables" / f"{name}.csv").relative_to(PROJECT)
+            where = place.relative_to(PROJECT) / "tables" / f"{name}.csv"
             raise PublishError(f"there is no {where} to compare")
         sides.append(Results(place).table(name))
     ids = [column for column in sides[0] if column in sides[1] and column not in MEASURED]
@@ -346,10 +310,6 @@ def _side_by_side(preset: str, name: str, report: Callable[[str], object]) -> pd
             report(f"{count} rows of {name} are only {told}: not judged")
     words = rows[ids].astype(str).agg(" ".join, axis="columns")
     return rows.assign(name=words)[rows.found.eq("both")]
-
-
-def _read(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
 
 
 def _interval(row: Mapping[str, float], suffix: str) -> str:

@@ -15,9 +15,8 @@ import yaml
 
 from hybridlib.figures import markdown
 from hybridlib.store.paths import NOTEBOOKS, local
-from hybridlib.study import jobs as jobs_
-from hybridlib.study import notebook
-from hybridlib.study.jobs import Job
+from hybridlib.study.jobs import Job, duration
+from hybridlib.study.notebook import metadata_of
 from hybridlib.variants import arm_name, before, chain, compares_hybrids
 
 if TYPE_CHECKING:
@@ -118,8 +117,8 @@ def describe(config: "RunConfig", preset: str) -> str:
 
 
 def summary(jobs: Sequence[Job]) -> str:
-    """The number of jobs of each kind: 12 jobs: 1 base, 4 train, ..."""
-    kinds = Counter(job.name.split()[0] for job in jobs)
+    """Return how many jobs of each kind there are: 12 jobs: 1 base, 4 train, ..."""
+    kinds = Counter(job.kind for job in jobs)
     return f"{len(jobs)} jobs: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
 
 
@@ -127,21 +126,22 @@ def outline(jobs: Sequence[Job], workers: int) -> str:
     """A line a kind of job: how many are done and to run, and how long that may take if such
     notebooks were executed on this machine before."""
     lines, left, unknown = [], 0.0, False
-    for kind in dict.fromkeys(map(jobs_.kind_of, jobs)):
-        those = [job for job in jobs if jobs_.kind_of(job) == kind]
+    for kind in dict.fromkeys(job.kind for job in jobs):
+        those = [job for job in jobs if job.kind == kind]
         todo = [job for job in those if not job.unchanged()]
-        past = [s for job in those if job.output and (s := notebook.seconds_of(job.output))]
+        runs = [metadata_of(job.output) for job in those if job.output]
+        past = [run["duration"] for run in runs if run.get("duration")]
         line = f"{kind}: {len(those) - len(todo)} of {len(those)} done, {len(todo)} to run"
         if todo and past:
             at_once = 1 if todo[0].alone else min(workers, len(todo))
             seconds = fmean(past) * len(todo) / at_once
             left += seconds
-            line += f", about {jobs_.duration(seconds)}"
+            line += f", about {duration(seconds)}"
         elif todo and todo[0].notebook:
             unknown = True
         lines.append(line)
     rest = ", and what was never run here" if unknown else ""
-    return "\n".join([*lines, f"in all: about {jobs_.duration(left)}{rest}"])
+    return "\n".join([*lines, f"in all: about {duration(left)}{rest}"])
 
 
 def _file(source: str, **at: object) -> str:

@@ -5,20 +5,17 @@ surely freed. The run store keeps what was computed before; this module only sav
 kernels that would find everything there.
 """
 
+import hashlib
 import json
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    Future,
-    ProcessPoolExecutor,
-    ThreadPoolExecutor,
-    wait,
-)
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent import futures
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import active_children, get_context
@@ -26,9 +23,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Literal
 
+from hybridlib.store import paths
 from hybridlib.store.environment import cores
 from hybridlib.store.errors import OneLineError
-from hybridlib.store.paths import PROJECT
 from hybridlib.study import notebook as nb
 
 HEARTBEAT = 30.0  # seconds without a finished job until the running ones are shown
@@ -49,21 +46,33 @@ class Job:
     call: Callable[[], object] | None = None
     alone: bool = False  # no other job can run at the same time, so it gets every core
 
+    @property
+    def kind(self) -> str:
+        """What it does, in a word: base, train, evaluate, tables, figures."""
+        return self.name.split()[0]
+
     def stamp(self) -> str:
-        """A hash that changes when the executed notebook would show something else."""
-        return nb.stamp(self.notebook, self.parameters, self.key)
+        """Return a hash that changes when the executed notebook would show something else.
+
+        Paths count as they are within the project, which may lie anywhere.
+        """
+        project = json.dumps(f"{paths.PROJECT}/")[1:-1]
+        shown = json.dumps([dict(self.parameters), self.key], sort_keys=True).replace(project, "")
+        return hashlib.sha256(self.notebook.read_bytes() + shown.encode()).hexdigest()[:16]
 
     def unchanged(self) -> bool:
-        """Whether the work is in the store and the executed notebook shows it."""
-        return not self.call and nb.read_stamp(self.output) == self.stamp() and self.done()
+        """Say whether the work is in the store and the executed notebook shows it."""
+        if self.call:
+            return False
+        return nb.metadata_of(self.output).get("stamp") == self.stamp() and self.done()
 
     def retry(self) -> str:
         """The command that runs this job alone, in the project's folder."""
         if self.call:
             return "(run the study again)"
-        paths = [os.path.relpath(path, PROJECT) for path in (self.notebook, self.output)]
+        files = [os.path.relpath(path, paths.PROJECT) for path in (self.notebook, self.output)]
         parameters = ["-y", json.dumps(self.parameters)] if self.parameters else []
-        return shlex.join([".venv/bin/papermill", *paths, *parameters])
+        return shlex.join([".venv/bin/papermill", *files, *parameters])
 
 
 @dataclass(frozen=True)
@@ -101,14 +110,14 @@ def run(
     _check_order(jobs)
     workers = workers or default_workers()
     waiting, outcomes = list(jobs), {}
-    running: dict[Future[Outcome], _Work] = {}
+    running: dict[futures.Future[Outcome], Work] = {}
     progress = _Progress(jobs, workers, report)
 
     def end(outcome: Outcome) -> None:
         outcomes[outcome.job.name] = outcome
         progress.ended(outcome)
 
-    with ThreadPoolExecutor(workers) as pool:
+    with futures.ThreadPoolExecutor(workers) as pool:
         try:
             while waiting or running:
                 for job in list(waiting):
@@ -122,12 +131,12 @@ def run(
                     elif job.unchanged():
                         end(Outcome(job, "unchanged"))
                     else:
-                        # The number of threads may not depend on what else is running: it changes
-                        # the rounding of sums, and a study must repeat to the last bit.
-                        work = _Work(job, cores() if job.alone else max(1, cores() // workers))
+                        # The number of threads must not depend on what else happens to run: sums
+                        # over threads round by it, and a study must repeat to the last bit.
+                        work = Work(job, cores() if job.alone else max(1, cores() // workers))
                         running[pool.submit(work.run)] = work
                     waiting.remove(job)
-                finished, _ = wait(running, heartbeat, FIRST_COMPLETED)
+                finished, _ = futures.wait(running, heartbeat, futures.FIRST_COMPLETED)
                 if running and not finished:
                     progress.beat(running.values())
                 for future in finished:
@@ -151,14 +160,15 @@ def default_workers() -> int:
 
 
 @contextmanager
-def processes() -> Iterator[ProcessPoolExecutor]:
+def processes() -> Iterator[futures.ProcessPoolExecutor]:
     """A pool of processes that train, each on its share of the cores, as in the study.
 
     If the body raises, they end at once; the store goes on from their checkpoints.
     """
     workers = default_workers()
     threads = max(1, cores() // workers)
-    with ProcessPoolExecutor(workers, get_context("spawn"), _begin, (os.getpid(), threads)) as pool:
+    begin = get_context("spawn"), _begin, (os.getpid(), threads)
+    with futures.ProcessPoolExecutor(workers, *begin) as pool:
         try:
             yield pool
         except BaseException:
@@ -184,39 +194,59 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-class _Work:
-    """A job that a thread of the pool is running."""
+class Work:
+    """A job that a thread of the pool is busy with; `threads` are what its kernel may use."""
 
     def __init__(self, job: Job, threads: int) -> None:
-        self.job = job
-        self.begun = time.monotonic()
-        self.last_line = ""
-        self._execution = (
-            None if job.call else nb.Execution(job.notebook, job.output, job.parameters, threads)
-        )
+        self.job, self.threads = job, threads
+        self.begun, self.last_line = time.monotonic(), ""
+        self._child: subprocess.Popen[str] | None = None
+        self._stopped, self._lock = False, threading.Lock()
 
     def run(self) -> Outcome:
+        error = ""
         try:
-            error = self._call() if self._execution is None else self._execute()
+            if self.job.call:
+                self.job.call()
+            else:
+                error = self.execute()
         except Exception as exception:
             error = nb.one_line(f"{type(exception).__name__}: {exception}")
         seconds = time.monotonic() - self.begun
         return Outcome(self.job, "failed" if error else "finished", seconds, error)
 
-    def stop(self) -> None:
-        if self._execution:
-            self._execution.stop()
-
-    def _call(self) -> str:
-        self.job.call()
+    def execute(self) -> str:
+        """Execute the notebook in a child process; return "" or why it failed."""
+        job, stamp = self.job, self.job.stamp()  # now: the source may be edited while it runs
+        job.output.parent.mkdir(parents=True, exist_ok=True)
+        job.output.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "hybridlib.study.notebook", job.notebook, job.output]
+        with self._lock:
+            if self._stopped:
+                return "stopped"
+            self._child = subprocess.Popen(
+                [*command, json.dumps(job.parameters)],
+                env=os.environ | nb.kernel_variables(self.threads),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
+        with self._child as child:
+            for line in filter(None, map(nb.one_line, child.stdout)):
+                self.last_line = line
+        if child.returncode:
+            return nb.error_in(job.output) or self.last_line or "it ended without a word"
+        nb.write_stamp(job.output, stamp)
         return ""
 
-    def _execute(self) -> str:
-        stamp = self.job.stamp()  # before: the source may be edited while it runs
-        error = self._execution.run(lambda line: setattr(self, "last_line", line))
-        if not error:
-            nb.write_stamp(self.job.output, stamp)
-        return error
+    def stop(self) -> None:
+        """End the child process, if any; its kernel follows within a second or two."""
+        with self._lock:
+            self._stopped = True
+            if self._child:
+                self._child.terminate()
 
 
 class _Progress:
@@ -229,19 +259,20 @@ class _Progress:
         self.seconds: dict[str, list[float]] = {}
 
     def ended(self, outcome: Outcome) -> None:
-        if outcome.status not in ("unchanged", "skipped"):
+        job, status = outcome.job, outcome.status
+        if status in ("finished", "failed"):
             self.tell_unchanged()
-        del self.left[outcome.job.name]
-        if outcome.status == "unchanged":
+        del self.left[job.name]
+        if status == "unchanged":
             self.unchanged += 1
-        elif outcome.status == "failed":
-            self._tell(f"{outcome.job.name}   FAILED: {outcome.error}")
-        elif outcome.status == "finished":
-            if outcome.job.notebook and not outcome.job.alone:
-                self.seconds.setdefault(kind_of(outcome.job), []).append(outcome.seconds)
-            self._tell(f"{outcome.job.name}   {duration(outcome.seconds)}{self._time_left()}")
+        elif status == "failed":
+            self._tell(f"{job.name}   FAILED: {outcome.error}")
+        elif status == "finished":
+            if job.notebook and not job.alone:
+                self.seconds.setdefault(job.kind, []).append(outcome.seconds)
+            self._tell(f"{job.name}   {duration(outcome.seconds)}{self._time_left()}")
 
-    def beat(self, running: Sequence["_Work"]) -> None:
+    def beat(self, running: Iterable[Work]) -> None:
         for work in running:
             took = duration(time.monotonic() - work.begun)
             self.report(f"        {work.job.name}   {took} so far   {work.last_line}".rstrip())
@@ -259,14 +290,9 @@ class _Progress:
             return ""
         anything = fmean([s for kind in self.seconds.values() for s in kind])
         each = {kind: fmean(seconds) for kind, seconds in self.seconds.items()}
-        # Jobs without a key only draw figures, in seconds, which count once one of them has run.
-        left = sum(each.get(kind_of(job), anything if job.key else 0) for job in self.left.values())
+        # What makes nothing for the store draws, in seconds: not known until one of its kind has.
+        left = sum(each.get(job.kind, anything if job.key else 0) for job in self.left.values())
         return f"   about {duration(left / self.workers)} left" if left else ""
-
-
-def kind_of(job: Job) -> str:
-    """What a job does, in a word: base, train, evaluate, tables, figures."""
-    return job.name.split()[0]
 
 
 def _check_order(jobs: Sequence[Job]) -> None:
@@ -282,9 +308,9 @@ def _check_order(jobs: Sequence[Job]) -> None:
 def _raise_for(outcomes: Sequence[Outcome], report: Callable[[str], object]) -> None:
     """Report what failed, and raise StudyError if anything did."""
     failed = [outcome for outcome in outcomes if outcome.status == "failed"]
-    skipped = sum(outcome.status == "skipped" for outcome in outcomes)
     if not failed:
         return
+    skipped = sum(outcome.status == "skipped" for outcome in outcomes)
     report("")
     for outcome in failed:
         report(f"failed: {outcome.job.name}   {outcome.error}")

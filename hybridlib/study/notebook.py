@@ -1,21 +1,17 @@
 """Notebooks as programs: run one in its own process, say why it failed, clean its output."""
 
-import hashlib
 import json
 import logging
 import os
 import re
-import subprocess
 import sys
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from hybridlib.store import paths
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -60,56 +56,6 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
         run()
 
 
-class Execution:
-    """A notebook that is executed in a child process, so that its memory is surely freed.
-
-    Parameters
-    ----------
-    threads : of OpenMP and the like in the kernel.
-    """
-
-    def __init__(
-        self, notebook: Path, output: Path, parameters: Mapping[str, object], threads: int
-    ) -> None:
-        self.notebook, self.output, self.parameters = notebook, output, parameters
-        self.threads = threads
-        self._child: subprocess.Popen[str] | None = None
-        self._stopped = False
-        self._lock = threading.Lock()
-
-    def run(self, on_line: Callable[[str], object]) -> str:
-        """Execute it and pass each line that it prints to `on_line`; return "" or why it failed."""
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        self.output.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "hybridlib.study.notebook"]
-        with self._lock:
-            if self._stopped:
-                return "stopped"
-            self._child = subprocess.Popen(
-                [*command, self.notebook, self.output, json.dumps(self.parameters)],
-                env=os.environ | kernel_variables(self.threads),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-            )
-        lines = deque(["it ended without a message"], maxlen=1)
-        with self._child as child:
-            for line in map(one_line, child.stdout):
-                if line:
-                    lines.append(line)
-                    on_line(line)
-        return "" if child.returncode == 0 else error_in(self.output) or lines[-1]
-
-    def stop(self) -> None:
-        """End the child process; its kernel follows within a second or two."""
-        with self._lock:
-            self._stopped = True
-            if self._child:
-                self._child.terminate()
-
-
 def kernel_variables(threads: int) -> dict[str, str]:
     """Environment variables of a kernel: its threads, how it keeps memory, no warnings."""
     names = ("OMP", "MKL", "OPENBLAS", "NUMEXPR", "VECLIB_MAXIMUM")
@@ -142,33 +88,18 @@ def error_in(executed: Path) -> str:
     return ""
 
 
-def stamp(notebook: Path, parameters: Mapping[str, object], key: str) -> str:
-    """Hash what an execution shows: its source, its parameters, the `key` of its results.
+def metadata_of(executed: Path) -> dict[str, Any]:
+    """Return what a finished execution left in its metadata: `stamp` and, of papermill, `duration`.
 
-    Paths count as they are within the project, which may lie anywhere.
+    Empty if the notebook is missing, failed or was not stamped.
     """
-    project = json.dumps(f"{paths.PROJECT}/")[1:-1]
-    shown = json.dumps([dict(parameters), key], sort_keys=True).replace(project, "")
-    return hashlib.sha256(notebook.read_bytes() + shown.encode()).hexdigest()[:16]
-
-
-def read_stamp(executed: Path) -> str:
-    """The stamp of an executed notebook; "" if it is missing, failed or has no stamp."""
-    if not executed.exists():
-        return ""
     try:
         metadata = json.loads(executed.read_text(encoding="utf-8"))["metadata"]
-        return metadata.get("hybridlib", {}).get("stamp", "")
-    except (ValueError, KeyError):
-        return ""
-
-
-def seconds_of(executed: Path) -> float | None:
-    """The seconds that an execution took, from papermill; None if there was none."""
-    if not read_stamp(executed):
-        return None
-    metadata = json.loads(executed.read_text(encoding="utf-8"))["metadata"]
-    return metadata.get("papermill", {}).get("duration")
+    except (FileNotFoundError, ValueError, KeyError):
+        return {}
+    if "hybridlib" not in metadata:
+        return {}
+    return metadata["hybridlib"] | metadata.get("papermill", {})
 
 
 def write_stamp(executed: Path, value: str) -> None:
@@ -187,36 +118,30 @@ def cleaned(node: "NotebookNode", places: Mapping[str, str]) -> "NotebookNode":
     ----------
     places : absolute path -> what is written instead.
     """
-    import nbformat  # here: it takes a second, which kernels need not spend
+    import nbformat  # here: they take seconds, which kernels need not spend
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
-    node = json.loads(json.dumps(node))
-    node["metadata"] = {k: node["metadata"][k] for k in ("kernelspec",) if k in node["metadata"]}
-    for cell in node["cells"]:
-        tags = cell["metadata"].get("tags", [])
-        cell["metadata"] = {"tags": tags} if tags else {}
+    # Of one stream there are as many outputs as time made.
+    node, _ = CoalesceStreamsPreprocessor().preprocess(deepcopy(node), {})
+    node.metadata = {k: node.metadata[k] for k in ("kernelspec",) if k in node.metadata}
+    for cell in node.cells:
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = {"tags": tags} if tags else {}
         if "injected-parameters" in tags:
-            cell["id"] = "injected-parameters"  # papermill's is random
-        for output in _coalesced(cell):
-            text = STILL_RUNNING.sub("", "".join(output["text"]))
-            output["text"] = DURATION.sub("", text)
-    text = CELL_FILE.sub("cell", json.dumps(node))
-    for path in sorted(places, key=len, reverse=True):
-        text = text.replace(json.dumps(path)[1:-1], places[path])
+            cell.id = "injected-parameters"  # papermill's is random
+        for output in cell.get("outputs", ()):
+            if output.output_type == "stream":
+                output.text = DURATION.sub("", STILL_RUNNING.sub("", output.text))
+    escaped = {json.dumps(path)[1:-1]: name for path, name in places.items()}
+    text = renamed(CELL_FILE.sub("cell", json.dumps(node)), escaped)
     return nbformat.from_dict(json.loads(text))
 
 
-def _coalesced(cell: dict) -> list[dict]:
-    """Join neighbouring outputs of one stream in a cell, whose number depends on timing."""
-    joined: list[dict] = []
-    for output in cell.get("outputs", ()):
-        before = joined[-1] if joined else {}
-        if output["output_type"] == "stream" and before.get("name") == output["name"]:
-            before["text"] += output["text"]
-        else:
-            joined.append(output)
-    if "outputs" in cell:
-        cell["outputs"] = joined
-    return [output for output in joined if output["output_type"] == "stream"]
+def renamed(text: str, places: Mapping[str, str]) -> str:
+    """Return `text` with what `places` says in the place of each path, the longest first."""
+    for path in sorted(places, key=len, reverse=True):
+        text = text.replace(path, places[path])
+    return text
 
 
 def end_with(parent: int) -> None:

@@ -14,7 +14,7 @@ from hybridlib import config
 from hybridlib.store.errors import OneLineError
 from hybridlib.study import grid, parameters
 from hybridlib.study import notebook as nb
-from hybridlib.study.jobs import StudyError, run
+from hybridlib.study.jobs import StudyError, Work, run
 from hybridlib.variants import VARIANTS, stated
 
 
@@ -103,17 +103,16 @@ def test_a_checkout_that_was_moved_has_nothing_to_do_again(tmp_path: Path, monke
     assert stamps[0] == stamps[1] and len(set(stamps[0])) == len(stamps[0])
 
 
-class Executed(nb.Execution):
-    """An execution that copies the notebook instead of starting a kernel, to save a minute."""
-
-    def run(self, on_line) -> str:
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self.notebook, self.output)
-        return ""
+def copied(work: Work) -> str:
+    """Copy the notebook instead of starting a kernel, to save a minute."""
+    work.job.output.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(work.job.notebook, work.job.output)
+    nb.write_stamp(work.job.output, work.job.stamp())
+    return ""
 
 
 def test_what_is_in_the_store_is_not_started_again(project: Project, monkeypatch):
-    monkeypatch.setattr(nb, "Execution", Executed)
+    monkeypatch.setattr(Work, "execute", copied)
     config = Config(arms=(("base", "none"), ("sft", "none")), seeds=(0,))
     lines: list[str] = []
 
