@@ -9,7 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from hybridlib.store.errors import OneLineError
+from hybridlib.store import paths
+from hybridlib.store.errors import OneLineError, ParameterError
 
 DEFAULT = "organism"
 HEADLINE = "confirmatory"  # the preset whose verdicts a reader finds first
@@ -18,15 +19,15 @@ HEADLINE = "confirmatory"  # the preset whose verdicts a reader finds first
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     options = _parser().parse_args(arguments)
-    quiet()
+    warnings.filterwarnings("ignore")  # of tools: no concern of a study's reader
+    os.environ["PYTHONWARNINGS"] = "ignore"
+    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # "frozen modules are being used"
     try:
         return options.command(options)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
     except OneLineError as error:
-        from hybridlib.store.errors import ParameterError
-
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2 if isinstance(error, ParameterError) else 1
 
@@ -42,7 +43,6 @@ def study(options: argparse.Namespace) -> int:
     # Here: they take seconds to import, and a wrong parameter should be answered at once.
     from papermill import PapermillExecutionError
 
-    from hybridlib.store.paths import NOTEBOOKS, local
     from hybridlib.study.grid import outline, plan
     from hybridlib.study.jobs import default_workers
     from hybridlib.study.notebook import error_in, execute
@@ -50,10 +50,10 @@ def study(options: argparse.Namespace) -> int:
     if dry_run:
         print(outline(plan(config), config.study.workers or default_workers()))
         return 0
-    output = local(config.preset) / "notebooks" / "00_study.ipynb"
+    output = paths.local(config.preset) / "notebooks" / "00_study.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        execute(NOTEBOOKS / "00_study.ipynb", output, {"preset": preset} | overrides)
+        execute(paths.NOTEBOOKS / "00_study.ipynb", output, {"preset": preset} | overrides)
     except PapermillExecutionError:
         print(f"{error_in(output)}\n(all of it is in {os.path.relpath(output)})", file=sys.stderr)
         return 1
@@ -73,16 +73,12 @@ def figures(options: argparse.Namespace) -> int:
     """Redraw every figure of the committed tables, or only some."""
     from hybridlib.figures import registry, style
     from hybridlib.figures.results import Results
-    from hybridlib.publish import docs
     from hybridlib.publish.release import redraw
-    from hybridlib.store.errors import ParameterError
-    from hybridlib.store.paths import PROJECT, committed
 
-    folder = committed(options.preset)
     if not options.only:
         redraw(options.preset)
-        docs.write(PROJECT / "docs")
-        return 0
+        return docs(options)
+    folder = paths.committed(options.preset)
     drawn = sorted(path.stem for path in (folder / "figures").glob("*.png"))
     if not drawn:
         again = f"`make study PRESET={options.preset}`, then `make publish PRESET={options.preset}`"
@@ -105,31 +101,27 @@ def compare(options: argparse.Namespace) -> int:
 def publish(options: argparse.Namespace) -> int:
     """Replace the committed results by the local ones, the model cards and the tables in docs/."""
     from hybridlib.figures.results import Results
-    from hybridlib.publish import docs, model_card
+    from hybridlib.publish import model_card
     from hybridlib.publish.release import publish
-    from hybridlib.store.paths import PROJECT
 
     model_card.write(Results(publish(options.preset)))
-    docs.write(PROJECT / "docs")
-    return 0
+    return docs(options)
 
 
 def docs(options: argparse.Namespace) -> int:
     """Write the tables in docs/ again from the committed results."""
-    from hybridlib.publish import docs
-    from hybridlib.store.paths import PROJECT
+    from hybridlib.publish.docs import write
 
-    docs.write(PROJECT / "docs")
+    write(paths.PROJECT / "docs")
     return 0
 
 
 def site(options: argparse.Namespace) -> int:
     """Build all committed results as a static site, which is read without a network."""
-    from hybridlib.publish import site as pages
-    from hybridlib.store.paths import PROJECT
+    from hybridlib.publish.site import build
 
-    place = PROJECT / "results" / "local" / "site"
-    print(os.path.relpath(pages.build(PROJECT, HEADLINE, place)))
+    place = paths.PROJECT / "results" / "local" / "site"
+    print(os.path.relpath(build(paths.PROJECT, HEADLINE, place)))
     return 0
 
 
@@ -162,12 +154,9 @@ def bench(options: argparse.Namespace) -> int:
     if not find_spec("bench"):
         raise OneLineError("bench/ is not part of the package: run this in a clone of the project")
     from bench.bench import bench
-    from hybridlib.publish import docs
-    from hybridlib.store.paths import PROJECT
 
     bench(options.parts)
-    docs.write(PROJECT / "docs")
-    return 0
+    return docs(options)
 
 
 def _overrides(options: argparse.Namespace) -> dict:
@@ -175,8 +164,6 @@ def _overrides(options: argparse.Namespace) -> dict:
 
     Raises ParameterError for a file that cannot be read or holds none.
     """
-    from hybridlib.store.errors import ParameterError
-
     overrides = {}
     for file in options.file:
         try:
@@ -187,37 +174,28 @@ def _overrides(options: argparse.Namespace) -> dict:
     return overrides | {name: yaml.safe_load(value) for name, value in options.parameter}
 
 
-def quiet() -> None:
-    """Silence the warnings of tools that are no concern of a study's reader."""
-    warnings.filterwarnings("ignore")
-    os.environ["PYTHONWARNINGS"] = "ignore"
-    os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # "frozen modules are being used"
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hybridlib", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    again = {"action": "append", "default": []}
     reading = (figures, compare, publish, docs, site)
     for command in (study, params, *reading, tune, sweep, sensitivity, bench):
         name, text = command.__name__, command.__doc__
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
         if command is bench:
-            parts = ("steps", "curves", "scaling", "study")
-            sub.add_argument("parts", nargs="*", choices=[[], *parts], metavar="PART")
-        if command in (bench, docs, site):
-            continue
-        sub.add_argument("preset", nargs="?", default=DEFAULT, metavar="PRESET")
+            parts = [[], "steps", "curves", "scaling", "study"]
+            sub.add_argument("parts", nargs="*", choices=parts, metavar="PART")
+        elif command not in (docs, site):
+            sub.add_argument("preset", nargs="?", default=DEFAULT, metavar="PRESET")
         if command is figures:
             text = "only this figure (may be given again)"
-            sub.add_argument("--only", action="append", default=[], metavar="FIGURE", help=text)
+            sub.add_argument("--only", metavar="FIGURE", help=text, **again)
         if command is sensitivity:
             text = "only this parameter, or this value of it (may be given again)"
-            name = "NAME[=VALUE]"
-            sub.add_argument("--axis", action="append", default=[], metavar=name, help=text)
+            sub.add_argument("--axis", metavar="NAME[=VALUE]", help=text, **again)
         if command in (study, sweep, sensitivity):
             text, pair = "override a parameter of the preset", ("NAME", "VALUE")
-            again = {"action": "append", "default": []}
             sub.add_argument("-p", "--parameter", nargs=2, metavar=pair, help=text, **again)
             text = "override parameters by a YAML file"
             sub.add_argument("-f", "--file", metavar="FILE", help=text, **again)

@@ -1,9 +1,7 @@
 """What a study can be asked for: every parameter with its default, its range and its meaning."""
 
 import textwrap
-from typing import Any, Literal, get_args, get_origin
-
-from pydantic.fields import FieldInfo
+from typing import Any
 
 from hybridlib.config import MODELS, PARTS, PRESETS, RunConfig
 from hybridlib.tasks.public import judges, requests, word_problems
@@ -26,10 +24,9 @@ def listing(config: RunConfig) -> str:
     rows: list[tuple[str, ...]] = []
     for part, model in PARTS.items():
         rows.append((f"\n{part}: {model.__doc__.strip().splitlines()[0]}",))
-        values = getattr(config, part)
-        for name, field in model.model_fields.items():
-            value = brief(getattr(values, name))
-            rows.append((f"  {name}", value, span(name, field), field.description))
+        for name, schema in model.model_json_schema()["properties"].items():
+            value = brief(getattr(getattr(config, part), name))
+            rows.append((f"  {name}", value, span(name, schema), schema["description"]))
     widths = [max(len(row[i]) for row in rows if len(row) > 1) for i in range(3)]
     lines = ["  ".join(cell.ljust(n) for cell, n in zip(row, [*widths, 0])) for row in rows]
     lines.append("\nnames in full")
@@ -48,22 +45,17 @@ def brief(value: Any) -> str:
     return str(value) if value not in ("", {}) else "none"
 
 
-def span(name: str, field: FieldInfo) -> str:
+def span(name: str, schema: dict[str, Any]) -> str:
     """The values that a parameter may have: '0 to 1', 'at least 1', 'all, en, es'."""
     if name in NAMES:
         return brief(NAMES[name])
-    if get_origin(field.annotation) is Literal:
-        return ", ".join(map(str, get_args(field.annotation)))
-    if field.annotation is bool:
+    if "enum" in schema:
+        return ", ".join(map(str, schema["enum"]))
+    if schema["type"] == "boolean":
         return "True, False"
-    bounds = {
-        kind: getattr(limit, kind)
-        for limit in field.metadata
-        for kind in ("ge", "gt", "le")
-        if hasattr(limit, kind)
-    }
-    if "gt" in bounds:
-        return f"above {bounds['gt']}"
-    if "ge" in bounds:
-        return f"{bounds['ge']} to {bounds['le']}" if "le" in bounds else f"at least {bounds['ge']}"
+    if "exclusiveMinimum" in schema:
+        return f"above {schema['exclusiveMinimum']}"
+    if "minimum" in schema:
+        least, most = schema["minimum"], schema.get("maximum")
+        return f"at least {least}" if most is None else f"{least} to {most}"
     return {"seeds": "each at least 0", "learning_rates": "each above 0"}[name]
