@@ -1,40 +1,37 @@
 """What a study's tables are made of: gathered from its folders in the run store."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pandas as pd
 
 from hybridlib.config import LEARNING_RATES, RunConfig
-from hybridlib.evaluation import hypotheses
+from hybridlib.evaluation import comparison, hypotheses, tables
+from hybridlib.figures import results
 from hybridlib.study import keys, stages
-from hybridlib.tasks.public import judges
+from hybridlib.tasks import language
+from hybridlib.tasks.public import agreement, judges, requests
 from hybridlib.training import health
 from hybridlib.training.cost import OPERATIONS, flops
 from hybridlib.variants import arm_name, chain, compares_hybrids
 
+Unit = tuple[str, str, int]  # (variant, reward, seed)
 
-def costs(config: RunConfig, measured: Iterable[tuple[str, str, int]]) -> pd.DataFrame:
+
+def costs(config: RunConfig, measured: Iterable[Unit]) -> pd.DataFrame:
     """What each of these units took, phase by phase from the base; flops are counted."""
     rows = []
     for variant, reward, seed in measured:
         for phase in chain(variant, reward):
             spec = keys.train(config, *phase, seed)
             cost = json.loads((stages.folder_of(spec) / "cost.json").read_text())
-            rows.append(
-                {
-                    "variant": variant,
-                    "reward": reward,
-                    "seed": seed,
-                    "phase": spec.variant.method,
-                    "optimiser_steps": cost["optimiser_steps"],
-                    **{name: cost.get(name, 0) for name in OPERATIONS},
-                    "flops": stages.operations(spec),
-                    "seconds": cost["seconds"],
-                    "peak_memory_mib": cost["peak_memory_mib"],
-                }
-            )
+            named = {"variant": variant, "reward": reward, "seed": seed}
+            named |= {"phase": spec.variant.method, "optimiser_steps": cost["optimiser_steps"]}
+            counted = {name: cost.get(name, 0) for name in OPERATIONS}
+            counted |= {"flops": stages.operations(spec)}
+            counted |= {name: cost[name] for name in ("seconds", "peak_memory_mib")}
+            rows.append(named | counted)
     return pd.DataFrame(rows)
 
 
@@ -47,15 +44,24 @@ def flops_by_step(log: pd.DataFrame, total: float, parameters: int) -> pd.Series
     return (so_far + total - so_far.iloc[-1]).rename("flops")
 
 
-def _with_flops(
-    config: RunConfig, unit: tuple[str, str, int], training: pd.DataFrame, total: float
-) -> pd.DataFrame:
-    """The training curve of a run, with the column `flops` where it has rollouts."""
-    log = pd.read_json(stages.train(config, *unit) / "log.jsonl", lines=True)
-    if "completion_tokens" not in log:
-        return training
-    parameters = stages.parameters(keys.base(config))
-    return training.join(flops_by_step(log, total, parameters), on="step")
+def _training(config: RunConfig, runs: Mapping[Unit, Path], cost: pd.DataFrame) -> pd.DataFrame:
+    """The training curves of all runs; where hybrids are compared, those that have rollouts with
+    the column `flops`."""
+    total = cost.groupby(["variant", "reward", "seed"]).flops.sum()
+    curves = []
+    for (variant, reward, seed), run in runs.items():
+        if not (run / "training.csv").exists():
+            continue
+        curve = pd.read_csv(run / "training.csv").assign(variant=variant, reward=reward, seed=seed)
+        if compares_hybrids(config.variants):
+            trained = stages.train(config, variant, reward, seed)
+            log = pd.read_json(trained / "log.jsonl", lines=True)
+            if "completion_tokens" in log:
+                parameters = stages.parameters(keys.base(config))
+                spent = flops_by_step(log, total[variant, reward, seed], parameters)
+                curve = curve.join(spent, on="step")
+        curves.append(curve)
+    return _joined(curves)
 
 
 def warnings(config: RunConfig) -> pd.DataFrame:
@@ -72,26 +78,14 @@ def warnings(config: RunConfig) -> pd.DataFrame:
 
 def write_tables(config: RunConfig, folder: Path) -> None:
     """Every table of the study, from what the store holds; says what the runs' logs warn of."""
-    from hybridlib.evaluation import tables
-
     found = {unit: stages.evaluate(config, *unit) for unit in stages.units(config)}
     for warned in warnings(config).itertuples():
         arm = f"{arm_name(warned.variant, warned.reward)} seed {warned.seed}"
         print(f"{arm}: warning {warned.name}: {warned.says}")
-    training = {
-        (v, r, s): pd.read_csv(run / "training.csv").assign(variant=v, reward=r, seed=s)
-        for (v, r, s), run in found.items()
-        if (run / "training.csv").exists()
-    }
-    cost = costs(config, found)
-    if compares_hybrids(config.variants):
-        total = cost.groupby(["variant", "reward", "seed"]).flops.sum()
-        for unit, rows in training.items():
-            training[unit] = _with_flops(config, unit, rows, total[unit])
-    listed = [(run.name, *unit, "evaluate") for unit, run in found.items()]
-    responses = _responses(found.values(), "responses.parquet")
+    responses, cost = _responses(found.values()), costs(config, found)
+    runs = [(run.name, *unit, "evaluate") for unit, run in found.items()]
     besides = {
-        stage: _responses([measure(config, *unit) for unit in found], "responses.parquet")
+        stage: _responses(measure(config, *unit) for unit in found)
         for stage, measure in stages.measurements(config).items()
         if stage != "evaluate"
     }
@@ -99,18 +93,21 @@ def write_tables(config: RunConfig, folder: Path) -> None:
         folder,
         config.preset,
         responses,
-        pd.concat(training.values()) if training else pd.DataFrame(),
+        _training(config, found, cost),
         cost,
         pd.read_csv(stages.base(config) / "gate.csv"),
         _grid(config),
-        pd.DataFrame(listed, columns=["run", "variant", "reward", "seed", "stage"]),
-        _responses(found.values(), "at_budget.parquet").assign(flops=config.train.flops_budget),
+        pd.DataFrame(runs, columns=["run", "variant", "reward", "seed", "stage"]),
+        _responses(found.values(), "at_budget").assign(flops=config.train.flops_budget),
         besides,
     )
     if config.public.requests or config.public.problems:
         _write_errors_of_measuring(config, responses, folder)
-    if config.study.beside:
-        _write_beside(config.preset, config.study.beside, folder)
+    if other := config.study.beside:
+        pair = (results.Results(folder.parent), results.load(other))
+        ours, theirs = (found.table("verdicts") for found in pair)
+        beside = comparison.beside(config.preset, ours, other, theirs)
+        tables.write(beside, folder / "beside.csv")
 
 
 def _write_errors_of_measuring(config: RunConfig, responses: pd.DataFrame, folder: Path) -> None:
@@ -118,17 +115,11 @@ def _write_errors_of_measuring(config: RunConfig, responses: pd.DataFrame, folde
 
     Raises AssetError (see `assets.folder`).
     """
-    from hybridlib.evaluation import tables
-    from hybridlib.tasks import language
-    from hybridlib.tasks.public import agreement, requests
-
-    written = {"identifier": language.identifier_error()}
+    tables.write(language.identifier_error(), folder / "identifier.csv")
     if config.public.requests:
-        written["requests"] = requests.sources(config.public.requests)
+        tables.write(requests.sources(config.public.requests), folder / "requests.csv")
         said = responses[responses.task.eq("requests")]
-        written["judges"] = agreement.of_judges(config.public.judges, said)
-    for name, table in written.items():
-        tables.write(table, folder / f"{name}.csv")
+        tables.write(agreement.of_judges(config.public.judges, said), folder / "judges.csv")
 
 
 def assets_used(config: RunConfig) -> list[str]:
@@ -140,17 +131,6 @@ def assets_used(config: RunConfig) -> list[str]:
     return found
 
 
-def _write_beside(preset: str, other: str, folder: Path) -> None:
-    """beside.csv, out of verdicts.csv of both."""
-    from hybridlib.evaluation import comparison, tables
-    from hybridlib.figures import results
-
-    ours, theirs = (
-        found.table("verdicts") for found in (results.Results(folder.parent), results.load(other))
-    )
-    tables.write(comparison.beside(preset, ours, other, theirs), folder / "beside.csv")
-
-
 def _grid(config: RunConfig) -> pd.DataFrame:
     """The grid of learning rates, as far as it is about what the study trains: it was run on the
     organism, so of a pretrained model it says nothing."""
@@ -160,10 +140,14 @@ def _grid(config: RunConfig) -> pd.DataFrame:
     return grid[[arm in trained for arm in zip(grid.variant, grid.reward)]]
 
 
-def _responses(folders: Iterable[Path], name: str) -> pd.DataFrame:
+def _responses(folders: Iterable[Path], name: str = "responses") -> pd.DataFrame:
     """The rows of all folders that have such a file."""
-    found = [pd.read_parquet(f / name) for f in folders if (f / name).exists()]
-    return pd.concat(found) if found else pd.DataFrame()
+    files = (folder / f"{name}.parquet" for folder in folders)
+    return _joined([pd.read_parquet(file) for file in files if file.exists()])
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    return pd.concat(frames) if frames else pd.DataFrame()
 
 
 def artifacts(config: RunConfig, seed: int) -> dict[str, Path]:
