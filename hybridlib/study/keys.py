@@ -101,12 +101,15 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Evaluat
     return Evaluation(*_measured(*unit, *names, **more), requests, problems)
 
 
-def prefill(config: RunConfig, variant: str, reward: str, seed: int) -> Prefilled:
-    return Prefilled(*_measured(config, variant, reward, seed))
-
-
-def usage(config: RunConfig, variant: str, reward: str, seed: int) -> Prompted:
-    return Prompted(*_measured(config, variant, reward, seed))
+def of(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> Stage:
+    """The stage of this name; `variant`, `reward` and `seed` count where it depends on them."""
+    if stage == "base":
+        return base(config)
+    if stage in ("labels", "reward_model"):
+        return {"labels": labels, "reward_model": reward_model}[stage](config, seed)
+    if stage in ("train", "evaluate"):
+        return {"train": train, "evaluate": evaluate}[stage](config, variant, reward, seed)
+    return STAGES[stage](*_measured(config, variant, reward, seed))
 
 
 def _measured(
@@ -115,16 +118,6 @@ def _measured(
     run = base(config) if variant == "base" else train(config, variant, reward, seed)
     given = _given(config, "per_cell", "evaluation_seed", "max_completion", *names, **more)
     return run, seed, given
-
-
-def of(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> Stage:
-    """The stage of this name; `variant`, `reward` and `seed` count where it depends on them."""
-    if stage == "base":
-        return base(config)
-    if stage in ("labels", "reward_model"):
-        return {"labels": labels, "reward_model": reward_model}[stage](config, seed)
-    makers = {"train": train, "evaluate": evaluate, "prefill": prefill, "usage": usage}
-    return makers[stage](config, variant, reward, seed)
 
 
 def measurements(config: RunConfig) -> list[str]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -25,28 +26,19 @@ def folder_of(spec: Stage) -> Path:
     return Store().get(spec.NAME, spec.key, partial(MAKERS[type(spec)], spec), spec.inputs())
 
 
-def is_done(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> bool:
-    return Store().has(stage, stage_key(config, stage, variant, reward, seed))
+def is_done(config: RunConfig, stage: str, *unit: Any) -> bool:
+    """Whether the folder of the stage of a unit (variant, reward, seed) is in the store."""
+    return Store().has(stage, stage_key(config, stage, *unit))
 
 
-def stage_key(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> str:
-    """The key of one stage; `variant`, `reward` and `seed` do not matter to a base."""
-    return keys.of(config, stage, variant, reward, seed).key
+def stage_key(config: RunConfig, stage: str, *unit: Any) -> str:
+    """The key of the stage of a unit; a base is the same for all."""
+    return keys.of(config, stage, *unit).key
 
 
 def base(config: RunConfig) -> Path:
     """model/, loss.csv and gate.csv of the base."""
     return folder_of(keys.base(config))
-
-
-def labels(config: RunConfig, seed: int) -> Path:
-    """labels.jsonl: what labellers deliver."""
-    return folder_of(keys.labels(config, seed))
-
-
-def reward_model(config: RunConfig, seed: int) -> Path:
-    """The reward model of a seed: model/, reward_model.json."""
-    return folder_of(keys.reward_model(config, seed))
 
 
 def train(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
@@ -66,8 +58,8 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
 def measurements(config: RunConfig) -> dict[str, Callable[..., Path]]:
     """The stages that measure each run of a study, by name: responses.parquet of each."""
 
-    def measure(stage: str, config: RunConfig, variant: str, reward: str, seed: int) -> Path:
-        return folder_of(keys.of(config, stage, variant, reward, seed))
+    def measure(stage: str, config: RunConfig, *unit: Any) -> Path:
+        return folder_of(keys.of(config, stage, *unit))
 
     return {stage: partial(measure, stage) for stage in keys.measurements(config)}
 
@@ -143,10 +135,9 @@ def _make_training(spec: Training, folder: Path) -> None:
     if "flops_budget" in spec.given:
         spent = sum(map(operations, spec.chain[:-1]))
         callbacks.append(AtBudget(folder, spec.given.flops_budget, parameters(spec.base), spent))
-    variant = spec.variant
-    if variant.method == "rl":
+    if spec.variant.method == "rl":
         rl(spec, base, folder, harmlessness(spec), start, callbacks)
-    elif variant.responses_of:
+    elif spec.variant.responses_of:
         shown, spent = resampled(spec, base, start, harmlessness(spec))
         sft(spec, base, folder, callbacks, shown=shown, **spent)
     else:
@@ -184,20 +175,11 @@ def _make_evaluation(spec: Evaluation, folder: Path) -> None:
     curves.to_csv(folder / "training.csv", index=False)
 
 
-def _make_prefilled(spec: Prefilled, folder: Path) -> None:
-    from hybridlib.evaluation import prefill
-
-    _ask_again(prefill.respond, spec, folder)
-
-
-def _make_prompted(spec: Prompted, folder: Path) -> None:
-    from hybridlib.evaluation import prompting
-
-    _ask_again(prompting.respond, spec, folder)
-
-
-def _ask_again(respond: Callable[..., pd.DataFrame], spec: Measured, folder: Path) -> None:
+def _make_other(spec: Prefilled | Prompted, folder: Path) -> None:
     """responses.parquet of a stage that changes how the test prompts are asked."""
+    from hybridlib.evaluation import prefill, prompting
+
+    respond = prefill.respond if isinstance(spec, Prefilled) else prompting.respond
     weights = folder_of(spec.training) / "model" if spec.training else None
     frame = respond(spec, *_sampled_from(spec.base, weights), spec.prompts())
     _named(frame, spec).to_parquet(folder / "responses.parquet", index=False)
@@ -226,6 +208,6 @@ MAKERS: dict[type[Stage], Callable[..., None]] = {
     RewardModel: _make_reward_model,
     Training: _make_training,
     Evaluation: _make_evaluation,
-    Prefilled: _make_prefilled,
-    Prompted: _make_prompted,
+    Prefilled: _make_other,
+    Prompted: _make_other,
 }

@@ -139,7 +139,7 @@ def _objective(
     config = load_config(preset, learning_rates={**chosen, arm_name(*arm): rate})
     try:
         if arm[0] == "reward_model":
-            folder = stages.reward_model(config, seed)
+            folder = stages.folder_of(keys.reward_model(config, seed))
         else:
             folder = stages.train(config, *arm, seed)
     except FloatingPointError:

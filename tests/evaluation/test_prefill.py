@@ -74,7 +74,7 @@ def test_the_policy_goes_on_from_the_beginning_and_only_that_is_scored(model, mo
         return [tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts]
 
     monkeypatch.setattr(prefill, "sample", drawn)
-    spec = keys.prefill(config, "base", "none", 0)
+    spec = keys.of(config, "prefill", "base", "none", 0)
     frame = prefill.respond(spec, policy, tokenizer, asked)
     assert list(frame.start.unique()) == list(prefill.STARTS)
     for start, texts in zip(prefill.STARTS, given):

@@ -74,7 +74,7 @@ def test_examples_read_as_the_models_own_template_writes_a_conversation():
 def test_forms_are_compared_on_the_same_prompts(tmp_path):
     folder = save_random(tmp_path, tiny(layers=1), scale=1.0)
     model, tokenizer = loading.load_base(folder), loading.load_tokenizer(folder)
-    spec = keys.usage(load_config("smollm2"), "base", "none", 0)
+    spec = keys.of(load_config("smollm2"), "usage", "base", "none", 0)
     frame = prompting.respond(spec, model, tokenizer, PROMPTS[:6])
     assert list(frame.form.unique()) == list(prompting.FORMS) == list(readability.FORMS)
     for _, rows in frame.groupby("form"):
