@@ -9,87 +9,85 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import yaml
 
+from hybridlib import config as configuration
+from hybridlib.config import RunConfig
 from hybridlib.figures import markdown
 from hybridlib.store.paths import NOTEBOOKS, local
+from hybridlib.study import stages
 from hybridlib.study.jobs import Job, duration
 from hybridlib.study.notebook import metadata_of
 from hybridlib.variants import arm_name, before, chain, compares_hybrids
 
-if TYPE_CHECKING:
-    from hybridlib.config import RunConfig
-
-# Trained first: the start of hybrids, and the first variant that needs the reward model. Else a
-# second worker would only wait for the lock of the store.
+# What others are built on is trained first: the start of a hybrid, and (by the first variant that
+# learns from it) the reward model. The second worker would only wait for the store's lock.
 FIRST = [("sft", "none"), ("rl", "model")]
 FIGURES = ("04_harmlessness", "05_readability", "06_generalization", "07_verdicts")
 HYBRIDS = "08_hybrids"
 
 
-def plan(config: "RunConfig", folder: Path | None = None) -> list[Job]:
-    """Every job of the study, each after those that it needs.
+def plan(config: RunConfig, folder: Path | None = None) -> list[Job]:
+    """Return every job of the study, each after those that it needs.
 
     Parameters
     ----------
     folder : of the results, by default results/local/<preset>. The resolved configuration is
         written there; every notebook is given that file as its `preset`.
     """
-    from hybridlib.figures import results
+    from hybridlib.figures import results  # here: the kernels of single jobs need neither
     from hybridlib.study.collect import write_tables
-    from hybridlib.study.stages import is_done, measurements, stage_key
 
     if config.study.beside:
         results.load(config.study.beside)  # if there are none, this says so now and not at the end
     folder = folder or local(config.preset)
-    preset = _write_config(config, folder)
-    # A stage of a chain is trained once, even if it is no arm.
-    first = [arm for arm in FIRST if arm in config.arms]
-    stages = list(dict.fromkeys(s for arm in (*first, *config.arms) for s in chain(*arm)))
+    folder.mkdir(parents=True, exist_ok=True)
+    preset = folder / "config.yaml"
+    preset.write_text(yaml.safe_dump(config.flat(), sort_keys=False), encoding="utf-8")
 
-    def job(name: str, source: str, units: list[tuple], needs: list[str], **parameters) -> Job:
+    def job(name: str, source: str, units: list[tuple], needs: list[str], **at: object) -> Job:
+        # 02_train-rl-model-seed0, 03_evaluate-sft
+        _, *words = name.replace("/", "-").replace("seed ", "seed").split()
         return Job(
             name=name,
             notebook=NOTEBOOKS / f"{source}.ipynb",
-            parameters={"preset": str(preset)} | parameters,
-            output=folder / "notebooks" / f"{_file(source, **parameters)}.ipynb",
+            parameters={"preset": str(preset)} | at,
+            output=folder / "notebooks" / f"{'-'.join([source, *words])}.ipynb",
             needs=tuple(needs),
-            done=lambda: all(is_done(config, *unit) for unit in units),
-            key=" ".join(stage_key(config, *unit) for unit in units),
+            done=lambda: all(stages.is_done(config, *unit) for unit in units),
+            key=" ".join(stages.stage_key(config, *unit) for unit in units),
             alone=source == "01_base",
         )
 
     jobs = [job("base", "01_base", [("base", "base", "none", 0)], [])]
+    # What others are built on is no arm by itself, perhaps, but trained once all the same.
+    first = [arm for arm in FIRST if arm in config.arms]
+    trained = dict.fromkeys(phase for arm in (*first, *config.arms) for phase in chain(*arm))
     for seed in config.seeds:
-        for variant, reward in stages:
+        for variant, reward in trained:
             last = before(variant, reward)
             needs = ["base" if last[0] == "base" else f"train {arm_name(*last)} seed {seed}"]
-            unit = ("train", variant, reward, seed)
             name = f"train {arm_name(variant, reward)} seed {seed}"
             at = {"variant": variant, "reward": reward, "seed": seed}
-            jobs.append(job(name, "02_train", [unit], needs, **at))
+            jobs.append(job(name, "02_train", [("train", *at.values())], needs, **at))
+    evaluations = []
     for variant, reward in config.arms:
         arm = arm_name(variant, reward)
         needs = [f"train {arm} seed {seed}" for seed in config.seeds] if variant != "base" else []
-        measured = measurements(config)
+        measured = stages.measurements(config)
         units = [(stage, variant, reward, seed) for stage in measured for seed in config.seeds]
         at = {"variant": variant, "reward": reward}
-        jobs.append(job(f"evaluate {arm}", "03_evaluate", units, needs or ["base"], **at))
-    evaluations = tuple(job.name for job in jobs if job.name.startswith("evaluate "))
-    call = partial(write_tables, config, folder / "tables")
-    jobs.append(Job("tables", call=call, needs=evaluations))
+        evaluations.append(job(f"evaluate {arm}", "03_evaluate", units, needs or ["base"], **at))
+    needs = tuple(job.name for job in evaluations)
+    tables = Job("tables", call=partial(write_tables, config, folder / "tables"), needs=needs)
     variants = {variant for variant, _ in config.arms}
-    return jobs + figures(config.preset, variants, folder, folder / "notebooks", ("tables",))
+    drawn = figures(config.preset, variants, folder, folder / "notebooks", (tables.name,))
+    return [*jobs, *evaluations, tables, *drawn]
 
 
 def figures(
-    preset: str,
-    variants: Iterable[str],
-    folder: Path,
-    notebooks: Path,
-    needs: tuple[str, ...] = (),
+    preset: str, variants: Iterable[str], folder: Path, notebooks: Path, needs: tuple[str, ...] = ()
 ) -> list[Job]:
     """The jobs that draw every figure of folder/tables into folder/figures."""
     drawn = (*FIGURES, HYBRIDS) if compares_hybrids(variants) else FIGURES
@@ -105,13 +103,11 @@ def figures(
     ]
 
 
-def describe(config: "RunConfig", preset: str) -> str:
-    """A Markdown table of every parameter; those that differ from `preset` come first, bold."""
-    from hybridlib.config import load_config
-
-    before, values = load_config(preset).flat(), config.flat()
-    changed = [name for name in values if values[name] != before[name]]
-    rows = [(f"**{name}**", f"**{values[name]}**", before[name]) for name in changed]
+def describe(config: RunConfig, preset: str) -> str:
+    """Return a Markdown table of every parameter, those that differ from `preset` marked, first."""
+    usual, values = configuration.load_config(preset).flat(), config.flat()
+    changed = [name for name in values if values[name] != usual[name]]
+    rows = [(f"**{name}**", f"**{values[name]}**", usual[name]) for name in changed]
     rows += [(name, values[name], "") for name in values if name not in changed]
     return markdown.table(["parameter", "value", "instead of the preset's"], rows)
 
@@ -142,18 +138,3 @@ def outline(jobs: Sequence[Job], workers: int) -> str:
         lines.append(line)
     rest = ", and what was never run here" if unknown else ""
     return "\n".join([*lines, f"in all: about {duration(left)}{rest}"])
-
-
-def _file(source: str, **at: object) -> str:
-    """The name of an executed notebook: 02_train-rl-model-seed0, 03_evaluate-sft."""
-    if not at:
-        return source
-    seed = f"-seed{at['seed']}" if "seed" in at else ""
-    return f"{source}-{arm_name(at['variant'], at['reward']).replace('/', '-')}{seed}"
-
-
-def _write_config(config: "RunConfig", folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "config.yaml"
-    path.write_text(yaml.safe_dump(config.flat(), sort_keys=False), encoding="utf-8")
-    return path
