@@ -7,12 +7,16 @@ light, dark and narrow screens. Nothing is executed, and no page asks for anythi
 import io
 import re
 import shutil
+import tempfile
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from docutils import nodes
+from latex2mathml.converter import convert
+from sphinx.application import Sphinx
 
 from hybridlib.config import PRESETS
 from hybridlib.evaluation import hypotheses
@@ -44,7 +48,7 @@ SETTINGS: dict[str, Any] = {
     "project": "hybridlib",
     "html_title": TITLE,
     "html_theme": "furo",
-    "extensions": ["myst_nb", "hybridlib.publish.mathml"],
+    "extensions": ["myst_nb", "hybridlib.publish.site"],
     "myst_enable_extensions": ["dollarmath"],
     "myst_heading_anchors": 3,
     "nb_execution_mode": "off",
@@ -71,25 +75,32 @@ def build(project: Path, headline: str, site: Path) -> Path:
     ------
     SiteError : something does not render or lead anywhere; the site is left as it was.
     """
-    from sphinx.application import Sphinx
-
-    drafts = {name: site.with_name(f".{site.name}.{name}") for name in ("pages", "html", "read")}
-    for draft in drafts.values():
-        shutil.rmtree(draft, ignore_errors=True)
+    site.parent.mkdir(parents=True, exist_ok=True)
     warnings = io.StringIO()
-    try:
-        pages = sources(project, headline, drafts["pages"])
+    with tempfile.TemporaryDirectory(dir=site.parent) as draft:
+        html, read = Path(draft, "html"), Path(draft, "read")
+        pages = sources(project, headline, Path(draft, "pages"))
         settings = SETTINGS | {"html_static_path": [str(pages / "_static")]}
-        folders = (drafts["html"], drafts["read"])
-        Sphinx(pages, None, *folders, "html", settings, status=None, warning=warnings).build()
+        Sphinx(pages, None, html, read, "html", settings, status=None, warning=warnings).build()
         if said := one_line(warnings.getvalue()):
             raise SiteError(said.replace(f"{pages}/", ""))
         shutil.rmtree(site, ignore_errors=True)
-        drafts["html"].rename(site)
-    finally:
-        for draft in drafts.values():
-            shutil.rmtree(draft, ignore_errors=True)
+        html.rename(site)
     return site / "index.html"
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register as a Sphinx extension: equations as MathML, which browsers draw themselves."""
+    app.add_html_math_renderer("mathml", (_equation, None), (_equation, None))
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
+
+
+def _equation(translator: Any, node: nodes.math | nodes.math_block) -> None:
+    drawn = convert(node.astext(), display="inline")
+    if isinstance(node, nodes.math_block):
+        drawn = f'<div class="math">{convert(node.astext(), display="block")}</div>'
+    translator.body.append(drawn)
+    raise nodes.SkipNode
 
 
 def sources(project: Path, headline: str, pages: Path) -> Path:

@@ -11,7 +11,7 @@ from hybridlib.__main__ import DEFAULT, HEADLINE
 from hybridlib.evaluation import hypotheses
 from hybridlib.figures import registry
 from hybridlib.figures.results import Results
-from hybridlib.publish import docs, mathml, site
+from hybridlib.publish import docs, site
 from hybridlib.publish.site import SiteError
 from hybridlib.store.paths import PROJECT
 from hybridlib.variants import VARIANTS
@@ -125,7 +125,7 @@ def test_equations_are_drawn_by_the_browser_and_nothing_is_asked_for_off_the_sit
     project("\n\n".join(f"$${loss}$$" for loss in losses) + "\n\nor $x^2$")
     page = site.build(PROJECT, HEADLINE, tmp_path / "site").read_text()
     assert page.count('<math xmlns="http://www.w3.org/1998/Math/MathML"') == len(losses) + 1
-    assert page.count("<msub>") >= len(losses) and mathml.__doc__
+    assert page.count("<msub>") >= len(losses)
     sources = re.findall(r'<(?:script|link|img)[^>]+(?:src|href)="([^"]+)"', page)
     assert sources and not [s for s in sources if s.startswith(("http", "//"))]
 
