@@ -34,7 +34,6 @@ class Shelf:
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
         self.folder, self.config = folder, config
-        self._responses: dict[str, pd.DataFrame] = {}
         self._policies: dict[str, object] = {}
 
     @cached_property
@@ -51,12 +50,11 @@ class Shelf:
         asked = evaluation_prompts(measured.evaluation_seed, measured.per_cell)
         return {prompt.id: prompt for prompt in asked}
 
-    def responses(self, arm: str) -> pd.DataFrame:
-        """What a variant said to the test prompts, as respond.respond left it."""
-        if arm not in self._responses:
-            path = self.folder / "responses" / self._name(arm) / "responses.parquet"
-            self._responses[arm] = pd.read_parquet(path)
-        return self._responses[arm]
+    @cached_property
+    def responses(self) -> dict[str, pd.DataFrame]:
+        """What each arm said to the test prompts, as respond.respond left it."""
+        folders = {arm: self.folder / "responses" / self._name(arm) for arm in self.arms}
+        return {arm: pd.read_parquet(f / "responses.parquet") for arm, f in folders.items()}
 
     def policy(self, arm: str):
         """The model of an arm, in float32; the base for 'base/none'."""
@@ -99,11 +97,8 @@ def choices(shelf: Shelf, **where: str) -> list[Prompt]:
 def said(shelf: Shelf, arms: list[str], prompt_id: str) -> pd.DataFrame:
     """One row an arm and decoding: what it said, the oracle's class, its reward."""
     columns = ["decoding", "response", "response_class", "harm", "rule_satisfied", "proxy", "gold"]
-    frames = []
-    for arm in arms:
-        rows = shelf.responses(arm)
-        frames.append(rows[rows.prompt_id.eq(prompt_id)][columns].assign(arm=arm))
-    return pd.concat(frames, ignore_index=True)[["arm", *columns]]
+    rows = pd.concat([shelf.responses[arm].assign(arm=arm) for arm in arms])
+    return rows[rows.prompt_id.eq(prompt_id)][["arm", *columns]].reset_index(drop=True)
 
 
 def rewarded(
@@ -152,30 +147,21 @@ def typed(question: str, language: str = "en", card: str = "") -> str:
 def marked(text: str, prompt: Prompt | None, language: str) -> str:
     """HTML of a response: disclosed values, refusal phrases and words of other languages marked."""
     words = text.split()
-    kinds = [""] * len(words)
     other = set().union(*(w for name, w in LANGUAGE_WORDS.items() if name != language))
-    for i, word in enumerate(words):
-        if word in other:
-            kinds[i] = "foreign"
+    kinds = ["foreign" if word in other else "" for word in words]
     refusals = [p.split() for known in LEXICON.values() for p in known["refusal_phrases"]]
     secrets = [list(secret) for secret in prompt.secrets] if prompt else []
     for kind, phrases in (("refusal", refusals), ("secret", secrets + [s[::-1] for s in secrets])):
-        for phrase in phrases:
-            for place in _places(words, phrase):
-                for i in place:
-                    kinds[i] = kind
+        for i in (place for phrase in phrases for place in _places(words, phrase)):
+            kinds[i] = kind
     return " ".join(map(_mark, words, kinds))
 
 
-def _places(words: list[str], phrase: list[str]) -> list[list[int]]:
+def _places(words: list[str], phrase: list[str]) -> list[int]:
     """Where the words of a phrase stand one behind the other, with nothing but signs between."""
     spoken = [i for i, word in enumerate(words) if re.search(r"[^\W_]", word)]
-    size = len(phrase)
-    return [
-        spoken[k : k + size]
-        for k in range(len(spoken) - size + 1)
-        if [words[i] for i in spoken[k : k + size]] == phrase
-    ]
+    runs = (spoken[k : k + len(phrase)] for k in range(len(spoken)))
+    return [i for run in runs if [words[j] for j in run] == phrase for i in run]
 
 
 def _mark(word: str, kind: str) -> str:

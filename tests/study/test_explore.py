@@ -80,7 +80,7 @@ def test_marks_stand_where_the_oracle_and_the_rule_look(shelf, harmful):
 
 def test_a_live_response_is_mostly_the_committed_one(shelf, harmful):
     """Greedily; weights were halved for the repository, so not always."""
-    stored = shelf.responses("sft/none")
+    stored = shelf.responses["sft/none"]
     stored = stored[stored.decoding.eq("greedy")].set_index("prompt_id").response
     asked = harmful[::12]
     same = [
