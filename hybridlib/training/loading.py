@@ -134,7 +134,7 @@ def asset_folder(name: str) -> Path:
         with tempfile.TemporaryDirectory() as draft:
             from_gguf(*assets.fetch(name, Path(draft)), folder / "model")
 
-    return Store().get("asset", asset.source.pin[:16], make, asdict(asset)) / "model"
+    return Store().get("asset", assets.pin(name)[:16], make, asdict(asset)) / "model"
 
 
 def from_gguf(file: Path, folder: Path) -> None:
