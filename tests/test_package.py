@@ -35,7 +35,8 @@ def test_a_wheel_holds_what_the_library_reads(wheel, tmp_path):
         ["git", "-C", PROJECT, "ls-files", "hybridlib", "notebooks"],
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
-    data = [Path(file) for file in files if Path(file).suffix in (".csv", ".yaml", ".ipynb", ".py")]
+    kinds = (".csv", ".yaml", ".ipynb", ".css", ".py")
+    data = [path for path in map(Path, files) if path.suffix in kinds]
     inside = (p if p.parts[0] == "hybridlib" else "hybridlib" / p for p in data)
     assert {path.as_posix() for path in inside} <= held
     (entry,) = (wheel.read(name).decode() for name in held if name.endswith("entry_points.txt"))

@@ -50,13 +50,8 @@ def compare(preset: str, *, report: Callable[[str], object] = print) -> int:
     estimate of the same quantity is outside the other's 95% interval about one time in six. Rows
     that only one side has are counted and not judged.
 
-    Returns
-    -------
-    0 if they agree, 1 if a verdict changed or more than 5% of the rows do not overlap.
-
-    Raises
-    ------
-    PublishError : a table is missing on either side.
+    Returns 0 if they agree, 1 if a verdict changed or more than 5% of the rows do not overlap.
+    Raises PublishError if a table is missing on either side.
     """
     rows = _side_by_side(preset, "metrics", report)
     both_absent = rows.estimate.isna() & rows.estimate_rerun.isna()
@@ -88,11 +83,8 @@ def publish(preset: str, *, report: Callable[[str], object] = print) -> Path:
     """Replace the committed results of a preset by the local ones; all or nothing.
 
     Where tables alone are local (`make sensitivity` and `make sweep` use a committed study), they
-    are added to the committed results and all figures are redrawn.
-
-    Raises
-    ------
-    PublishError : the local results are incomplete, failed, outdated or too large.
+    are added to the committed results and all figures are redrawn. Raises PublishError if the local
+    results are incomplete, failed, outdated or too large.
     """
     source, target = local(preset), committed(preset)
     if (source / "config.yaml").exists():
@@ -109,9 +101,7 @@ def publish(preset: str, *, report: Callable[[str], object] = print) -> Path:
 def redraw(preset: str, *, report: Callable[[str], object] = print) -> Path:
     """Redraw the figures of committed tables, and execute the notebooks that show them.
 
-    Raises
-    ------
-    PublishError : there are no committed results.
+    Raises PublishError if there are no committed results.
     """
     target = committed(preset)
     if not (target / "manifest.json").exists():
@@ -236,8 +226,7 @@ def _notebooks(jobs: list, source: Path, of_runs: bool) -> list[Path]:
 def _write_notebook(path: Path, folder: Path, places: Mapping[str, str] = {}) -> None:
     """Write an executed notebook, cleaned."""
     folder.mkdir(parents=True, exist_ok=True)
-    node = nb.cleaned(nbformat.read(path, as_version=4), _places() | places)
-    nbformat.write(node, folder / path.name)
+    nbformat.write(nb.cleaned(path, _places() | places), folder / path.name)
 
 
 def _places() -> dict[str, str]:

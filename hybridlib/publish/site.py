@@ -36,14 +36,6 @@ a figure to its notebook and to the command that redraws it. Read first
 [what is known to be wrong](docs/findings.md#what-is-known-to-be-wrong), and in the
 [README](README.md) how to run it.
 """
-STYLE = """\
-.content img { background: white; max-width: 100%; }
-.cell_output, .math, .table-wrapper { overflow-x: auto; }
-.cell_output pre { overflow-x: auto; }
-table.dataframe { font-size: 0.85em; }
-body[data-theme="dark"] table.dataframe { color: inherit; }
-.content h3 { overflow-wrap: anywhere; }
-"""
 SETTINGS: dict[str, Any] = {
     "project": "hybridlib",
     "html_title": TITLE,
@@ -54,6 +46,7 @@ SETTINGS: dict[str, Any] = {
     "nb_execution_mode": "off",
     "nb_render_markdown_format": "myst",
     "html_math_renderer": "mathml",
+    "html_static_path": [str(Path(__file__).with_name("site.css"))],
     "html_css_files": ["site.css"],
     "smartquotes": False,
     "html_copy_source": False,
@@ -71,17 +64,14 @@ class SiteError(OneLineError, RuntimeError):
 def build(project: Path, headline: str, site: Path) -> Path:
     """Render the committed results below project/results into `site`; return its first page.
 
-    Raises
-    ------
-    SiteError : something does not render or lead anywhere; the site is left as it was.
+    Raises SiteError if something does not render or lead anywhere; the site is left as it was.
     """
     site.parent.mkdir(parents=True, exist_ok=True)
     warnings = io.StringIO()
     with tempfile.TemporaryDirectory(dir=site.parent) as draft:
         html, read = Path(draft, "html"), Path(draft, "read")
         pages = sources(project, headline, Path(draft, "pages"))
-        settings = SETTINGS | {"html_static_path": [str(pages / "_static")]}
-        Sphinx(pages, None, html, read, "html", settings, status=None, warning=warnings).build()
+        Sphinx(pages, None, html, read, "html", SETTINGS, status=None, warning=warnings).build()
         if said := one_line(warnings.getvalue()):
             raise SiteError(said.replace(f"{pages}/", ""))
         shutil.rmtree(site, ignore_errors=True)
@@ -117,8 +107,6 @@ def sources(project: Path, headline: str, pages: Path) -> Path:
             contents.append(f"{_entitled(node, path.stem, folder.name)} <notebooks/{path.stem}>")
             nbformat.write(node, target / "notebooks" / path.name)
         (target / "index.md").write_text(_preset(folder, contents), encoding="utf-8")
-    (pages / "_static").mkdir()
-    (pages / "_static" / "site.css").write_text(STYLE, encoding="utf-8")
     written = [project / "README.md", *sorted((project / "docs").glob("*.md"))]
     written = [page.relative_to(project) for page in written if page.stem != "figures"]
     for page in written:

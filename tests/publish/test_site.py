@@ -108,8 +108,7 @@ def project(monkeypatch):
 
     def one_page(text: str) -> None:
         def sources(project, headline, pages):
-            (pages / "_static").mkdir(parents=True)
-            (pages / "_static" / "site.css").write_text("")
+            pages.mkdir()
             (pages / "index.md").write_text(f"# One page\n\n{text}\n")
             return pages
 
