@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.environ["PYTHONWARNINGS"] = "ignore"
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # "frozen modules are being used"
     try:
-        return options.command(options)
+        return options.command(options) or 0
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
@@ -60,16 +60,15 @@ def study(options: argparse.Namespace) -> int:
     return 0
 
 
-def params(options: argparse.Namespace) -> int:
+def params(options: argparse.Namespace) -> None:
     """List the parameters of a preset by group: name, value, range, meaning."""
     from hybridlib.config import load_config
     from hybridlib.study.parameters import listing
 
     print(listing(load_config(options.preset)))
-    return 0
 
 
-def figures(options: argparse.Namespace) -> int:
+def figures(options: argparse.Namespace) -> None:
     """Redraw every figure of the committed tables, or only some."""
     from hybridlib.figures import registry, style
     from hybridlib.figures.results import Results
@@ -77,7 +76,8 @@ def figures(options: argparse.Namespace) -> int:
 
     if not options.only:
         redraw(options.preset)
-        return docs(options)
+        docs(options)
+        return
     folder = paths.committed(options.preset)
     drawn = sorted(path.stem for path in (folder / "figures").glob("*.png"))
     if not drawn:
@@ -88,7 +88,6 @@ def figures(options: argparse.Namespace) -> int:
     for name in options.only:
         figure = registry.figures()[name].draw(Results(folder))
         print(os.path.relpath(style.save(figure, folder / "figures", name)))
-    return 0
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -98,65 +97,60 @@ def compare(options: argparse.Namespace) -> int:
     return compare(options.preset)
 
 
-def publish(options: argparse.Namespace) -> int:
+def publish(options: argparse.Namespace) -> None:
     """Replace the committed results by the local ones, the model cards and the tables in docs/."""
     from hybridlib.figures.results import Results
     from hybridlib.publish import model_card
     from hybridlib.publish.release import publish
 
     model_card.write(Results(publish(options.preset)))
-    return docs(options)
+    docs(options)
 
 
-def docs(options: argparse.Namespace) -> int:
+def docs(options: argparse.Namespace) -> None:
     """Write the tables in docs/ again from the committed results."""
     from hybridlib.publish.docs import write
 
     write(paths.PROJECT / "docs")
-    return 0
 
 
-def site(options: argparse.Namespace) -> int:
+def site(options: argparse.Namespace) -> None:
     """Build all committed results as a static site, which is read without a network."""
     from hybridlib.publish.site import build
 
     place = paths.PROJECT / "results" / "local" / "site"
     print(os.path.relpath(build(paths.PROJECT, HEADLINE, place)))
-    return 0
 
 
-def tune(options: argparse.Namespace) -> int:
+def tune(options: argparse.Namespace) -> None:
     """Choose the learning rates that are missing, by a grid on development seeds."""
     from hybridlib.study.sweep import tune
 
     print(tune(options.preset).to_string(index=False))
-    return 0
 
 
-def sweep(options: argparse.Namespace) -> int:
+def sweep(options: argparse.Namespace) -> None:
     """Train each hybrid over the values of its main parameter."""
     from hybridlib.study.sweep import sweep
 
     sweep(**{"preset": options.preset} | _overrides(options))
-    return 0
 
 
-def sensitivity(options: argparse.Namespace) -> int:
+def sensitivity(options: argparse.Namespace) -> None:
     """Test the claims again with one parameter of the base or of training changed at a time."""
     from hybridlib.study.sweep import sensitivity
 
     sensitivity(**{"preset": options.preset, "names": options.axis} | _overrides(options))
-    return 0
 
 
-def bench(options: argparse.Namespace) -> int:
+def bench(options: argparse.Namespace) -> None:
     """Time a GRPO step against TRL's unchanged one, and the default study."""
     if not find_spec("bench"):
         raise OneLineError("bench/ is not part of the package: run this in a clone of the project")
     from bench.bench import bench
 
     bench(options.parts)
-    return docs(options)
+    docs(options)
 
 
 def _overrides(options: argparse.Namespace) -> dict:
@@ -178,8 +172,20 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hybridlib", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     again = {"action": "append", "default": []}
-    reading = (figures, compare, publish, docs, site)
-    for command in (study, params, *reading, tune, sweep, sensitivity, bench):
+    several = (
+        study,
+        params,
+        figures,
+        compare,
+        publish,
+        docs,
+        site,
+        tune,
+        sweep,
+        sensitivity,
+        bench,
+    )
+    for command in several:
         name, text = command.__name__, command.__doc__
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
