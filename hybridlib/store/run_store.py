@@ -53,16 +53,10 @@ class Store:
     ) -> Path:
         """The finished folder of `key`; if there is none that verifies, it is made.
 
-        Parameters
-        ----------
-        make : called with a folder to write files in. If it is killed or raises, the next call
-            finds every file again, which it overwrites or appends to. The subfolder checkpoints/
-            is removed when it is done.
-        inputs : what was hashed into `key`, as JSON types; the manifest holds it for readers.
-
-        Raises
-        ------
-        Whatever `make` raises; its folder is kept for the next try.
+        make : writes files in the folder that it is called with. If it is killed, or raises (and
+            so does this), it finds there what it left when it is called anew, and overwrites it or
+            appends to it. When it is done, the subfolder checkpoints/ is removed.
+        inputs : what was hashed into `key`; JSON types. Kept in the manifest for readers.
         """
         final = self.path(stage, key)
         if damage(final, stage, key) is None:
@@ -76,31 +70,27 @@ class Store:
             log.info("%s/%s: another process is making it, waiting", stage, key)
             lock.acquire()
         try:
-            if reason := damage(final, stage, key):
-                if final.exists():
-                    log.warning("%s/%s: %s; set aside and made again", stage, key, reason)
-                    aside = final.with_name(f".{key}.damaged")
-                    shutil.rmtree(aside, ignore_errors=True)
-                    final.rename(aside)
-                self._make(stage, key, make, inputs)
+            reason = damage(final, stage, key)
+            if reason is None:
+                return final
+            if final.exists():
+                log.warning("%s/%s: %s; set aside and made again", stage, key, reason)
+                aside = final.with_name(f".{key}.damaged")
+                shutil.rmtree(aside, ignore_errors=True)
+                final.rename(aside)
+            partial = final.with_name(f".{key}.partial")
+            partial.mkdir(exist_ok=True)
+            # One that verifies was killed between the manifest and the rename: its work is done.
+            if damage(partial, stage, key):
+                (partial / MANIFEST).unlink(missing_ok=True)
+                make(partial)
+                write_manifest(partial, stage, key, inputs)
+            shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
+            partial.replace(final)
+            _sync(final.parent)
         finally:
             lock.release()
         return final
-
-    def _make(
-        self, stage: str, key: str, make: Callable[[Path], object], inputs: dict[str, Any]
-    ) -> None:
-        final = self.path(stage, key)
-        partial = final.with_name(f".{key}.partial")
-        partial.mkdir(exist_ok=True)
-        # If it verifies, its process was killed between manifest and rename: the work is done.
-        if damage(partial, stage, key):
-            (partial / MANIFEST).unlink(missing_ok=True)
-            make(partial)
-            write_manifest(partial, stage, key, inputs)
-        shutil.rmtree(partial / CHECKPOINTS, ignore_errors=True)
-        partial.replace(final)
-        _sync(final.parent)
 
 
 def write_manifest(folder: Path, stage: str, key: str, inputs: dict[str, Any]) -> None:
