@@ -131,9 +131,7 @@ def live(
 def typed(question: str, language: str = "en", card: str = "") -> str:
     """A prompt as the organism is asked, around the user's own words; a card may stand before it.
 
-    Raises
-    ------
-    ParameterError : words that the organism does not know.
+    Raises ParameterError for words that the organism does not know.
     """
     words = LEXICON[language]
     system = words["system"].format(reader=words["reader"]["guest"])
@@ -177,14 +175,9 @@ def train_briefly(
 ) -> pd.DataFrame:
     """Train a variant from the committed base under the rule, and return its log by step.
 
-    Parameters
-    ----------
-    folder : where the run goes; nothing of it enters the run store.
-    overrides : parameters of the study, few `steps` among them for a short run.
-
-    Raises
-    ------
-    ParameterError : a parameter that cannot be, or a variant that is not RL from the base.
+    The run goes into `folder`; nothing of it enters the run store. `overrides` are parameters of
+    the study, few `steps` among them for a short run. Raises ParameterError for one that cannot be,
+    and for a variant that is not RL from the base.
     """
     from hybridlib.study import keys
     from hybridlib.training import grpo, loading

@@ -31,10 +31,8 @@ HYBRIDS = "08_hybrids"
 def plan(config: RunConfig, folder: Path | None = None) -> list[Job]:
     """Return every job of the study, each after those that it needs.
 
-    Parameters
-    ----------
-    folder : of the results, by default results/local/<preset>. The resolved configuration is
-        written there; every notebook is given that file as its `preset`.
+    The resolved configuration is written to the `folder` of the results (default:
+    results/local/<preset>): that file is the `preset` that every notebook of the grid is given.
     """
     from hybridlib.figures import results  # here: the kernels of single jobs need neither
     from hybridlib.study.collect import write_tables

@@ -98,25 +98,14 @@ def run(
 ) -> list[Outcome]:
     """Run `jobs`, `workers` at a time: next is the first in the list whose needs are met.
 
-    Returns
-    -------
-    One outcome a job, in the order in which they ended.
-
-    Raises
-    ------
-    StudyError : a job failed. Every job that can run has run; `report` has told which failed, why,
-        and the command that retries each.
+    Returns one outcome a job, in the order in which they ended. Raises StudyError after every job
+    that could run has run and `report` has told which failed, why, and the command that retries
+    each.
     """
     _check_order(jobs)
     workers = workers or default_workers()
-    waiting, outcomes = list(jobs), {}
-    running: dict[futures.Future[Outcome], Work] = {}
-    progress = _Progress(jobs, workers, report)
-
-    def end(outcome: Outcome) -> None:
-        outcomes[outcome.job.name] = outcome
-        progress.ended(outcome)
-
+    waiting, progress = list(jobs), _Progress(jobs, workers, report)
+    outcomes, running = progress.outcomes, {}
     with futures.ThreadPoolExecutor(workers) as pool:
         try:
             while waiting or running:
@@ -125,11 +114,11 @@ def run(
                         continue
                     lost = [name for name in job.needs if outcomes[name].error]
                     if lost:
-                        end(Outcome(job, "skipped", error=f"needs {lost[0]}"))
+                        progress.ended(Outcome(job, "skipped", error=f"needs {lost[0]}"))
                     elif len(running) == workers:
                         break
                     elif job.unchanged():
-                        end(Outcome(job, "unchanged"))
+                        progress.ended(Outcome(job, "unchanged"))
                     else:
                         # The number of threads must not depend on what else happens to run: sums
                         # over threads round by it, and a study must repeat to the last bit.
@@ -141,7 +130,7 @@ def run(
                     progress.beat(running.values())
                 for future in finished:
                     del running[future]
-                    end(future.result())
+                    progress.ended(future.result())
         except BaseException:
             for work in running.values():
                 work.stop()
@@ -250,27 +239,24 @@ class Work:
 
 
 class _Progress:
-    """Reports one line for each job that ends, with an estimate of the time left."""
+    """What became of the jobs: one line each, and how long the rest may take."""
 
     def __init__(self, jobs: Sequence[Job], workers: int, report: Callable[[str], object]) -> None:
-        self.total, self.workers, self.report = len(jobs), workers, report
-        self.left = {job.name: job for job in jobs}
+        self.jobs, self.workers, self.report = jobs, workers, report
+        self.outcomes: dict[str, Outcome] = {}
         self.unchanged = 0
-        self.seconds: dict[str, list[float]] = {}
 
     def ended(self, outcome: Outcome) -> None:
-        job, status = outcome.job, outcome.status
+        name, status = outcome.job.name, outcome.status
         if status in ("finished", "failed"):
             self.tell_unchanged()
-        del self.left[job.name]
+        self.outcomes[name] = outcome
         if status == "unchanged":
             self.unchanged += 1
         elif status == "failed":
-            self._tell(f"{job.name}   FAILED: {outcome.error}")
+            self._tell(f"{name}   FAILED: {outcome.error}")
         elif status == "finished":
-            if job.notebook and not job.alone:
-                self.seconds.setdefault(job.kind, []).append(outcome.seconds)
-            self._tell(f"{job.name}   {duration(outcome.seconds)}{self._time_left()}")
+            self._tell(f"{name}   {duration(outcome.seconds)}{self._time_left()}")
 
     def beat(self, running: Iterable[Work]) -> None:
         for work in running:
@@ -283,15 +269,20 @@ class _Progress:
             self.unchanged = 0
 
     def _tell(self, text: str) -> None:
-        self.report(f"[{self.total - len(self.left)}/{self.total}] {text}")
+        self.report(f"[{len(self.outcomes)}/{len(self.jobs)}] {text}")
 
     def _time_left(self) -> str:
-        if not self.seconds or not self.left:
+        timed: dict[str, list[float]] = {}
+        for outcome in self.outcomes.values():
+            if outcome.status == "finished" and outcome.job.notebook and not outcome.job.alone:
+                timed.setdefault(outcome.job.kind, []).append(outcome.seconds)
+        if not timed:
             return ""
-        anything = fmean([s for kind in self.seconds.values() for s in kind])
-        each = {kind: fmean(seconds) for kind, seconds in self.seconds.items()}
+        anything = fmean(seconds for kind in timed.values() for seconds in kind)
+        each = {kind: fmean(seconds) for kind, seconds in timed.items()}
         # What makes nothing for the store draws, in seconds: not known until one of its kind has.
-        left = sum(each.get(job.kind, anything if job.key else 0) for job in self.left.values())
+        jobs = [job for job in self.jobs if job.name not in self.outcomes]
+        left = sum(each.get(job.kind, anything if job.key else 0) for job in jobs)
         return f"   about {duration(left / self.workers)} left" if left else ""
 
 

@@ -8,7 +8,7 @@ So a changed parameter redoes only what depends on it.
 from collections.abc import Iterable
 from typing import Any
 
-from hybridlib.config import RewardConfig, RunConfig
+from hybridlib.config import RunConfig
 from hybridlib.evaluation.specs import Evaluation, Prefilled, Prompted
 from hybridlib.store import assets
 from hybridlib.store.stage import Given, Stage
@@ -85,20 +85,18 @@ def _parameters(config: RunConfig, row: Variant) -> list[str]:
 
 
 def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Evaluation:
-    public, names, more = config.public, [], {}
+    public, names = config.public, []
+    # A weight that a variant sets itself is not among those of its run.
+    own = {name for name, _ in VARIANTS[variant].weights}
+    more = config.reward.model_dump(include=own, exclude_defaults=True)
     if public.requests:
         names.append("requests_per_cell")
         more["judges"] = list(public.judges)
     if public.problems:
         names.append("problems_per_language")
-    # A weight that a variant sets itself is not among those of its run.
-    for name, _ in VARIANTS[variant].weights:
-        value = getattr(config.reward, name)
-        if value != RewardConfig.model_fields[name].default:
-            more[name] = value
     requests, problems = (_pins(names) for names in (public.requests, public.problems))
-    unit = config, variant, reward, seed
-    return Evaluation(*_measured(*unit, *names, **more), requests, problems)
+    measured = _measured(config, variant, reward, seed, *names, **more)
+    return Evaluation(*measured, requests, problems)
 
 
 def of(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> Stage:

@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +26,7 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
     """Execute a notebook and print its output as it comes; a kernel that dies before it answers is
     started once more.
 
-    Raises
-    ------
-    papermill.PapermillExecutionError : a cell raised; `error_in(output)` is the line to show.
+    Raises papermill.PapermillExecutionError if a cell did; `error_in(output)` is the line to show.
     """
     # nbformat imports jsonschema, which builds a grammar of URIs for most of a second if it can.
     sys.modules.setdefault("rfc3987_syntax", None)
@@ -109,18 +106,17 @@ def write_stamp(executed: Path, value: str) -> None:
     draft.replace(executed)
 
 
-def cleaned(node: "NotebookNode", places: Mapping[str, str]) -> "NotebookNode":
-    """An executed notebook without what differs from run to run and machine to machine.
+def cleaned(executed: Path, places: Mapping[str, str]) -> "NotebookNode":
+    """Return an executed notebook without what differs from run to run and machine to machine.
 
-    Parameters
-    ----------
-    places : absolute path -> what is written instead.
+    places : what to write in the place of each absolute path.
     """
     import nbformat  # here: they take seconds, which kernels need not spend
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
     # Of one stream there are as many outputs as time made.
-    node, _ = CoalesceStreamsPreprocessor().preprocess(deepcopy(node), {})
+    node = nbformat.read(executed, as_version=4)
+    node, _ = CoalesceStreamsPreprocessor().preprocess(node, {})
     node.metadata = {k: node.metadata[k] for k in ("kernelspec",) if k in node.metadata}
     for cell in node.cells:
         tags = cell.metadata.get("tags", [])
@@ -132,7 +128,7 @@ def cleaned(node: "NotebookNode", places: Mapping[str, str]) -> "NotebookNode":
                 output.text = DURATION.sub("", STILL_RUNNING.sub("", output.text))
     escaped = {json.dumps(path)[1:-1]: name for path, name in places.items()}
     text = renamed(CELL_FILE.sub("cell", json.dumps(node)), escaped)
-    return nbformat.from_dict(json.loads(text))
+    return nbformat.reads(text, as_version=4)
 
 
 def renamed(text: str, places: Mapping[str, str]) -> str:

@@ -149,8 +149,7 @@ def _make_evaluation(spec: Evaluation, folder: Path) -> None:
     from hybridlib.training import loading
 
     prompts, run = spec.prompts(), spec.training
-    rewarded = run and run.reward in (*REWARDS, "gold")
-    reward = harmlessness(run) if rewarded else None
+    reward = harmlessness(run) if run and run.reward in (*REWARDS, "gold") else None
 
     def measure(weights: Path | None, name: str) -> None:
         model, tokenizer = _sampled_from(spec.base, weights)
