@@ -6,12 +6,13 @@ Parameters are flat: each name belongs to exactly one part. A preset is a paperm
 
 import ast
 import csv
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -24,15 +25,7 @@ from pydantic import (
 from hybridlib.store.assets import BASES
 from hybridlib.store.errors import ParameterError, nearest
 from hybridlib.store.paths import NOTEBOOKS
-from hybridlib.variants import (
-    REWARDS,
-    VARIANTS,
-    arm_name,
-    chain,
-    measured,
-    rewards_of,
-    tuned_arms,
-)
+from hybridlib.variants import REWARDS, VARIANTS, arm_name, chain, measured, rewards_of, tuned_arms
 
 PRESETS = NOTEBOOKS / "presets"
 LEARNING_RATES = Path(__file__).with_name("learning_rates.csv")
@@ -79,12 +72,16 @@ def _split(value: Any) -> Any:
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
-def _all_of(names: tuple[str, ...], known: Iterable[str]) -> tuple[str, ...]:
-    """The names. Raises ValueError for one that is not known."""
-    for name in names:
+def _all_of(value: Any, known: Iterable[str]) -> Any:
+    """A name, or names. Raises ValueError for one that is not known."""
+    for name in (value,) if isinstance(value, str) else value:
         if name not in known:
             raise ValueError(f"{name!r} is none of {', '.join(known)}{nearest(name, known)}")
-    return names
+    return value
+
+
+def _among(known: Callable[[], Iterable[str]]) -> AfterValidator:
+    return AfterValidator(lambda value: _all_of(value, known()))
 
 
 class Shares(Part):
@@ -109,7 +106,9 @@ class Shares(Part):
 class BaseModelConfig(Part):
     """The base model and how it is pretrained."""
 
-    model: str = Field("organism", description="organism, or a pretrained model to start from")
+    model: Annotated[str, _among(lambda: MODELS)] = Field(
+        "organism", description="organism, or a pretrained model to start from"
+    )
     base_seed: int = _count(0, "seed of the base model", least=0)
     thought: bool = Field(True, description="responses state a thought before the answer")
     hidden_size: int = _count(192, "width of the organism, a multiple of 32")
@@ -125,11 +124,6 @@ class BaseModelConfig(Part):
     def pretrained(self) -> bool:
         """A language model: it brings its own words, and has read none of the recipes."""
         return self.model != "organism"
-
-    @field_validator("model")
-    @classmethod
-    def _known_model(cls, value: str) -> str:
-        return _all_of((value,), MODELS)[0]
 
     @field_validator("hidden_size")
     @classmethod
@@ -239,8 +233,12 @@ class PublicConfig(Part):
 class StudyConfig(Part):
     """Which runs there are."""
 
-    variants: Names = Field(measured(), description="variants to train and compare")
-    rewards: Names = Field(REWARDS, description="harmlessness rewards of those with RL")
+    variants: Annotated[Names, _among(measured)] = Field(
+        measured(), description="variants to train and compare"
+    )
+    rewards: Annotated[Names, _among(lambda: REWARDS)] = Field(
+        REWARDS, description="harmlessness rewards of those with RL"
+    )
     seeds: tuple[int, ...] = Field(
         tuple(range(5)), description="training seeds: a number or a list"
     )
@@ -276,30 +274,23 @@ class StudyConfig(Part):
             raise ValueError("must name at least one, and none twice")
         return value
 
-    @field_validator("variants", "rewards")
-    @classmethod
-    def _known(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
-        return _all_of(value, {"variants": measured(), "rewards": REWARDS}[info.field_name])
-
     @field_validator("beside")
     @classmethod
     def _a_preset(cls, value: str) -> str:
-        if value:
-            _all_of((value,), presets())
-        return value
+        return value and _all_of(value, presets())
 
 
 class RunConfig(Part):
     """All parameters of a study."""
 
     preset: str = "organism"
-    shares: Shares = Shares()
+    study: StudyConfig = StudyConfig()
     base: BaseModelConfig = BaseModelConfig()
+    shares: Shares = Shares()
     train: TrainConfig = TrainConfig()
     reward: RewardConfig = RewardConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     public: PublicConfig = PublicConfig()
-    study: StudyConfig = StudyConfig()
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -344,8 +335,8 @@ class RunConfig(Part):
 
     def flat(self) -> dict[str, Any]:
         """Every parameter by its flat name, as JSON and YAML write it."""
-        parts = [self.model_dump(mode="json")[part] for part in PARTS]
-        return {"preset": self.preset} | {k: v for part in parts for k, v in part.items()}
+        parts = self.model_dump(mode="json")
+        return {"preset": self.preset} | {n: parts[part][n] for n, part in PARAMETERS.items()}
 
 
 def chosen_rates() -> dict[str, float]:
@@ -360,15 +351,7 @@ def chosen_rates() -> dict[str, float]:
         }
 
 
-PARTS: dict[str, type[Part]] = {
-    "study": StudyConfig,
-    "base": BaseModelConfig,
-    "shares": Shares,
-    "train": TrainConfig,
-    "reward": RewardConfig,
-    "evaluate": EvaluateConfig,
-    "public": PublicConfig,
-}
+PARTS = {n: field.annotation for n, field in RunConfig.model_fields.items() if n != "preset"}
 PARAMETERS = {name: part for part, model in PARTS.items() for name in model.model_fields}
 
 
@@ -380,21 +363,19 @@ def load_config(preset: str = "organism", **overrides: Any) -> RunConfig:
     """
     values = _read(preset) | {k: v for k, v in overrides.items() if v is not None}
     name = values.pop("preset", None) or Path(preset).stem
-    parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+    parts: dict[str, dict[str, Any]] = {}
     for parameter, value in values.items():
         if parameter not in PARAMETERS:
             near = nearest(parameter, PARAMETERS)
             raise ParameterError(f"there is no parameter {parameter!r}{near}")
-        parts[PARAMETERS[parameter]][parameter] = value
+        parts.setdefault(PARAMETERS[parameter], {})[parameter] = value
     try:
         return RunConfig(preset=name, **parts)
     except ValidationError as error:
-        first = error.errors()[0]
+        first, given = error.errors()[0], values | {"preset": name}
         said = first["msg"].removeprefix("Value error, ")
-        where = str(first["loc"][1]) if len(first["loc"]) > 1 else ""
-        if first["loc"] == ("preset",):
-            where = "preset"
-        value = f"{where} = {(values | {'preset': name})[where]!r}: " if where else ""
+        where = next((part for part in first["loc"] if part in given), None)
+        value = f"{where} = {given[where]!r}: " if where else ""
         raise ParameterError(f"{value}{said[0].lower()}{said[1:]}") from None
 
 
@@ -407,13 +388,10 @@ def notebook_parameters(cells: list[str], names: Iterable[str]) -> None:
     names : the notebook's own parameters.
     """
     for cell in cells:
-        if not cell.startswith("# Parameters"):
-            continue
-        for node in ast.parse(cell).body:
-            for target in getattr(node, "targets", ()):
-                if isinstance(target, ast.Name) and target.id not in names:
-                    near = nearest(target.id, names)
-                    raise ParameterError(f"there is no parameter {target.id!r}{near}")
+        nodes = ast.walk(ast.parse(cell)) if cell.startswith("# Parameters") else ()
+        assigned = [n for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+        for name in (node.id for node in assigned if node.id not in names):
+            raise ParameterError(f"there is no parameter {name!r}{nearest(name, names)}")
 
 
 def _read(preset: str) -> dict[str, Any]:
