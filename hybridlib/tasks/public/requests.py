@@ -15,10 +15,12 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import yaml
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -57,42 +59,21 @@ class Part:
     pair: str = ""  # where this column is named, the text holds an answer behind a blank line
 
 
-# In order of preference: of near-duplicates the first is kept. Sources with categories come first.
-SOURCES: dict[str, tuple[Part, ...]] = {
-    "strongreject": (Part("*.csv", "harmful", "forbidden_prompt", "category"),),
-    "refusal_pairs": (
-        Part("*.json", "harmful", "harmful_version", "domain", pair="id"),
-        Part("*.json", "benign", "text", "domain", pair="id"),
-    ),
-    "edgy": (Part("*.json", "benign", "text", "category"),),
-    "do_not_answer": (Part("*.jsonl", "harmful", "prompt", "file"),),
-    "xstest": (
-        Part("*.parquet", "harmful", "prompt", "type", only="contrast_"),
-        Part("*.parquet", "benign", "prompt", "type", only="(?!contrast_)"),
-    ),
-    "jailbreakbench": (
-        Part("harmful-behaviors.csv", "harmful", "Goal", "Category"),
-        Part("benign-behaviors.csv", "benign", "Goal", "Category"),
-    ),
-    "or_bench": (Part("*.csv", "benign", "prompt", "category"),),
-    "harmbench_hub": (Part("*.parquet", "harmful", "prompt", "category"),),
-    "harmbench": (Part("*.txt", "harmful", "line", "category"),),
+_FILE = Path(__file__).with_name("requests.yaml")
+SOURCES: dict[str, list[Part]] = {
+    name: [Part(**part) for part in parts]
+    for name, parts in yaml.safe_load(_FILE.read_text(encoding="utf-8")).items()
 }
 HELD_OUT = ("harmbench_hub", "harmbench")  # evaluated only
 
 
 def _lines(path: Path) -> list[str]:
-    with path.open(encoding="utf-8") as file:  # splitlines would also split at U+2028
-        return [line.rstrip("\n") for line in file if line.strip()]
-
-
-def _csv(path: Path) -> list[Row]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    lines = path.read_text(encoding="utf-8").split("\n")  # splitlines also splits at U+2028
+    return [line for line in lines if line.strip()]
 
 
 READERS: dict[str, Callable[[Path], Iterable[Row]]] = {
-    ".csv": _csv,
+    ".csv": lambda path: csv.DictReader(StringIO(path.read_bytes().decode(), newline="")),
     ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
     ".jsonl": lambda path: [{"file": path.stem} | json.loads(line) for line in _lines(path)],
     ".parquet": lambda path: pd.read_parquet(path).to_dict("records"),
@@ -119,12 +100,7 @@ def requests(names: Iterable[str], partition: str | None = None) -> tuple[Reques
     if partition not in (None, *PARTITIONS):
         raise ParameterError(f"there is no partition {partition!r}, only {', '.join(PARTITIONS)}")
     read = [_with_split(_allowed(_read(name))) for name in _in_order(names)]
-    rows = [row for some in read for row in some]
-    near = near_duplicates([row.text for row in rows])
-    kept = _first_copies(rows, near)
-    place = {i: n for n, i in enumerate(kept)}
-    edges = [(place[i], place[j]) for i, j in near if i in place and j in place]
-    rows = _with_partition([rows[i] for i in kept], edges)
+    rows = _with_partition(_first_copies([row for some in read for row in some]))
     return tuple(row for row in rows if partition in (None, row.partition))
 
 
@@ -136,29 +112,18 @@ def sources(names: Iterable[str] = SOURCES) -> pd.DataFrame:
     source, kind, rows, left_out (minors, see `_allowed`), duplicates (of an earlier row of the same
         kind), kept, categories, licence.
     """
-    kept = defaultdict(list)
-    for row in requests(names):
-        kept[row.source, row.kind].append(row.category)
-    table = []
-    for name in _in_order(names):
+    names, table = _in_order(names), []
+    kept = requests(names)
+    for name in names:
         rows = _read(name)
-        allowed = _allowed(rows)
+        some = (rows, _allowed(rows), [row for row in kept if row.source == name])
         for kind in sorted({row.kind for row in rows}):
-            total, left = (sum(row.kind == kind for row in some) for some in (rows, allowed))
-            here = kept[name, kind]
-            table.append(
-                {
-                    "source": name,
-                    "kind": kind,
-                    "rows": total,
-                    "left_out": total - left,
-                    "duplicates": left - len(here),
-                    "kept": len(here),
-                    "categories": len(set(here)),
-                    "licence": assets.ASSETS[name].licence,
-                }
-            )
-    return pd.DataFrame(table)
+            found = [[row.category for row in part if row.kind == kind] for part in some]
+            total, left, here = map(len, found)
+            counts = (total, total - left, left - here, here, len(set(found[-1])))
+            table.append((name, kind, *counts, assets.ASSETS[name].licence))
+    columns = "source kind rows left_out duplicates kept categories licence"
+    return pd.DataFrame(table, columns=columns.split())
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
@@ -217,35 +182,33 @@ def _allowed(rows: list[Request]) -> list[Request]:
 def _with_split(rows: list[Request]) -> list[Request]:
     """The rows of one source with their split: every other category by sorted name is seen."""
     seen = sorted({row.category for row in rows})[0::2]
-
-    def split(row: Request) -> str:
-        if row.source in HELD_OUT:
-            return "unseen_source"
-        return "seen" if row.category in seen else "unseen_category"
-
-    return [replace(row, split=split(row)) for row in rows]
+    split = {row.category: "seen" if row.category in seen else "unseen_category" for row in rows}
+    return [
+        replace(row, split="unseen_source" if row.source in HELD_OUT else split[row.category])
+        for row in rows
+    ]
 
 
-def _first_copies(rows: list[Request], near: list[tuple[int, int]]) -> list[int]:
+def _first_copies(rows: list[Request]) -> list[Request]:
     """The rows that are kept: those not near to an earlier kept one of the same kind."""
     before = defaultdict(set)
-    for i, j in near:
+    for i, j in near_duplicates([row.text for row in rows]):
         if rows[i].kind == rows[j].kind:
             before[j].add(i)
-    kept: dict[int, None] = {}
-    for i in range(len(rows)):
+    kept: dict[int, Request] = {}
+    for i, row in enumerate(rows):
         if before[i].isdisjoint(kept):
-            kept[i] = None
-    return list(kept)
+            kept[i] = row
+    return list(kept.values())
 
 
-def _with_partition(rows: list[Request], near: list[tuple[int, int]]) -> list[Request]:
+def _with_partition(rows: list[Request]) -> list[Request]:
     """The rows with their partition, the same for a cluster of twins and near-duplicates.
 
     The hash of the cluster's first text decides. A cluster that holds anything held out goes to
     test instead of train.
     """
-    edges = list(near)
+    edges = near_duplicates([row.text for row in rows])
     twins: dict[tuple[str, str], int] = {}
     for i, row in enumerate(rows):
         if row.pair:
@@ -253,8 +216,8 @@ def _with_partition(rows: list[Request], near: list[tuple[int, int]]) -> list[Re
     ends = tuple(zip(*edges)) or ((), ())
     graph = coo_array(([1] * len(edges), ends), shape=(len(rows), len(rows)))
     clusters = connected_components(graph, directed=False)[1].tolist() if rows else []
-    first: dict[int, str] = {}
     held_out = {c for c, row in zip(clusters, rows) if row.split != "seen"}
+    first: dict[int, str] = {}
     for cluster, row in zip(clusters, rows):
         first.setdefault(cluster, row.text)
 
