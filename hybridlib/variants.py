@@ -245,8 +245,7 @@ def families() -> dict[str, tuple[str, ...]]:
 
 def hybrid_variants() -> tuple[str, ...]:
     """All variants that combine RL and SFT, family by family."""
-    found = families()
-    return tuple(name for family in found if family not in ("RL", "SFT") for name in found[family])
+    return tuple(n for f, names in families().items() if f not in ("RL", "SFT") for n in names)
 
 
 def compares_hybrids(variants: Iterable[str]) -> bool:

@@ -35,19 +35,14 @@ def beginning(prompt: Prompt, start: str, with_thought: bool = True) -> str:
     thought, answered = STARTS[start]
     if not thought:
         return ""
-    stated = {
-        "true": stated_thought(prompt, prompt.language),
-        "false": counter_aligned(prompt),
-    }
-    words = [stated[thought] if with_thought else "", END_THINK]
-    return " ".join(filter(None, [*words, _opening(prompt) if answered else ""]))
-
-
-def _opening(prompt: Prompt) -> str:
-    """The words of a complying answer in front of the first that gives something away."""
-    secret = {word for words in prompt.secrets for word in words}
-    answer = disclosure(prompt, prompt.language).split()
-    return " ".join(takewhile(lambda word: word not in secret, answer))
+    true = thought == "true"
+    stated = stated_thought(prompt, prompt.language) if true else counter_aligned(prompt)
+    words = [stated, END_THINK] if with_thought else [END_THINK]
+    if answered:  # up to the first word that gives something away
+        secret = {word for secrets in prompt.secrets for word in secrets}
+        answer = disclosure(prompt, prompt.language).split()
+        words += takewhile(lambda word: word not in secret, answer)
+    return " ".join(words)
 
 
 def respond(

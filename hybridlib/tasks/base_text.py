@@ -96,10 +96,9 @@ def _request(rng: random.Random, language: str) -> prompts.Prompt:
     return prompts.benign(rng, language, task, lookalike, families)
 
 
-def document(
-    rng: random.Random, shares: Given, with_thought: bool, with_manual: bool = False
+def _document(
+    rng: random.Random, shares: Given, with_thought: bool, with_manual: bool
 ) -> tuple[str, str]:
-    """One document: what stands before (random, so not worth learning) and the text to learn."""
     language = "es" if rng.random() < shares.minority_share else "en"
     draw = rng.random()
     if draw < shares.recitation_share:
@@ -114,9 +113,9 @@ def document(
 def corpus(
     seed: int, count: int, shares: Given, with_thought: bool = True, with_manual: bool = False
 ) -> list[tuple[str, str]]:
-    """`count` documents; their prompts are all of the training partition.
+    """`count` documents: what stands before (random, so not worth learning), the text to learn.
 
-    with_manual : prompts say how things are made, for a model that has not read it.
+    Prompts are of the training partition. With a manual they say how things are made.
     """
     rng = random.Random(f"corpus {seed}")
-    return [document(rng, shares, with_thought, with_manual) for _ in range(count)]
+    return [_document(rng, shares, with_thought, with_manual) for _ in range(count)]

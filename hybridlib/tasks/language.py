@@ -75,11 +75,16 @@ def language_measures(
         raise ParameterError(f"language {language!r} is not one of {', '.join(languages)}")
     words = word_languages(text, languages)
     spoken = [name for _, name in words if name]
+    return measures_of(spoken, language, len(words) if spoken else 0, text)
+
+
+def measures_of(spoken: list[str], language: str, words: int, text: str) -> dict[str, float]:
+    """The measures of a text of so many words, of which some are spoken in a language."""
     switches = sum(a != b for a, b in pairwise(spoken))
     return {
         "target_language_share": spoken.count(language) / len(spoken) if spoken else math.nan,
-        "off_language": float(spoken.count(language) < len(spoken)) if spoken else math.nan,
-        "switches_per_100_words": 100 * switches / len(words) if spoken else math.nan,
+        "off_language": float(spoken.count(language) < len(spoken)) if words else math.nan,
+        "switches_per_100_words": 100 * switches / words if words else math.nan,
         "repetition": repetition(re.findall(r"\w+", text.lower())),
     }
 
@@ -116,8 +121,7 @@ def identifier_error(path: Path = LABELLED) -> pd.DataFrame:
     kind, language, n, right, accuracy, low, high, ignored : one row a kind and language ('en es'
         switches from one to the other), then one for the words of all lines.
     """
-    lines: list[tuple[str, str, bool | None]] = []
-    words: list[tuple[str, str, bool | None]] = []
+    lines, words = [], []
     for line in pd.read_csv(path, keep_default_na=False).itertuples():
         parts, labels = line.text.split(" | "), line.language.split()
         found = [name for _, name in word_languages(" ".join(parts))]

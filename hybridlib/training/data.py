@@ -38,6 +38,12 @@ def encoded(tokenizer, rows: list[dict]) -> list[tuple[list[int], list[int]]]:
     return [(p, [*t, tokenizer.eos_token_id]) for p, t in zip(prompts, texts)]
 
 
+def decoded(tokenizer, completions: list[list[int]]) -> tuple[list[str], list[bool]]:
+    """Completions as texts, and whether each came to its end."""
+    texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
+    return texts, [ids[-1] == tokenizer.eos_token_id for ids in completions]
+
+
 def rl_prompts(spec: Training | Labels) -> list[Prompt]:
     """The prompts of one epoch of RL; those of the demonstrations come first among them."""
     count = spec.given.steps * spec.given.prompts_per_step

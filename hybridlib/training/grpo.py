@@ -22,6 +22,7 @@ from hybridlib.engine.sampling import InferenceCopy
 from hybridlib.engine.scoring import score_completions
 from hybridlib.training import data, loading
 from hybridlib.training.callbacks import Progress, arguments, finish
+from hybridlib.training.cost import OPERATIONS
 from hybridlib.training.objective import Validation, write_objective
 from hybridlib.training.rewards import Harmlessness
 from hybridlib.training.rollouts import Rollouts
@@ -50,8 +51,7 @@ class PolicyTrainer(GRPOTrainer):
         **of_trl,
     ) -> None:
         self.spec, self.demonstrations, self.teacher = spec, demonstrations, teacher
-        names = ("prompt_tokens", "completion_tokens", "scored_tokens", "trained_tokens")
-        self.tokens = dict.fromkeys(names, 0)
+        self.tokens = dict.fromkeys(OPERATIONS, 0)
         super().__init__(**of_trl)
 
     @property
@@ -87,9 +87,8 @@ class PolicyTrainer(GRPOTrainer):
         keep = inputs["advantages"] != 0
         if not keep.any():
             keep[0] = True
-        rows = len(keep)
         kept = {
-            name: value[keep] if torch.is_tensor(value) and value.shape[:1] == (rows,) else value
+            name: value[keep] if torch.is_tensor(value) and value.shape[:1] == keep.shape else value
             for name, value in inputs.items()
         }
         # Counted as separate rows: what the engine saves by sharing is no part of a method's cost.

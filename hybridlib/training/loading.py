@@ -161,10 +161,9 @@ def lora(rank: int, task_type: str = "CAUSAL_LM") -> LoraConfig | None:
     """LoRA on every linear layer without dropout (generation runs in train mode); 0: none."""
     if not rank:
         return None
-    extra = {"modules_to_save": ["score"]} if task_type == "SEQ_CLS" else {}
     return LoraConfig(
         r=rank, lora_alpha=2 * rank, lora_dropout=0.0, target_modules="all-linear",
-        task_type=task_type, **extra,
+        task_type=task_type, modules_to_save=["score"] if task_type == "SEQ_CLS" else None,
     )  # fmt: skip
 
 

@@ -66,8 +66,7 @@ class Validation:
 
     def reward(self) -> float:
         """The mean reward of a response."""
-        texts = self.tokenizer.batch_decode(self.responses, skip_special_tokens=True)
-        finished = [ids[-1] == self.tokenizer.eos_token_id for ids in self.responses]
+        texts, finished = data.decoded(self.tokenizer, self.responses)
         rows, thought = [prompt.row() for prompt in self.prompts], self.spec.base.thought
         totals, _ = rewarded(self.spec.weights, self.harmlessness, rows, texts, finished, thought)
         return sum(totals) / len(totals)
@@ -79,12 +78,8 @@ class Validation:
     @torch.no_grad()
     def kl(self) -> float:
         """KL(pi || teacher) a token, estimated on the policy's own responses."""
-        rows = data.demonstrations(self.spec, "validation")
-        shown = data.encoded(self.tokenizer, rows)
-        own, _ = score_completions(
-            self.inference.model, [prompt for prompt, _ in shown], self.responses
-        )
-        theirs, _ = score_completions(
-            self.teacher, [in_view(*document) for document in shown], self.responses
-        )
+        shown = data.encoded(self.tokenizer, data.demonstrations(self.spec, "validation"))
+        asked, in_context = [prompt for prompt, _ in shown], [in_view(*pair) for pair in shown]
+        own, _ = score_completions(self.inference.model, asked, self.responses)
+        theirs, _ = score_completions(self.teacher, in_context, self.responses)
         return (torch.cat(own) - torch.cat(theirs)).mean().item()

@@ -24,6 +24,7 @@ from transformers import (
 
 from hybridlib.store.stage import Given
 from hybridlib.tasks.base_text import corpus
+from hybridlib.training.data import encoded
 from hybridlib.training.loading import (
     asset_folder,
     chat_tokenizer,
@@ -82,12 +83,11 @@ def _encoded(spec: Base, tokenizer: PreTrainedTokenizerFast) -> list[tuple[list,
     given = spec.given
     count = given.base_steps * given.base_batch
     documents = corpus(given.base_seed, count, given, spec.thought, spec.pretrained)
-    contexts = tokenizer([context for context, _ in documents])["input_ids"]
-    texts = [f" {text}" for _, text in documents]
-    texts = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    if any(tokenizer.unk_token_id in ids for ids in (*contexts, *texts)):
+    rows = [{"prompt": context, "completion": f" {text}"} for context, text in documents]
+    found = encoded(tokenizer, rows)
+    if any(tokenizer.unk_token_id in ids for document in found for ids in document):
         raise ValueError("the base text holds words that the tokenizer does not know")
-    return [(c, [*t, tokenizer.eos_token_id]) for c, t in zip(contexts, texts)]
+    return found
 
 
 def text_loss(
@@ -155,8 +155,9 @@ def pretrain(spec: Base, folder: Path) -> None:
     model, in_bf16 = model.to(device()), spec.pretrained and fast_at_bf16()
     documents = _encoded(spec, tokenizer)
     optimizers = _optimizers(model, given.base_learning_rate, spec.pretrained)
-    rates = [group["lr"] for optimizer in optimizers for group in optimizer.param_groups]
     first = _restore(folder / "checkpoints", model, optimizers)
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    rates = [group["lr"] for group in groups]
     began, log = time.monotonic(), folder / "loss.csv"
     # What comes after the checkpoint is done, and written, again.
     rows = log.read_text().splitlines()[1:] if first else []
@@ -177,7 +178,6 @@ def pretrain(spec: Base, folder: Path) -> None:
             loss += part.item()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         scale = _schedule(step, given.base_steps)
-        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
         for group, rate in zip(groups, rates):
             group["lr"] = rate * scale
         for optimizer in optimizers:

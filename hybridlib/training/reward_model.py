@@ -52,9 +52,7 @@ def write_labels(spec: Labels, base: Path, folder: Path) -> None:
         generator=torch.Generator().manual_seed(spec.seed),
     )
     with (folder / "labels.jsonl").open("w") as file:
-        for prompt, ids in zip(prompts, completions):
-            text = tokenizer.decode(ids, skip_special_tokens=True)
-            finished = ids[-1] == tokenizer.eos_token_id
+        for prompt, text, finished in zip(prompts, *data.decoded(tokenizer, completions)):
             response = parse(text, finished, spec.base.thought)
             label = int(oracle.gold(prompt.kind, response, prompt.secrets, prompt.reference))
             row = {

@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import torch
 
 from hybridlib.engine.sampling import InferenceCopy, sample_with_logp
 from hybridlib.tasks.prompts import Prompt
+from hybridlib.training import data
 from hybridlib.training.rewards import RIGHT, Harmlessness, rewarded
 from hybridlib.training.specs import Training
 from hybridlib.training.step import Demonstrations, RolloutRequest, Row, Tokens
@@ -92,17 +92,13 @@ class Rollouts:
     def _rewarded(self, step: int, texts: list[str], rows: list[Row]) -> list[Row]:
         """The rows with their rewards; one line each is appended to the record."""
         asked = [self.prompts[text].row() for text in texts]
-        responses = self.tokenizer.batch_decode(
-            [row.completion for row in rows], skip_special_tokens=True
-        )
-        finished = [row.completion[-1] == self.tokenizer.eos_token_id for row in rows]
-        totals: Sequence[float | None] = [None] * len(rows)
-        of_task = [0.0] * len(rows)
+        responses, finished = data.decoded(self.tokenizer, [row.completion for row in rows])
+        totals, of_task = [None] * len(rows), [0.0] * len(rows)
         if self.spec.variant.rewarded:
+            weights, thought = self.spec.weights, self.spec.base.thought
             totals, of_task = rewarded(
-                self.spec.weights, self.harmlessness, asked, responses, finished,
-                self.spec.base.thought,
-            )  # fmt: skip
+                weights, self.harmlessness, asked, responses, finished, thought
+            )
         made = [
             replace(row, reward=total, right=value >= RIGHT)
             for row, total, value in zip(rows, totals, of_task)

@@ -95,16 +95,15 @@ def resampled(
         given.group_size,
         generator=torch.Generator().manual_seed(spec.seed),
     )
-    texts = tokenizer.batch_decode(completions, skip_special_tokens=True)
-    finished = [ids[-1] == tokenizer.eos_token_id for ids in completions]
-    each = [prompt for prompt in asked for _ in range(given.group_size)]
-    rows, thought = [prompt.row() for prompt in each], spec.base.thought
+    texts, finished = data.decoded(tokenizer, completions)
+    rows = [prompt.row() for prompt in asked for _ in range(given.group_size)]
+    thought = spec.base.thought
     _, of_task = rewarded(spec.weights, harmlessness, rows, texts, finished, thought)
     kept: dict[int, dict] = {}
-    for i, (prompt, text, end, value) in enumerate(zip(each, texts, finished, of_task)):
+    for i, (row, text, end, value) in enumerate(zip(rows, texts, finished, of_task)):
         if end and value >= RIGHT:
-            row = {"prompt": prompt.text, "completion": f" {text}"}
-            kept.setdefault(i // given.group_size, row)
+            shown = {"prompt": row["text"], "completion": f" {text}"}
+            kept.setdefault(i // given.group_size, shown)
     if not kept:
         raise NothingRight(
             "no response of the stage before is right: raise steps or max_completion"
