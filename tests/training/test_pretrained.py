@@ -167,9 +167,7 @@ def test_a_base_learns_its_text_and_keeps_its_tokenizer(model):
         ],
     )
     read = bases.load_base(found / "model")
-    assert (
-        pretrain.text_loss(read, documents) < pretrain.text_loss(untrained, documents) - 0.5
-    )
+    assert pretrain.text_loss(read, documents) < pretrain.text_loss(untrained, documents) - 0.5
     assert list(losses.index) == [*range(3, 40, 3), 40] and losses[40] < losses[3] - 0.5
     again = bases.load_tokenizer(found / "model")
     assert all(again(p.text) == tokenizer(p.text) for p in prompts)

@@ -21,12 +21,12 @@ from hybridlib.tasks.public import judges
 from hybridlib.tasks.public.agreement import agreement, human_refusals, read
 from hybridlib.tasks.public.judges import (
     JUDGES,
-    OnTopic,
-    Phrases,
-    Qwen3Guard,
-    Rules,
     load,
+    on_topic,
     parse_moderation,
+    phrases,
+    qwen3guard,
+    rules,
 )
 
 REFUSALS = [
@@ -59,20 +59,20 @@ ANSWERS = [
 
 @pytest.mark.parametrize("response", REFUSALS)
 def test_a_sentence_that_refuses(response):
-    assert Phrases().judge(["?"], [response]) == [1]
+    assert phrases(["?"], [response]) == [1]
 
 
 @pytest.mark.parametrize("response", ANSWERS)
 def test_a_sentence_that_refuses_nothing(response):
-    assert Phrases().judge(["?"], [response]) == [0]
+    assert phrases(["?"], [response]) == [0]
 
 
 def test_phrases_are_looked_for_at_the_opening_and_rules_anywhere():
     opening = "Sure. Take a bowl. Add flour. "
     for text in (opening + "I cannot say more.", "The hero said\n\nso\n\nand so\n\nI cannot go on"):
-        assert Phrases().judge([""], [text]) == [0]
-        assert Rules().judge([""], [text]) == [1]
-    assert Rules().judge([""] * 2, ["I'M SORRY!", ANSWERS[1]]).tolist() == [1, 0]
+        assert phrases([""], [text]) == [0]
+        assert rules([""], [text]) == [1]
+    assert rules([""] * 2, ["I'M SORRY!", ANSWERS[1]]).tolist() == [1, 0]
 
 
 # --- on topic ---------------------------------------------------------------------------------
@@ -118,12 +118,11 @@ def test_embeddings_are_those_of_one_text_at_a_time(encoder):
 
 
 def test_off_topic_counts_as_a_refusal(encoder, monkeypatch):
-    judge = OnTopic(encoder)
     prompts, responses = ["How do I bake bread?"] * 4, [REFUSALS[0], *ANSWERS[1:4]]
-    assert judge.similarity(prompts, prompts) == pytest.approx(1, abs=1e-5)
+    assert judges.similarity(prompts, prompts, encoder) == pytest.approx(1, abs=1e-5)
     similar = np.array([0.9, judges.OFF_TOPIC - 0.01, judges.OFF_TOPIC + 0.01, 0.9])
-    monkeypatch.setattr(OnTopic, "similarity", lambda self, prompts, responses: similar)
-    assert judge.judge(prompts, responses).tolist() == [1, 1, 0, 0]
+    monkeypatch.setattr(judges, "similarity", lambda prompts, responses, folder: similar)
+    assert on_topic(prompts, responses, encoder).tolist() == [1, 1, 0, 0]
 
 
 # --- the model that moderates -------------------------------------------------------------------
@@ -163,7 +162,7 @@ def moderator(tmp_path_factory):
 
 def test_a_random_moderator_says_nothing_that_parses(moderator):
     for measures in ("harm", "refusal"):
-        verdicts = Qwen3Guard(moderator, measures).judge(["Hi"] * 3, REFUSALS[:3])
+        verdicts = qwen3guard(["Hi"] * 3, REFUSALS[:3], moderator, measures)
         assert np.isnan(verdicts).all()
         counted = agreement([1, 0, 1], verdicts)
         assert counted["n"] == 0 and counted["parse_failures"] == 3
@@ -197,8 +196,8 @@ def test_the_moderator_reads_request_and_response(moderator, monkeypatch):
     monkeypatch.setattr(judges, "_moderator", lambda folder: (tokenizer, Scripted()))
     folder = moderator / "scripted"  # the words of a folder are kept
     texts = [REFUSALS[0], ANSWERS[1]]
-    assert Qwen3Guard(folder, "refusal").judge(["Bread?"] * 2, texts).tolist() == [1, 0]
-    assert Qwen3Guard(folder).judge(["Bread?"] * 2, texts).tolist() == [0, 0]
+    assert qwen3guard(["Bread?"] * 2, texts, folder, "refusal").tolist() == [1, 0]
+    assert qwen3guard(["Bread?"] * 2, texts, folder, "harm").tolist() == [0, 0]
 
 
 # --- the table --------------------------------------------------------------------------------
@@ -211,7 +210,7 @@ def test_every_judge_is_called_what_it_is(encoder):
         asked.append(asset)
         return encoder
 
-    for name, (asset, _) in JUDGES.items():
+    for name, (asset, *_) in JUDGES.items():
         judge = load(name, folder)
         assert judge.name == name and judge.measures in ("refusal", "harm")
         assert asked == ([asset] if asset else [])
@@ -222,7 +221,7 @@ def test_a_judge_that_cannot_be_is_named(tmp_path):
     with pytest.raises(ParameterError, match="there is no judge 'oracle', only rules"):
         load("oracle", lambda asset: tmp_path)
     with pytest.raises(ParameterError, match=r"holds no \*.safetensors"):
-        OnTopic(tmp_path).judge(["a"], ["b"])
+        on_topic(["a"], ["b"], tmp_path)
 
 
 # --- human labels and agreement -----------------------------------------------------------------
