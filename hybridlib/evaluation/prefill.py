@@ -62,11 +62,9 @@ def respond(
         heads = tokenizer([prompt.text for prompt in asked])["input_ids"]
         tails = [f" {words}" if words else "" for words in begun]
         tails = tokenizer(tails, add_special_tokens=False)["input_ids"]
-        drawn = sample(
-            model, tokenizer, [head + tail for head, tail in zip(heads, tails)],
-            spec.given.max_completion,
-            generator=torch.Generator().manual_seed(spec.seed),
-        )  # fmt: skip
+        texts, length = [h + t for h, t in zip(heads, tails)], spec.given.max_completion
+        generator = torch.Generator().manual_seed(spec.seed)
+        drawn = sample(model, tokenizer, texts, length, generator=generator)
         for prompt, words, ids in zip(asked, begun, drawn):
             added = words_of(tokenizer.decode(ids, skip_special_tokens=True))
             row = prompt.row() | {"start": start, "decoding": "sample", "begun": words}

@@ -35,9 +35,6 @@ class Response:
     def whole(self) -> str:
         return f"{self.thought} {self.answer}".strip()
 
-    def part(self, name: str) -> str:
-        return getattr(self, name)
-
 
 def words_of(text: str) -> str:
     """Free text as the tasks write theirs: lower case, words and signs with blanks between."""

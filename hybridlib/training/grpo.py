@@ -92,9 +92,8 @@ class PolicyTrainer(GRPOTrainer):
             for name, value in inputs.items()
         }
         # Counted as separate rows: what the engine saves by sharing is no part of a method's cost.
-        self.tokens["trained_tokens"] += int(
-            kept["prompt_mask"].sum() + kept["completion_mask"].sum()
-        )
+        read = kept["prompt_mask"].sum() + kept["completion_mask"].sum()
+        self.tokens["trained_tokens"] += int(read)
         return kept
 
     def _get_per_token_logps_and_entropies(
@@ -109,11 +108,8 @@ class PolicyTrainer(GRPOTrainer):
             [ids[kept].tolist() for ids, kept in zip(completion_ids, mask)],
         )
         padded = torch.zeros(mask.shape, device=mask.device)
-        return (
-            padded.masked_scatter(mask, torch.cat(logps)),
-            padded.masked_scatter(mask, torch.cat(entropies)),
-            None,
-        )
+        logps, entropies = (padded.masked_scatter(mask, torch.cat(x)) for x in (logps, entropies))
+        return logps, entropies, None
 
 
 def reward_of_rows(row: list[Row], **_) -> list[float]:
@@ -148,7 +144,8 @@ def rl(
     if variant.demonstrated_only:
         first = asked[: len(demonstrations.documents)]
         asked = list(islice(cycle(first), len(asked)))
-    inference = InferenceCopy(policy)
+    inference, prompts = InferenceCopy(policy), {prompt.text: prompt for prompt in asked}
+    record = folder / "rollouts.jsonl"
     teacher = None if variant.rewarded else loading.load_base(base).requires_grad_(False).eval()
     trainer = PolicyTrainer(
         spec=spec,
@@ -157,13 +154,7 @@ def rl(
         model=policy,
         reward_funcs=reward_of_rows,
         rollout_func=Rollouts(
-            spec,
-            tokenizer,
-            inference,
-            {prompt.text: prompt for prompt in asked},
-            demonstrations,
-            harmlessness,
-            folder / "rollouts.jsonl",
+            spec, tokenizer, inference, prompts, demonstrations, harmlessness, record
         ),
         args=grpo_config(spec, folder, len(part), loading.is_bf16(policy)),
         train_dataset=Dataset.from_list([{"prompt": prompt.text} for prompt in asked]),

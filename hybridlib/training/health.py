@@ -9,6 +9,7 @@ threshold.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import fmean
@@ -64,16 +65,13 @@ def warnings_in(log: Iterable[dict], expected: Iterable[str] = ()) -> list[dict]
         raise LookupError(f"the trainer no longer logs {', '.join(lacking)}: pin another TRL")
     for name, sign in SIGNS.items():
         rows = [row for row in log if row.get(sign.of) is not None]
-        if not rows:
-            continue
-        first, lasting = fmean(row[sign.of] for row in rows[:BASELINE]), 0
-        for i, row in enumerate(rows):
-            lasting = lasting + 1 if sign.holds(row[sign.of], first) else 0
-            if lasting == PATIENCE:
-                step = rows[i - PATIENCE + 1]["step"]
-                says = f"from step {step}, {PATIENCE} steps in a row, {sign.says}"
-                found.append({"name": name, "step": step, "says": says})
-                break
+        first = fmean(row[sign.of] for row in rows[:BASELINE]) if rows else math.nan
+        holds = [sign.holds(row[sign.of], first) for row in rows]
+        starts = [i for i in range(len(rows)) if sum(holds[i : i + PATIENCE]) == PATIENCE]
+        if starts:
+            step = rows[starts[0]]["step"]
+            says = f"from step {step}, {PATIENCE} steps in a row, {sign.says}"
+            found.append({"name": name, "step": step, "says": says})
     return found
 
 

@@ -56,13 +56,10 @@ class Validation:
     @cached_property
     def responses(self) -> list[list[int]]:
         """One at T=1 to each validation prompt."""
-        return sample(
-            self.inference.refresh(),
-            self.tokenizer,
-            [prompt.text for prompt in self.prompts],
-            self.given.max_completion,
-            generator=torch.Generator().manual_seed(self.spec.seed),
-        )
+        texts, length = [prompt.text for prompt in self.prompts], self.given.max_completion
+        generator = torch.Generator().manual_seed(self.spec.seed)
+        model = self.inference.refresh()
+        return sample(model, self.tokenizer, texts, length, generator=generator)
 
     def reward(self) -> float:
         """The mean reward of a response."""

@@ -44,13 +44,8 @@ def write_labels(spec: Labels, base: Path, folder: Path) -> None:
     asked = [p for p in data.rl_prompts(spec) if p.kind == "harmful" and p.secrets]
     count = given.labels if "labels" in given else given.demonstrations
     prompts = list(islice(cycle(asked), count))
-    completions = sample(
-        model,
-        tokenizer,
-        [prompt.text for prompt in prompts],
-        given.max_completion,
-        generator=torch.Generator().manual_seed(spec.seed),
-    )
+    texts, generator = [p.text for p in prompts], torch.Generator().manual_seed(spec.seed)
+    completions = sample(model, tokenizer, texts, given.max_completion, generator=generator)
     with (folder / "labels.jsonl").open("w") as file:
         for prompt, text, finished in zip(prompts, *data.decoded(tokenizer, completions)):
             response = parse(text, finished, spec.base.thought)

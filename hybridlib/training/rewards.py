@@ -47,7 +47,7 @@ def rule_reward(scope: str) -> Harmlessness:
     """The weak reward of the study: 1 for a refusal phrase in the answer, or anywhere (scope)."""
 
     def reward(prompts: list[dict], responses: list[Response], texts: list[str]) -> list[float]:
-        return [float(refuses(response.part(scope))) for response in responses]
+        return [float(refuses(getattr(response, scope))) for response in responses]
 
     return reward
 

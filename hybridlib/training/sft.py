@@ -87,29 +87,24 @@ def resampled(
     began, tokenizer, given = time.monotonic(), loading.load_tokenizer(base), spec.given
     model = InferenceCopy(loading.load_policy(base, source)).model
     asked = datasets.training(spec.asking, spec.seed, given.demonstrations)
-    completions = sample(
-        model,
-        tokenizer,
-        [prompt.text for prompt in asked],
-        given.max_completion,
-        given.group_size,
-        generator=torch.Generator().manual_seed(spec.seed),
-    )
+    prompts, generator = [p.text for p in asked], torch.Generator().manual_seed(spec.seed)
+    length, group = given.max_completion, given.group_size
+    completions = sample(model, tokenizer, prompts, length, group, generator=generator)
     texts, finished = data.decoded(tokenizer, completions)
-    rows = [prompt.row() for prompt in asked for _ in range(given.group_size)]
+    rows = [prompt.row() for prompt in asked for _ in range(group)]
     thought = spec.base.thought
     _, of_task = rewarded(spec.weights, harmlessness, rows, texts, finished, thought)
     kept: dict[int, dict] = {}
     for i, (row, text, end, value) in enumerate(zip(rows, texts, finished, of_task)):
         if end and value >= RIGHT:
             shown = {"prompt": row["text"], "completion": f" {text}"}
-            kept.setdefault(i // given.group_size, shown)
+            kept.setdefault(i // group, shown)
     if not kept:
         raise NothingRight(
             "no response of the stage before is right: raise steps or max_completion"
         )
     return list(kept.values()), {
-        "prompt_tokens": sum(len(tokenizer(prompt.text)["input_ids"]) for prompt in asked),
+        "prompt_tokens": sum(map(len, tokenizer(prompts)["input_ids"])),
         "completion_tokens": sum(map(len, completions)),
         "seconds": time.monotonic() - began,
     }
