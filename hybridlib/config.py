@@ -258,7 +258,7 @@ class StudyConfig(Part):
         if isinstance(value, int) and not isinstance(value, bool):
             if value < 1:
                 raise ValueError("must be at least 1")
-            value = range(value)
+            return tuple(range(value))
         if isinstance(value, list | tuple | range):
             if any(isinstance(seed, bool) for seed in value):
                 raise ValueError("must be a number or a list of numbers")

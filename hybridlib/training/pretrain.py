@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
+from torch.nn.utils.rnn import pad_sequence
 from torch.optim import _muon
 from transformers import (
     AutoModelForCausalLM,
@@ -37,6 +38,7 @@ from hybridlib.training.specs import Base
 CHECKPOINT_EVERY = 200
 LOSSES = 18  # points of the curve of pretraining, however long it is
 HEAD_DIM = 32
+IGNORED = -100  # a target that cross_entropy leaves out
 
 
 def organism(given: Given, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
@@ -60,22 +62,18 @@ def organism(given: Given, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausal
     )
 
 
-def _pretrained(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    folder = asset_folder(name)
+def start(spec: Base) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The model that reads the base text, and its tokenizer. Raises AssetError (see `assets`)."""
+    if not spec.pretrained:
+        tokenizer = organism_tokenizer()
+        return organism(spec.given, tokenizer), tokenizer
+    folder = asset_folder(spec.given.model)
     tokenizer = chat_tokenizer(AutoTokenizer.from_pretrained(folder))
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     for settings in (model.config, model.generation_config):
         settings.pad_token_id = tokenizer.pad_token_id
         settings.eos_token_id = tokenizer.eos_token_id
     return model, tokenizer
-
-
-def start(spec: Base) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The model that reads the base text, and its tokenizer. Raises AssetError (see `assets`)."""
-    if spec.pretrained:
-        return _pretrained(spec.given.model)
-    tokenizer = organism_tokenizer()
-    return organism(spec.given, tokenizer), tokenizer
 
 
 def _encoded(spec: Base, tokenizer: PreTrainedTokenizerFast) -> list[tuple[list, list]]:
@@ -94,15 +92,11 @@ def text_loss(
     model: PreTrainedModel, documents: list[tuple[list[int], list[int]]], reduction: str = "mean"
 ) -> torch.Tensor:
     """Negative log-likelihood of texts given their contexts, over all tokens of the texts."""
-    length = max(len(c) + len(t) for c, t in documents)
-    ids = torch.zeros(len(documents), length, dtype=torch.long)
-    labels = torch.full_like(ids, -100)
-    for row, (context, text) in enumerate(documents):
-        ids[row, : len(context) + len(text)] = torch.tensor(context + text)
-        labels[row, len(context) : len(context) + len(text)] = torch.tensor(text)
+    ids = pad_sequence([torch.tensor(c + t) for c, t in documents], True)
+    targets = [torch.tensor([IGNORED] * len(c) + t) for c, t in documents]
+    targets = pad_sequence(targets, True, IGNORED)[:, 1:].flatten().to(model.device)
     # Padding stands to the right, where causal attention makes a mask unnecessary.
     logits = model(input_ids=ids.to(model.device)).logits[:, :-1]
-    targets = labels[:, 1:].flatten().to(model.device)
     return F.cross_entropy(logits.flatten(0, 1).float(), targets, reduction=reduction)
 
 

@@ -74,10 +74,8 @@ def pairs(labels: list[dict], rng: random.Random) -> list[dict]:
         raise OneSidedLabels("the labels are all the same: no reward model can be trained on them")
     rows = []
     for rejected in (row for row in labels if not row["label"]):
-        alike = [
-            row for row in chosen
-            if (row["task"], row["language"]) == (rejected["task"], rejected["language"])
-        ]  # fmt: skip
+        cell = rejected["task"], rejected["language"]
+        alike = [row for row in chosen if (row["task"], row["language"]) == cell]
         rows.append({"chosen": rng.choice(alike or chosen)["text"], "rejected": rejected["text"]})
     rng.shuffle(rows)
     return rows
@@ -157,11 +155,8 @@ def _scorer(model, tokenizer):
         distinct = sorted(set(texts), key=lambda text: (len(text.split()), text))
         for start in range(0, len(distinct), 32):
             chosen = distinct[start : start + 32]
-            batch = tokenizer(chosen, return_tensors="pt", padding=True)
-            logits = model(
-                input_ids=batch["input_ids"].to(model.device),
-                attention_mask=batch["attention_mask"].to(model.device),
-            ).logits
+            batch = tokenizer(chosen, return_tensors="pt", padding=True).to(model.device)
+            logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits
             value_of |= zip(chosen, logits.squeeze(-1).tolist())
         return [value_of[text] for text in texts]
 

@@ -27,9 +27,7 @@ def shingles(text: str) -> set[tuple[str, ...]]:
 def near_duplicates(texts: Sequence[str], threshold: float = THRESHOLD) -> list[tuple[int, int]]:
     """All pairs (i, j), i < j, whose shingles have a Jaccard index of at least `threshold` > 0."""
     sets = [shingles(text) for text in texts]
-    numbers = {
-        shingle: n for n, shingle in enumerate(dict.fromkeys(s for one in sets for s in one))
-    }
+    numbers = {shingle: n for n, shingle in enumerate(set().union(*sets))}
     sizes = np.array([len(one) for one in sets], dtype=int)
     rows = np.repeat(np.arange(len(sets)), sizes)
     columns = [numbers[shingle] for one in sets for shingle in one]
