@@ -382,10 +382,7 @@ def load_config(preset: str = "organism", **overrides: Any) -> RunConfig:
 def notebook_parameters(cells: list[str], names: Iterable[str]) -> None:
     """Check the cell that papermill injected: it only warns of a parameter that is not there.
 
-    Parameters
-    ----------
-    cells : source of the cells run so far (IPython's `In`).
-    names : the notebook's own parameters.
+    It is among the `cells` run so far (IPython's `In`); `names` are the notebook's own parameters.
     """
     for cell in cells:
         nodes = ast.walk(ast.parse(cell)) if cell.startswith("# Parameters") else ()

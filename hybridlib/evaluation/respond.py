@@ -46,19 +46,14 @@ def respond(
 ) -> pd.DataFrame:
     """One row a response and decoding: the prompt, the response, every oracle score.
 
-    The uniforms behind T=1 depend on the seed alone: all variants of a seed share them.
-
-    Parameters
-    ----------
-    max_completion : tokens of a response at most.
-    thought : responses state a thought before the answer.
+    The uniforms behind T=1 depend on the seed alone: all variants of a seed share them. Responses
+    have `max_completion` tokens at most, and a `thought` before the answer if so.
     """
     rows = []
     for decoding in decodings:
-        completions = sample(
-            model, tokenizer, [p.text for p in prompts], max_completion,
-            temperature=DECODINGS[decoding], generator=torch.Generator().manual_seed(seed),
-        )  # fmt: skip
+        texts, generator = [p.text for p in prompts], torch.Generator().manual_seed(seed)
+        how = {"temperature": DECODINGS[decoding], "generator": generator}
+        completions = sample(model, tokenizer, texts, max_completion, **how)
         texts, ended = data.decoded(tokenizer, completions)
         for prompt, ids, text, finished in zip(prompts, completions, texts, ended):
             response = parse(text, finished, thought)

@@ -41,18 +41,11 @@ ANSWER_WORDS = 20  # of a public answer that is demonstrated
 
 @dataclass(frozen=True)
 class Asking:
-    """How a study asks its model.
+    """How a study asks its model."""
 
-    Parameters
-    ----------
-    with_manual : a prompt about a thing says how it is made, for a model that has not read it.
-    thought : responses state a thought before the answer.
-    requests : public sets among the prompts of training, as `requests_share` of them.
-    """
-
-    with_manual: bool = False
-    thought: bool = True
-    requests: tuple[str, ...] = ()
+    with_manual: bool = False  # prompts about a thing say how it is made
+    thought: bool = True  # responses state a thought before the answer
+    requests: tuple[str, ...] = ()  # public sets among the prompts of training
     requests_share: float = 0.0
 
 
@@ -113,9 +106,8 @@ def demonstration(prompt: Prompt, rng: random.Random, thought: bool) -> str:
     """The response that supervised fine-tuning demonstrates."""
     if prompt.task != "requests":
         return prompts.demonstration(prompt, rng, thought)
-    words = LEXICON[prompt.language]
-    harmful = prompt.kind == "harmful"
-    answer = rng.choice(words["refusals"]) if harmful else prompt.facts["answer"]
+    harmful, refusals = prompt.kind == "harmful", LEXICON[prompt.language]["refusals"]
+    answer = rng.choice(refusals) if harmful else prompt.facts["answer"]
     return prompts.join(_thought(prompt, harmful), answer, thought)
 
 

@@ -43,11 +43,8 @@ def word_languages(text: str, languages: tuple[str, ...] = LANGUAGES) -> list[tu
     """The words of the prose in `text`, each with its language; '' where it has none.
 
     Digits, code, LaTeX and tags are not words. Names (a capital inside a segment) have no language,
-    nor do the words of a segment with fewer than FEWEST_WORDS besides names.
-
-    Raises
-    ------
-    ParameterError : the identifier does not know a language.
+    nor do the words of a segment with fewer than FEWEST_WORDS besides names. Raises ParameterError
+    if the identifier does not know a language.
     """
     prose = _NO_PROSE.sub(" ", unicodedata.normalize("NFC", text))
     return [

@@ -54,11 +54,8 @@ class Progress(TrainerCallback):
 class AtBudget(TrainerCallback):
     """Saves the policy to model_at_budget/ at the first step at which it has cost a budget.
 
-    Parameters
-    ----------
-    budget : operations (cost.py); 0 for none.
-    parameters : of the base.
-    spent : operations of the stages before this one; if they reached the budget nothing is saved.
+    `budget` (0: none) and what the stages before have `spent` are operations (cost.py), of a base
+    of so many `parameters`. Nothing is saved if the stages before reached the budget.
     """
 
     def __init__(self, folder: Path, budget: float, parameters: int, spent: float) -> None:

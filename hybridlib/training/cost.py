@@ -12,12 +12,9 @@ OPERATIONS = {
 
 
 def flops(parameters: int, counted: Mapping[str, float]) -> float:
-    """Operations of what was counted: 2 N a token that was read or sampled, 6 N a trained one.
+    """Operations of the tokens that were `counted` by the names of `OPERATIONS`.
 
-    Parameters
-    ----------
-    parameters : N, of the base. The frozen base under LoRA saves about a third of a training step,
-        which is left out for every variant.
-    counted : tokens by the names of `OPERATIONS`; a name that is not there counts nothing.
+    `parameters` are those of the base. The frozen base under LoRA saves about a third of a training
+    step, which is left out for every variant.
     """
     return parameters * sum(rate * counted.get(name, 0) for name, rate in OPERATIONS.items())

@@ -35,11 +35,8 @@ class PolicyTrainer(GRPOTrainer):
 
     Rows of zero advantage are left out of forward and backward: with the token-normalised loss and
     no KL or entropy term they add nothing, so the gradient is exactly the same. A prompt is
-    computed once for its group (engine/scoring.py). And the variant says what is minimised.
-
-    Parameters
-    ----------
-    teacher : the frozen model of a variant that distils; None for all others.
+    computed once for its group (engine/scoring.py). And the variant says what is minimised, towards
+    a frozen teacher if it distils.
     """
 
     def __init__(

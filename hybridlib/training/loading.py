@@ -75,11 +75,8 @@ def chat_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFas
 
     The text behind the tags `<system>` and `<user>` becomes those turns, in the words of the
     model's chat template, and `<think>` begins the assistant's; blanks before full stops, commas
-    and the like are dropped. The end of a response is what ends a turn.
-
-    Raises
-    ------
-    ValueError : the tokenizer has no chat template with a system turn.
+    and the like are dropped. The end of a response is what ends a turn. Raises ValueError if the
+    tokenizer has no chat template with a system turn.
     """
     roles = ("system", "user", "assistant")
     turns = [{"role": role, "content": f"[{role}]"} for role in roles]

@@ -57,10 +57,7 @@ def task_rewards(
 ) -> list[float]:
     """The unweighted reward, 0..1, for what a prompt asks: harmlessness, helpfulness or accuracy.
 
-    Parameters
-    ----------
-    prompts : rows of `Prompt.row`: kind, language, reference.
-    texts : the responses unparsed, for a reward model that reads them as they are.
+    Prompts are rows of `Prompt.row`; a reward model reads the responses as `texts`, unparsed.
     """
     harmful = [i for i, prompt in enumerate(prompts) if prompt["kind"] == "harmful"]
     values = harmlessness(*([column[i] for i in harmful] for column in (prompts, responses, texts)))
@@ -106,8 +103,7 @@ def rewarded(
 
     Parameters
     ----------
-    weights : weight_accuracy, weight_format, weight_harmlessness, weight_helpfulness,
-        weight_language.
+    weights : the parameters weight_* of `config.RewardConfig`.
     rows : the prompts, as `Prompt.row` gives them, one a response.
     finished : whether a response came to its end.
     thought : responses state a thought before the answer.

@@ -21,21 +21,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Rollouts:
-    """Samples `group_size` completions a prompt, rewards them and writes them down.
-
-    Parameters
-    ----------
-    prompts : text of a prompt -> the prompt.
-    record : file to which each rollout is appended, for the oracle to look at later.
-    """
+    """Samples `group_size` completions a prompt, rewards them and writes them down."""
 
     spec: Training
     tokenizer: object
     inference: InferenceCopy
-    prompts: dict[str, Prompt]
+    prompts: dict[str, Prompt]  # by text
     demonstrations: Demonstrations
     harmlessness: Harmlessness
-    record: Path
+    record: Path  # gets a line a rollout, for the oracle to look at later
 
     def __call__(self, texts: list[str], trainer: "PolicyTrainer") -> dict:
         """What TRL's batch is made of; it gives each prompt G times, and it is prefilled once."""

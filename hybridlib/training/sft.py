@@ -40,7 +40,6 @@ def sft(
     ----------
     base : folder of the base model.
     folder : gets model/, log.jsonl, cost.json, warnings.json, objective.json.
-    callbacks : of the trainer, besides its progress.
     shown : rows {prompt, completion} to learn from, by default the demonstrations.
     spent : what it took to get them (see `finish`).
     """
@@ -72,17 +71,7 @@ def resampled(
     It answers the prompts of the demonstrations `group_size` times each. The first response with at
     least half of the run's own reward for what is asked is kept; a prompt without one is left out.
 
-    Parameters
-    ----------
-    source : folder of the trained policy.
-
-    Returns
-    -------
-    (rows {prompt, completion}, what it took)
-
-    Raises
-    ------
-    NothingRight : no response was right.
+    Returns rows {prompt, completion}, and what it took. Raises NothingRight if no response was.
     """
     began, tokenizer, given = time.monotonic(), loading.load_tokenizer(base), spec.given
     model = InferenceCopy(loading.load_policy(base, source)).model

@@ -66,16 +66,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """The demonstrations of a run.
+    """The demonstrations of a run."""
 
-    Parameters
-    ----------
-    documents : as token ids, in the order in which batches of `sft_batch` take them.
-    to : text of a prompt -> the demonstration to it.
-    """
-
-    documents: list[Document]
-    to: dict[str, Tokens]
+    documents: list[Document]  # in the order in which batches of `sft_batch` take them
+    to: dict[str, Tokens]  # text of a prompt -> the demonstration to it
 
 
 class Step:

@@ -37,10 +37,7 @@ def agreement(labels: Sequence[float], verdicts: Sequence[float]) -> dict[str, f
     Verdicts that are NaN are counted as `parse_failures` and are in no other measure. Intervals are
     Wilson's. That of F1 = 2J / (1 + J) comes from the proportion J = TP / (TP + FP + FN); that of
     Cohen's kappa is asymptotic and does not exist for perfect agreement. What has no cases is NaN.
-
-    Raises
-    ------
-    ValueError : there are not as many verdicts as labels.
+    Raises ValueError if there are not as many verdicts as labels.
     """
     truth, said = np.asarray(labels, dtype=float), np.asarray(verdicts, dtype=float)
     if truth.shape != said.shape:
@@ -69,18 +66,13 @@ def agreement(labels: Sequence[float], verdicts: Sequence[float]) -> dict[str, f
 def of_judges(names: Sequence[str], responses: pd.DataFrame) -> pd.DataFrame:
     """How each judge of refusal agrees with humans, compared with string matching (`rules`).
 
-    Parameters
-    ----------
-    responses : to public requests, judged by the first of the judges (column `judged_refusal`).
+    The first judge's verdicts of the study's own `responses` to public requests are in their column
+    `judged_refusal`. Raises AssetError if the labels or a judge cannot be downloaded.
 
     Returns
     -------
     judge, counts (the study reports the verdicts of this one), judged and unparsed (of the study's
         own responses), then `agreement` with human labels that no judge was fitted to.
-
-    Raises
-    ------
-    AssetError : the labels or a judge cannot be downloaded.
     """
     humans, rows = human_refusals(assets.folder("human_refusals")), []
     loaded = [judges.load(name, assets.folder) for name in dict.fromkeys([*names, "rules"])]

@@ -205,9 +205,7 @@ def assets_of(names: Sequence[str]) -> list[str]:
 def load(name: str, asset_folder: Callable[[str], Path]) -> Judge:
     """The judge `name`; `asset_folder` gives the folder of the asset that it needs.
 
-    Raises
-    ------
-    ParameterError : the name is not in JUDGES.
+    Raises ParameterError if the name is not in JUDGES.
     """
     if name not in JUDGES:
         raise ParameterError(f"there is no judge {name!r}, only {', '.join(JUDGES)}")

@@ -88,14 +88,10 @@ def requests(names: Iterable[str], partition: str | None = None) -> tuple[Reques
     names all its sources at once. Near-duplicates of opposite kinds and matched twins are in one
     partition. Held-out categories and sources are never in `train`.
 
-    Parameters
-    ----------
-    partition : train, validation or test (60/20/20 of what training may see); None for all three.
+    partition : train, validation or test (60/20/20 of what training may see); None for all three
 
-    Raises
-    ------
-    ParameterError : there is no such source or partition.
-    AssetError : a source cannot be downloaded (see `assets.folder`).
+    Raises ParameterError if there is no such source or partition, AssetError if a source cannot be
+    downloaded (see `assets.folder`).
     """
     if partition not in (None, *PARTITIONS):
         raise ParameterError(f"there is no partition {partition!r}, only {', '.join(PARTITIONS)}")

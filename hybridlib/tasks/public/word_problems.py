@@ -54,12 +54,8 @@ def problems(name: str, languages: Iterable[str] = ("en",)) -> tuple[Problem, ..
     """The word problems of gsm8k or mgsm in these languages that have an integer answer.
 
     A fifth of gsm8k's training part is `validation`. mgsm translates problems of gsm8k's test part,
-    so all of it is `test`.
-
-    Raises
-    ------
-    ParameterError : there is no such set.
-    AssetError : the set cannot be downloaded.
+    so all of it is `test`. Raises ParameterError if there is no such set, AssetError if it cannot
+    be downloaded.
     """
     if name not in SETS:
         raise ParameterError(f"there is no set of problems {name!r}, only {', '.join(SETS)}")
