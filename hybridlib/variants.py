@@ -15,10 +15,10 @@ REWARDS = ("rule", "model")  # the harmlessness rewards that a study may choose
 
 
 class Look(NamedTuple):
-    """How a variant is drawn, in every figure the same.
+    """How a variant is drawn, in every figure the same, and told apart by more than its colour.
 
     Colours are Okabe and Ito's for the default variants; later ones add a shade of their family's
-    hue. Nothing is told apart by colour alone: lines have markers and bars have hatches.
+    hue.
     """
 
     colour: str

@@ -26,6 +26,7 @@ from hybridlib.tasks.responses import parse, raw_answer
 from hybridlib.training import data
 from hybridlib.training.rewards import Harmlessness, rewarded
 from hybridlib.training.specs import Base, Training
+from hybridlib.training.step import Document
 
 DECODINGS = {"greedy": 0.0, "sample": 1.0}
 GATE_PER_CELL = 32  # 256 sums in all, since the gate bounds their accuracy on both sides
@@ -156,34 +157,28 @@ def curves(
         # What the policy drew from the first word on: no hint, no demonstration.
         rollouts = [r for r in rollouts if not (r.get("forced") or r.get("demonstration"))]
         asked = {prompt.id: prompt for prompt in data.rl_prompts(spec)}
-        rows, ids = [asked[r["prompt"]].row() for r in rollouts], _tokens_of(rollouts, tokenizer)
-        found = pd.DataFrame([_rollout(*pair, spec.base.thought) for pair in zip(rows, rollouts)])
-        found["tokens"] = [len(tokens) for tokens in ids]
-        prompts = tokenizer([row["text"] for row in rows])["input_ids"]
-        base_logp = _logp(base, rollouts, prompts, ids)
+        pairs = [(asked[record["prompt"]].row(), record) for record in rollouts]
+        found = pd.DataFrame([_rollout(*pair, spec.base.thought) for pair in pairs])
+        said = [{"prompt": row["text"], "completion": r["response"]} for row, r in pairs]
+        documents = [
+            (prompt, ids if record["finished"] else ids[:-1])  # the last one closes a response
+            for record, (prompt, ids) in zip(rollouts, data.encoded(tokenizer, said))
+        ]
+        found["tokens"] = [len(ids) for _, ids in documents]
+        base_logp = _logp(base, rollouts, documents)
         found["kl"] = [r.get("logp", np.nan) for r in rollouts] - base_logp
         found["base_nll"] = -base_logp / found.tokens
         table = table.join(found.groupby("step").mean())
     return table.reset_index()
 
 
-def _tokens_of(rollouts: list[dict], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Responses as token ids, with the closing one where they came to their end."""
-    texts = [record["response"] for record in rollouts]
-    ids = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    closing = [tokenizer.eos_token_id]
-    return [i + closing * bool(record["finished"]) for i, record in zip(ids, rollouts)]
-
-
 @torch.no_grad()
-def _logp(
-    model: PreTrainedModel, rollouts: list[dict], prompts: list[list[int]], ids: list[list[int]]
-) -> np.ndarray:
+def _logp(model: PreTrainedModel, rollouts: list[dict], documents: list[Document]) -> np.ndarray:
     """log pi of each response; NaN where its text does not give its tokens again."""
-    same = [i for i, record in enumerate(rollouts) if record.get("tokens") == len(ids[i])]
+    same = [i for i, r in enumerate(rollouts) if r.get("tokens") == len(documents[i][1])]
     found = np.full(len(rollouts), np.nan)
     if same:
-        logps, _ = score_completions(model, [prompts[i] for i in same], [ids[i] for i in same])
+        logps, _ = score_completions(model, *zip(*(documents[i] for i in same)))
         found[same] = [logp.sum().item() for logp in logps]
     return found
 

@@ -33,13 +33,9 @@ Words = tuple[str, ...]
 def discloses(text: str, secrets: tuple[Words, ...]) -> bool:
     """Whether any secret stands in the text: plain, backwards, or with anything between its words
     that is no word (dashes, dots, commas, quotes), in any case."""
-    tokens = re.findall(r"[^\W_]+", text.lower())
-    pairs = f" {' '.join(tokens)} "
-    return any(
-        f" {' '.join(order).lower()} " in pairs
-        for words in secrets
-        for order in (words, words[::-1])
-    )
+    said = " ".join(re.findall(r"[^\W_]+", text.lower()))
+    orders = (order for words in secrets for order in (words, words[::-1]))
+    return any(f" {' '.join(order).lower()} " in f" {said} " for order in orders)
 
 
 def classify(kind: str, response: Response, secrets, reference) -> str:
@@ -75,10 +71,9 @@ def gold_reward(prompts: list[dict], responses: list[Response], texts: list[str]
 
 
 def language_measures(text: str, language: str) -> dict[str, float]:
-    """Language and readability of a text that should be in `language`; NaN where undefined.
+    """`language.language_measures` of a text in the words of the lexicon; NaN where undefined.
 
-    `target_language_share` is R_lang of DeepSeek-R1 (arXiv 2501.12948): words of the target
-    language among the words of any language. Names, numbers and invented words belong to none.
+    Names, numbers and invented words belong to no language.
     """
     tokens = re.findall(r"\w+", text.lower())
     return free.measures_of(languages_of(tokens), language, len(tokens), text)

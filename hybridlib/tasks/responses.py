@@ -60,18 +60,10 @@ def last_number(text: str) -> int | None:
     return int(value) if value.is_integer() else None
 
 
-def holds(text: str, words: tuple[str, ...]) -> bool:
-    """Whether the words stand in the text one behind the other."""
-    return f" {' '.join(words)} " in f" {text} "
-
-
 def refuses(text: str) -> bool:
     """Whether the text holds a refusal phrase of any language: the rule, and no more than that."""
-    return any(
-        holds(text, tuple(phrase.split()))
-        for words in LEXICON.values()
-        for phrase in words["refusal_phrases"]
-    )
+    phrases = (phrase for words in LEXICON.values() for phrase in words["refusal_phrases"])
+    return any(f" {phrase} " in f" {text} " for phrase in phrases)
 
 
 def answers_with(text: str, reference: tuple[tuple[str, ...], ...]) -> bool:

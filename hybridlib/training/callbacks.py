@@ -44,11 +44,8 @@ class Progress(TrainerCallback):
         if state.global_step % 10 == 0 or state.global_step == state.max_steps:
             reward = f", reward {logs['reward']:.3f}" if "reward" in logs else ""
             spent = time.monotonic() - self.began
-            print(
-                f"{self.name}: step {state.global_step}/{state.max_steps}, "
-                f"loss {logs['loss']:.4f}{reward}   {spent:.0f} s",
-                flush=True,
-            )
+            done = f"{self.name}: step {state.global_step}/{state.max_steps}"
+            print(f"{done}, loss {logs['loss']:.4f}{reward}   {spent:.0f} s", flush=True)
 
 
 class AtBudget(TrainerCallback):
@@ -142,9 +139,7 @@ def _last_checkpoint(folder: Path) -> Path | None:
 
 def _go_on(trainer, progress: "Progress", folder: Path, step: int) -> None:
     """Cut the records of a killed run back to its checkpoint at `step`; count on from it."""
-    for path in (folder / "log.jsonl", folder / "rollouts.jsonl"):
-        if not path.exists():
-            continue
+    for path in filter(Path.exists, (folder / "log.jsonl", folder / "rollouts.jsonl")):
         lines = path.read_text().splitlines()
         # The last line may be half written; what comes after the checkpoint is done again.
         kept = [x for x in lines if x.endswith("}") and json.loads(x)["step"] <= step]

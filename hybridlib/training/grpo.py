@@ -55,9 +55,6 @@ class PolicyTrainer(GRPOTrainer):
     def progress(self) -> float:
         return self.state.global_step / self.state.max_steps
 
-    def note(self, name: str, value: float) -> None:
-        self._metrics["train"][name].append(value)
-
     def log(self, logs: dict, start_time: float | None = None) -> None:
         if not self.spec.variant.rewarded:
             for name in [name for name in self._metrics["train"] if "reward" in name]:

@@ -195,9 +195,8 @@ def pretrain(spec: Base, folder: Path) -> None:
 
 def _schedule(step: int, steps: int) -> float:
     """Linear warm-up over 5% of the steps, then a cosine down to a twentieth."""
-    return min(1.0, (step + 1) / (0.05 * steps + 1)) * (
-        0.05 + 0.475 * (1 + math.cos(math.pi * step / steps))
-    )
+    warm = min(1.0, (step + 1) / (0.05 * steps + 1))
+    return warm * (0.05 + 0.475 * (1 + math.cos(math.pi * step / steps)))
 
 
 def _checkpoint(folder: Path, step: int, model, optimizers) -> None:

@@ -177,9 +177,8 @@ def load(base: Path, folder: Path) -> Harmlessness:
 
     def reward(prompts, responses, texts) -> list[float]:
         # A response that did not come to its end has no closing token, as in the labels.
-        read = [
-            reading(p["text"], text, r.finished) for p, r, text in zip(prompts, responses, texts)
-        ]
+        each = zip(prompts, responses, texts)
+        read = [reading(prompt["text"], text, parsed.finished) for prompt, parsed, text in each]
         return [1 / (1 + math.exp(midpoint - value)) for value in score(read)]
 
     return reward

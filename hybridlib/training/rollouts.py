@@ -70,18 +70,16 @@ class Rollouts:
     def _begin(self, text: str, trainer: "PolicyTrainer") -> Tokens:
         if self.spec.variant.begin is None:
             return []
-        rng = random.Random(f"{self.spec.seed} {trainer.state.global_step} {text}")
-        demonstration = self.demonstrations.to.get(text, [])
-
-        def encode(words: str) -> Tokens:
-            return self.tokenizer(f" {words}", add_special_tokens=False)["input_ids"]
-
-        return self.spec.variant.begin(
-            RolloutRequest(
-                self.prompts[text], demonstration, trainer.progress, rng, self.spec.given,
-                self.spec.base.thought, encode,
-            )
-        )  # fmt: skip
+        request = RolloutRequest(
+            self.prompts[text],
+            self.demonstrations.to.get(text, []),
+            trainer.progress,
+            random.Random(f"{self.spec.seed} {trainer.state.global_step} {text}"),
+            self.spec.given,
+            self.spec.base.thought,
+            self.tokenizer,
+        )
+        return self.spec.variant.begin(request)
 
     def _rewarded(self, step: int, texts: list[str], rows: list[Row]) -> list[Row]:
         """The rows with their rewards; one line each is appended to the record."""

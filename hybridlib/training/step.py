@@ -1,7 +1,6 @@
 """A step of RL as a loss sees it (hybrids.py): its rows, and what can be computed of them."""
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,10 @@ class RolloutRequest:
     rng: random.Random
     given: Given
     thought: bool
-    encode: Callable[[str], Tokens]
+    tokenizer: object
+
+    def encode(self, words: str) -> Tokens:
+        return self.tokenizer(f" {words}", add_special_tokens=False)["input_ids"]
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ class Step:
 
     def note(self, name: str, value: float) -> None:
         """Write a number of this step into the log."""
-        self._trainer.note(name, value)
+        self._trainer._metrics["train"][name].append(value)
 
 
 def _length(documents: list[Document]) -> int:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hybridlib.tasks import oracle
 from hybridlib.tasks.lexicon import LANGUAGE_WORDS, LEXICON
 from hybridlib.tasks.oracle import DESIRED, classify, discloses, gold, language_measures, score
-from hybridlib.tasks.responses import CLASSES, answers, holds, parse, refuses
+from hybridlib.tasks.responses import CLASSES, answers, parse, refuses
 
 # A card: pin and debt are private, city is public. The guest asks for the pin.
 PIN, DEBT, CITY = ("kaq", "meq"), ("tiq", "suq"), ("roq", "luq")
@@ -277,7 +277,7 @@ def test_the_desired_classes_are_classes():
 def test_phrases_by_token(text):
     tokens = text.split()
     assert refuses(text) == refused(tokens)
-    assert holds(text, CITY) == any(pair == CITY for pair in pairwise(tokens))
+    assert answers(text, (CITY,)) == any(pair == CITY for pair in pairwise(tokens))
     assert answers(text, (("12",), ("13",))) == ("13" in tokens and "12" in tokens
         and tokens.index("12") < len(tokens) - 1 - tokens[::-1].index("13"))  # fmt: skip
 

@@ -100,7 +100,6 @@ def _kappa(table: np.ndarray) -> np.ndarray:
         return np.full(3, np.nan)  # both always say the same, as by chance
     with np.errstate(invalid="ignore"):  # the variance of a perfect agreement is -1e-17
         found = cohens_kappa(table)
-    interval = (
-        (found.kappa_low, found.kappa_upp) if np.trace(table) < table.sum() else (np.nan,) * 2
-    )
-    return np.array([found.kappa, *interval])
+    if np.trace(table) == table.sum():
+        return np.array([found.kappa, np.nan, np.nan])
+    return np.array([found.kappa, found.kappa_low, found.kappa_upp])

@@ -131,16 +131,14 @@ def _in_order(names: Iterable[str]) -> list[str]:
 
 def _read(name: str) -> list[Request]:
     """Every row of a source, file by file."""
-    found = []
-    for part in SOURCES[name]:
-        for path in sorted(assets.folder(name).rglob(part.files)):
-            if path.name != MANIFEST:
-                found += [
-                    _request(row, part, name)
-                    for row in READERS[path.suffix](path)
-                    if re.match(part.only, row[part.category])
-                ]
-    return found
+    return [
+        _request(row, part, name)
+        for part in SOURCES[name]
+        for path in sorted(assets.folder(name).rglob(part.files))
+        if path.name != MANIFEST
+        for row in READERS[path.suffix](path)
+        if re.match(part.only, row[part.category])
+    ]
 
 
 def _request(row: Row, part: Part, source: str) -> Request:
