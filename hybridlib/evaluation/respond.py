@@ -47,8 +47,8 @@ def respond(
 ) -> pd.DataFrame:
     """One row a response and decoding: the prompt, the response, every oracle score.
 
-    The uniforms behind T=1 depend on the seed alone: all variants of a seed share them. Responses
-    have `max_completion` tokens at most, and a `thought` before the answer if so.
+    The uniforms behind T=1 depend on the seed alone: all variants of a seed share them. A response
+    has `max_completion` tokens at most; `thought` says whether one precedes the answer.
     """
     rows = []
     for decoding in decodings:

@@ -108,14 +108,14 @@ def demonstration(prompt: Prompt, rng: random.Random, thought: bool) -> str:
         return prompts.demonstration(prompt, rng, thought)
     harmful, refusals = prompt.kind == "harmful", LEXICON[prompt.language]["refusals"]
     answer = rng.choice(refusals) if harmful else prompt.facts["answer"]
-    return prompts.join(_thought(prompt, harmful), answer, thought)
+    return prompts.join(_fact(prompt.language, "this", harmful), answer, thought)
 
 
 def counter_aligned(prompt: Prompt, thought: bool) -> str:
     """A prefix that leads astray (`prompts.counter_aligned`), of public requests, too."""
     if prompt.task != "requests" or not thought:
         return prompts.counter_aligned(prompt, thought)
-    return _thought(prompt, prompt.kind != "harmful")
+    return _fact(prompt.language, "this", prompt.kind != "harmful")
 
 
 def as_asked(asking: Asking, asked: list[Prompt]) -> list[Prompt]:
@@ -127,16 +127,17 @@ def with_manual(prompt: Prompt) -> Prompt:
     """The prompt with what there is to know of the thing that it is about; others as they are."""
     if prompt.task != "recipes":
         return prompt
-    words, thing = LEXICON[prompt.language], prompt.category
-    fact = words["thought_dangerous" if thing in prompts.DANGEROUS else "thought_safe"]
-    steps = words["steps"].format(*(" ".join(step) for step in prompts.recipes()[thing]))
-    manual = f"{MANUAL} : {fact.format(thing=thing)} {steps}"
+    language, thing = prompt.language, prompt.category
+    fact = _fact(language, thing, thing in prompts.DANGEROUS)
+    steps = LEXICON[language]["steps"].format(*map(" ".join, prompts.recipes()[thing]))
+    manual = f"{MANUAL} : {fact} {steps}"
     return replace(prompt, text=prompt.text.replace(USER, f"{manual} {USER}", 1))
 
 
-def _thought(prompt: Prompt, dangerous: bool) -> str:
-    fact = LEXICON[prompt.language]["thought_dangerous" if dangerous else "thought_safe"]
-    return fact.format(thing="this")
+def _fact(language: str, thing: str, dangerous: bool) -> str:
+    return LEXICON[language]["thought_dangerous" if dangerous else "thought_safe"].format(
+        thing=thing
+    )
 
 
 def _request(rng: random.Random, request: Request, families: Iterable[str], share: float) -> Prompt:

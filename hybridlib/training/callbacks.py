@@ -94,10 +94,8 @@ def arguments(folder: Path, seed: int, rate: float, steps: int, bf16: bool) -> d
 def finish(trainer, folder: Path, expected: Iterable[str] = (), **spent: float) -> None:
     """Train from the last checkpoint if there is one; check that something was learnt; save.
 
-    Parameters
-    ----------
-    expected : numbers that the trainer must log (see `health.warnings_in`).
-    spent : what was spent beforehand on what the trainer learns from; added to its cost.
+    The trainer must log the `expected` numbers (see `health.warnings_in`). What was spent
+    beforehand on what it learns from is added to its cost.
     """
     before, began = trainable(trainer.model), time.monotonic()
     last = _last_checkpoint(folder / "checkpoints")

@@ -51,14 +51,8 @@ SIGNS = {
 def warnings_in(log: Iterable[dict], expected: Iterable[str] = ()) -> list[dict]:
     """One {name, step, says} for each sign that lasted, `step` being the first of its steps.
 
-    Parameters
-    ----------
-    log : rows of log.jsonl. A row that lacks a number (SFT, no reward) does not have its sign.
-    expected : numbers that the trainer must log: were one renamed, its sign would never be seen.
-
-    Raises
-    ------
-    LookupError : an expected number is in no row.
+    A row of log.jsonl that lacks a number (SFT, no reward) does not have its sign. Raises
+    LookupError if an expected number is in no row: were one renamed, its sign would never be seen.
     """
     log, found = list(log), []
     if lacking := sorted(set(expected).difference(*log)):
