@@ -144,7 +144,7 @@ def _train(
     with tempfile.TemporaryDirectory() as folder:
         if trainer_name == "ours":
             fuse(policy)
-            reward = grpo.reward_of_rows if of_study else reward
+            reward = grpo.reward if of_study else reward
             kind, none = grpo.PolicyTrainer, Demonstrations([], {})
             sampled = (spec, tokenizer, InferenceCopy(policy), dict(asked), none, harmlessness)
             rollouts = Rollouts(*sampled, Path(folder) / "rollouts.jsonl")

@@ -106,7 +106,7 @@ class PolicyTrainer(GRPOTrainer):
         return logps, entropies, None
 
 
-def reward_of_rows(row: list[Row], **_) -> list[float]:
+def reward(row: list[Row], **_) -> list[float]:
     """TRL's reward function: a row was rewarded where it was sampled."""
     return [made.reward or 0.0 for made in row]
 
@@ -146,7 +146,7 @@ def rl(
         demonstrations=demonstrations,
         teacher=teacher,
         model=policy,
-        reward_funcs=reward_of_rows,
+        reward_funcs=reward,
         rollout_func=Rollouts(
             spec, tokenizer, inference, prompts, demonstrations, harmlessness, record
         ),
