@@ -142,10 +142,8 @@ def find(name: str) -> Asset:
 def fetch(name: str, folder: Path) -> list[Path]:
     """Download asset `name` into `folder` and return its files.
 
-    Raises
-    ------
-    AssetError : there is no such asset; it cannot be downloaded, is gated, has another hash, or
-        lacks a file.
+    Raises AssetError if there is no such asset; it cannot be downloaded, is gated, has another
+    hash, or lacks a file.
     """
     asset = find(name)
     try:
@@ -163,16 +161,14 @@ def fetch(name: str, folder: Path) -> list[Path]:
 def folder(name: str) -> Path:
     """The folder of asset `name` in the run store; fetched if it is not there.
 
-    Raises
-    ------
-    AssetError : see `fetch`.
+    Raises AssetError (see `fetch`).
     """
     inputs = asdict(find(name))
     return Store().get("asset", digest(inputs)[:16], lambda draft: fetch(name, draft), inputs)
 
 
 def pin(name: str) -> str:
-    """What asset `name` is pinned by: the sha256 of a wheel, the commit of a repository."""
+    """The pin of asset `name`: the sha256 of a wheel, the commit of a repository."""
     source = find(name).source
     return source.sha256 if isinstance(source, Wheel) else source.version
 

@@ -53,10 +53,10 @@ class Store:
     ) -> Path:
         """The finished folder of `key`; if there is none that verifies, it is made.
 
-        make : writes files in the folder that it is called with. If it is killed, or raises (and
-            so does this), it finds there what it left when it is called anew, and overwrites it or
-            appends to it. When it is done, the subfolder checkpoints/ is removed.
-        inputs : what was hashed into `key`; JSON types. Kept in the manifest for readers.
+        make : called with a folder to write files in. If it is killed or raises (and so does
+            this), the next call finds every file again, which it overwrites or appends to. The
+            subfolder checkpoints/ is removed when it is done.
+        inputs : what was hashed into `key`, as JSON types; the manifest holds it for readers.
         """
         final = self.path(stage, key)
         if damage(final, stage, key) is None:
@@ -80,7 +80,7 @@ class Store:
                 final.rename(aside)
             partial = final.with_name(f".{key}.partial")
             partial.mkdir(exist_ok=True)
-            # One that verifies was killed between the manifest and the rename: its work is done.
+            # If it verifies, its process was killed between manifest and rename: the work is done.
             if damage(partial, stage, key):
                 (partial / MANIFEST).unlink(missing_ok=True)
                 make(partial)

@@ -21,18 +21,18 @@ from hybridlib.study.jobs import Job, duration
 from hybridlib.study.notebook import metadata_of
 from hybridlib.variants import arm_name, before, chain, compares_hybrids
 
-# What others are built on is trained first: the start of a hybrid, and (by the first variant that
-# learns from it) the reward model. The second worker would only wait for the store's lock.
+# Trained first: the start of hybrids, and the first variant that needs the reward model. Else a
+# second worker would only wait for the lock of the store.
 FIRST = [("sft", "none"), ("rl", "model")]
 FIGURES = ("04_harmlessness", "05_readability", "06_generalization", "07_verdicts")
 HYBRIDS = "08_hybrids"
 
 
 def plan(config: RunConfig, folder: Path | None = None) -> list[Job]:
-    """Return every job of the study, each after those that it needs.
+    """Every job of the study, each after those that it needs.
 
     The resolved configuration is written to the `folder` of the results (default:
-    results/local/<preset>): that file is the `preset` that every notebook of the grid is given.
+    results/local/<preset>); every notebook is given that file as its `preset`.
     """
     from hybridlib.figures import results  # here: the kernels of single jobs need neither
     from hybridlib.study.collect import write_tables
@@ -59,7 +59,7 @@ def plan(config: RunConfig, folder: Path | None = None) -> list[Job]:
         )
 
     jobs = [job("base", "01_base", [("base", "base", "none", 0)], [])]
-    # What others are built on is no arm by itself, perhaps, but trained once all the same.
+    # A stage of a chain is trained once, even if it is no arm.
     first = [arm for arm in FIRST if arm in config.arms]
     trained = dict.fromkeys(phase for arm in (*first, *config.arms) for phase in chain(*arm))
     for seed in config.seeds:
@@ -102,7 +102,7 @@ def figures(
 
 
 def describe(config: RunConfig, preset: str) -> str:
-    """Return a Markdown table of every parameter, those that differ from `preset` marked, first."""
+    """A Markdown table of every parameter; those that differ from `preset` come first, bold."""
     usual, values = configuration.load_config(preset).flat(), config.flat()
     changed = [name for name in values if values[name] != usual[name]]
     rows = [(f"**{name}**", f"**{values[name]}**", usual[name]) for name in changed]
@@ -111,7 +111,7 @@ def describe(config: RunConfig, preset: str) -> str:
 
 
 def summary(jobs: Sequence[Job]) -> str:
-    """Return how many jobs of each kind there are: 12 jobs: 1 base, 4 train, ..."""
+    """The number of jobs of each kind: 12 jobs: 1 base, 4 train, ..."""
     kinds = Counter(job.kind for job in jobs)
     return f"{len(jobs)} jobs: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
 

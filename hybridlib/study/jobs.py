@@ -48,11 +48,11 @@ class Job:
 
     @property
     def kind(self) -> str:
-        """What it does, in a word: base, train, evaluate, tables, figures."""
+        """What the job does, in a word: base, train, evaluate, tables, figures."""
         return self.name.split()[0]
 
     def stamp(self) -> str:
-        """Return a hash that changes when the executed notebook would show something else.
+        """A hash that changes when the executed notebook would show something else.
 
         Paths count as they are within the project, which may lie anywhere.
         """
@@ -61,7 +61,7 @@ class Job:
         return hashlib.sha256(self.notebook.read_bytes() + shown.encode()).hexdigest()[:16]
 
     def unchanged(self) -> bool:
-        """Say whether the work is in the store and the executed notebook shows it."""
+        """Whether the work is in the store and the executed notebook shows it."""
         if self.call:
             return False
         return nb.metadata_of(self.output).get("stamp") == self.stamp() and self.done()
@@ -98,9 +98,9 @@ def run(
 ) -> list[Outcome]:
     """Run `jobs`, `workers` at a time: next is the first in the list whose needs are met.
 
-    Returns one outcome a job, in the order in which they ended. Raises StudyError after every job
-    that could run has run and `report` has told which failed, why, and the command that retries
-    each.
+    Returns one outcome a job, in the order in which they ended. Raises StudyError if a job failed;
+    every job that can run has run, and `report` has told which failed, why, and the command that
+    retries each.
     """
     _check_order(jobs)
     workers = workers or default_workers()
@@ -120,8 +120,8 @@ def run(
                     elif job.unchanged():
                         progress.ended(Outcome(job, "unchanged"))
                     else:
-                        # The number of threads must not depend on what else happens to run: sums
-                        # over threads round by it, and a study must repeat to the last bit.
+                        # The number of threads may not depend on what else is running: it changes
+                        # the rounding of sums, and a study must repeat to the last bit.
                         work = Work(job, cores() if job.alone else max(1, cores() // workers))
                         running[pool.submit(work.run)] = work
                     waiting.remove(job)
@@ -161,9 +161,8 @@ def processes() -> Iterator[futures.ProcessPoolExecutor]:
         try:
             yield pool
         except BaseException:
-            for child in (
-                active_children()
-            ):  # else the pool would still do what it has taken out of its queue
+            # Else the pool would still do what it has taken out of its queue.
+            for child in active_children():
                 child.terminate()
             raise
 
@@ -184,7 +183,7 @@ def duration(seconds: float) -> str:
 
 
 class Work:
-    """A job that a thread of the pool is busy with; `threads` are what its kernel may use."""
+    """A job that a thread of the pool is running; its kernel uses this number of `threads`."""
 
     def __init__(self, job: Job, threads: int) -> None:
         self.job, self.threads = job, threads
@@ -226,7 +225,7 @@ class Work:
             for line in filter(None, map(nb.one_line, child.stdout)):
                 self.last_line = line
         if child.returncode:
-            return nb.error_in(job.output) or self.last_line or "it ended without a word"
+            return nb.error_in(job.output) or self.last_line or "it ended without a message"
         nb.write_stamp(job.output, stamp)
         return ""
 
@@ -239,7 +238,7 @@ class Work:
 
 
 class _Progress:
-    """What became of the jobs: one line each, and how long the rest may take."""
+    """How the jobs ended: reports a line for each, with an estimate of the time left."""
 
     def __init__(self, jobs: Sequence[Job], workers: int, report: Callable[[str], object]) -> None:
         self.jobs, self.workers, self.report = jobs, workers, report
@@ -280,7 +279,7 @@ class _Progress:
             return ""
         anything = fmean(seconds for kind in timed.values() for seconds in kind)
         each = {kind: fmean(seconds) for kind, seconds in timed.items()}
-        # What makes nothing for the store draws, in seconds: not known until one of its kind has.
+        # Jobs without a key only draw figures, in seconds, which count once one of them has run.
         jobs = [job for job in self.jobs if job.name not in self.outcomes]
         left = sum(each.get(job.kind, anything if job.key else 0) for job in jobs)
         return f"   about {duration(left / self.workers)} left" if left else ""

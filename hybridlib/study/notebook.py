@@ -84,9 +84,9 @@ def error_in(executed: Path) -> str:
 
 
 def metadata_of(executed: Path) -> dict[str, Any]:
-    """Return what a finished execution left in its metadata: `stamp` and, of papermill, `duration`.
+    """What a finished execution left in its metadata: `stamp` and, of papermill, `duration`.
 
-    Empty if the notebook is missing, failed or was not stamped.
+    Empty if the notebook is missing, failed or has no stamp.
     """
     try:
         metadata = json.loads(executed.read_text(encoding="utf-8"))["metadata"]
@@ -107,15 +107,15 @@ def write_stamp(executed: Path, value: str) -> None:
 
 
 def cleaned(executed: Path, places: Mapping[str, str]) -> "NotebookNode":
-    """Return an executed notebook without what differs from run to run and machine to machine.
+    """An executed notebook without what differs from run to run and machine to machine.
 
-    places : what to write in the place of each absolute path.
+    places : absolute path -> what is written instead.
     """
     import nbformat  # here: they take seconds, which kernels need not spend
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
-    # Of one stream there are as many outputs as time made.
     node = nbformat.read(executed, as_version=4)
+    # The number of outputs of one stream depends on timing.
     node, _ = CoalesceStreamsPreprocessor().preprocess(node, {})
     node.metadata = {k: node.metadata[k] for k in ("kernelspec",) if k in node.metadata}
     for cell in node.cells:
@@ -132,7 +132,7 @@ def cleaned(executed: Path, places: Mapping[str, str]) -> "NotebookNode":
 
 
 def renamed(text: str, places: Mapping[str, str]) -> str:
-    """Return `text` with what `places` says in the place of each path, the longest first."""
+    """`text` with each path of `places` replaced, the longest first."""
     for path in sorted(places, key=len, reverse=True):
         text = text.replace(path, places[path])
     return text
