@@ -118,13 +118,6 @@ def _measured(
     return run, seed, given
 
 
-def measurements(config: RunConfig) -> list[str]:
-    """The stages that measure each run of a study."""
-    if not config.base.thought:  # the others begin a thought, or ask for one
-        return ["evaluate"]
-    return ["evaluate", "prefill", *(["usage"] if config.base.pretrained else [])]
-
-
 def _trained_on(config: RunConfig) -> tuple[dict[str, str] | None, dict[str, float]]:
     """Pins of the public requests among the prompts of training, and their share, if any."""
     public = config.public

@@ -57,11 +57,14 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Path:
 
 def measurements(config: RunConfig) -> dict[str, Callable[..., Path]]:
     """The stages that measure each run of a study, by name: responses.parquet of each."""
+    names = ["evaluate"]
+    if config.base.thought:  # the others begin a thought, or ask for one
+        names += ["prefill", "usage"] if config.base.pretrained else ["prefill"]
 
     def measure(stage: str, config: RunConfig, *unit: Any) -> Path:
         return folder_of(keys.of(config, stage, *unit))
 
-    return {stage: partial(measure, stage) for stage in keys.measurements(config)}
+    return {name: partial(measure, name) for name in names}
 
 
 def units(config: RunConfig) -> list[tuple[str, str, int]]:
@@ -169,9 +172,8 @@ def _make_evaluation(spec: Evaluation, folder: Path) -> None:
     if at_budget := next(filter(Path.exists, kept), None):
         measure(at_budget, "at_budget.parquet")
     base = _model(spec.base)
-    tokenizer = loading.load_tokenizer(base)
-    curves = respond.curves(run, trained, tokenizer, loading.load_base(base))
-    curves.to_csv(folder / "training.csv", index=False)
+    model, tokenizer = loading.load_base(base), loading.load_tokenizer(base)
+    respond.curves(run, trained, tokenizer, model).to_csv(folder / "training.csv", index=False)
 
 
 def _make_other(spec: Prefilled | Prompted, folder: Path) -> None:

@@ -9,6 +9,7 @@ from hybridlib.config import load_config
 from hybridlib.evaluation import prompting, tables
 from hybridlib.figures import readability
 from hybridlib.study import keys
+from hybridlib.study import stages as study
 from hybridlib.tasks import datasets, prompts
 from hybridlib.tasks.lexicon import END_THINK, SYSTEM, THINK, USER
 from hybridlib.tasks.responses import refuses
@@ -108,4 +109,4 @@ def test_the_table_holds_means_and_paired_differences():
     ],
 )
 def test_only_what_can_read_advice_is_given_it(preset, stages):
-    assert list(keys.measurements(load_config(preset))) == stages
+    assert list(study.measurements(load_config(preset))) == stages
