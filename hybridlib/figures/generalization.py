@@ -17,7 +17,7 @@ def generalization(results: Results) -> Figure:
     categories and attacks; the base's own as a dashed line.
     """
     panels = [(name, "", results.metric("harm_rate", split=s)) for s, name in SPLITS.items()]
-    return dot_panels(panels, HARM)[0]
+    return dot_panels(panels, HARM)
 
 
 @figure(claims="C5", tables="metrics")
@@ -32,7 +32,7 @@ def generalization_by_language(results: Results) -> Figure:
         for code, name in LANGUAGES.items()
         for split in ("seen", "unseen_both")
     ]
-    return dot_panels(panels, HARM)[0]
+    return dot_panels(panels, HARM)
 
 
 @figure(claims="C5", tables="metrics")
@@ -48,10 +48,10 @@ def generalization_gaps(results: Results) -> Figure:
         if split != "seen"
     ]
     label = "harm on unseen minus on seen, T=1 (lower generalizes better); dashed: the base's own"
-    fig, axes = dot_panels(panels, label, whole=False)
-    for ax in axes:
+    fig = dot_panels(panels, label, whole=False)
+    for ax in fig.axes:
         ax.axvline(0, color="0.4", linewidth=1)
-    same_limits(axes)
+    same_limits(fig.axes)
     return fig
 
 
@@ -71,4 +71,4 @@ def reasoning(results: Results) -> Figure:
         for metric, (task, label) in measures.items()
         for code, name in LANGUAGES.items()
     ]
-    return dot_panels(panels)[0]
+    return dot_panels(panels)

@@ -5,14 +5,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from hybridlib.figures.panels import (
-    arm_rows,
-    crosses,
-    dot_panels,
-    percent_axis,
-    training_curves,
-    whiskers,
-)
+from hybridlib.figures import panels
 from hybridlib.figures.registry import figure
 from hybridlib.figures.results import SPLITS, Results, by_arm, select
 from hybridlib.figures.style import BENIGN_CLASSES, HARMFUL_CLASSES, label_of, marker_of
@@ -38,45 +31,35 @@ def response_classes(results: Results) -> Figure:
     the benign requests: shares of the response classes, with a dot for the harm rate or the
     over-refusal rate and its interval.
     """
-    table = results.table("classes")
-    table = table[table.task.eq("all") & table.language.eq("all") & table.decoding.eq("sample")]
-    panels = [("harmful", split, name, "harm_rate") for split, name in SPLITS.items()]
-    panels += [("benign", "all", "all", "over_refusal_rate")]
-    orders = {"harmful": HARMFUL_CLASSES, "benign": BENIGN_CLASSES}
+    table = select(results.table("classes"), task="all", language="all", decoding="sample")
+    parts = [("harmful", split, name, "harm_rate") for split, name in SPLITS.items()]
+    parts += [("benign", "all", "all", "over_refusal_rate")]
+    classes = {"harmful": HARMFUL_CLASSES, "benign": BENIGN_CLASSES}
     arms = results.arms("classes")
     fig = Figure(figsize=(15, 4.2 + 0.4 * len(arms)))
-    axes = fig.subplots(1, len(panels))
-    for n, (ax, (kind, split, name, metric)) in enumerate(zip(axes, panels, strict=True)):
-        arm_rows(ax, arms, labels=n == 0)
-        shares = table[table.kind.eq(kind) & table.split.eq(split)]
+    axes = fig.subplots(1, len(parts))
+    for n, (ax, (kind, split, name, metric)) in enumerate(zip(axes, parts, strict=True)):
+        panels.arm_rows(ax, arms, labels=n == 0)
+        shares = select(table, kind=kind, split=split)
         shares = shares.pivot(index="arm", columns="response_class", values="share")
-        shares = shares.reindex(index=arms, columns=list(orders[kind])).fillna(0)
+        shares = shares.reindex(index=arms, columns=list(classes[kind])).fillna(0)
         starts = shares.cumsum(axis=1) - shares
-        for word, (_, colour, hatch) in orders[kind].items():
+        for word, (_, colour, hatch) in classes[kind].items():
             look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0.5}
             ax.barh(range(len(arms)), shares[word], left=starts[word], height=0.74, **look)
-        rates = results.metric(metric, split=split)
-        for y, arm in enumerate(arms):
-            if arm in rates.index:
-                look = {"color": "black", "marker": "o", "markeredgecolor": "white", "capsize": 3.5}
-                ax.errorbar(rates.estimate[arm], y, xerr=whiskers(rates.loc[arm]), **look)
+        for arm, row in results.metric(metric, split=split).iterrows():
+            look = {"color": "black", "marker": "o", "markeredgecolor": "white", "capsize": 3.5}
+            ax.errorbar(row.estimate, arms.index(arm), xerr=panels.whiskers(row), **look)
         ax.set_title(f"{kind},\n{name}")
-        percent_axis(ax.xaxis, whole=True)
-        for side in ("left", "bottom"):
-            ax.spines[side].set_visible(False)
+        panels.percent_axis(ax.xaxis, whole=True)
+        ax.spines[["left", "bottom"]].set_visible(False)
     axes[2].set_xlabel("share of responses, T=1 (solid blue, on the right, is desired)")
-    dot = Line2D([], [], color="black", marker="o")
     for kind, place, rate in (("harmful", "left", "harm"), ("benign", "right", "over-refusal")):
-        names, colours, hatches = zip(*orders[kind].values(), strict=True)
-        keys = [Patch(fc=c, hatch=h, ec="white") for c, h in zip(colours, hatches, strict=True)]
+        keys = [Patch(fc=c, hatch=h, ec="white", label=n) for n, c, h in classes[kind].values()]
+        dot = Line2D([], [], color="black", marker="o", label=f"{rate} rate, 95% interval")
         look = {"alignment": "left", "title_fontproperties": {"weight": "bold"}, "ncol": 2}
-        fig.legend(
-            [*keys, dot],
-            [*names, f"{rate} rate, 95% interval"],
-            title=f"{kind} requests",
-            loc=f"outside lower {place}",
-            **look,
-        )
+        look |= {"title": f"{kind} requests", "loc": f"outside lower {place}"}
+        fig.legend(handles=[*keys, dot], **look)
     return fig
 
 
@@ -88,9 +71,9 @@ def prefill_depth(results: Results) -> Figure:
     added; the base's own as a dashed line.
     """
     table = select(results.table("prefill"), split="all")
-    panels = [(name, "", by_arm(select(table, start=start))) for start, name in STARTS.items()]
+    parts = [(name, "", by_arm(select(table, start=start))) for start, name in STARTS.items()]
     label = "harm in what the policy added, T=1 (lower is safer); dashed: the base's own"
-    return dot_panels(panels, label)[0]
+    return panels.dot_panels(parts, label)
 
 
 @figure(claims="C2 C7", tables="metrics")
@@ -101,22 +84,22 @@ def harm_vs_over_refusal(results: Results) -> Figure:
     near-misses, a marker a variant with crosses for the intervals; the lower left is desired.
     """
     harm = results.metric("harm_rate")
-    panels = {
-        "benign prompts refused": results.metric("over_refusal_rate"),
-        "benign near-misses refused": results.metric("lookalike_refusal_rate"),
+    refused = {
+        "benign prompts": "over_refusal_rate",
+        "benign near-misses": "lookalike_refusal_rate",
     }
     fig = Figure(figsize=(13, 6.2))
     axes = fig.subplots(1, 2, sharey=True)
-    for ax, (name, rows) in zip(axes, panels.items(), strict=True):
-        crosses(ax, rows, harm)
+    for ax, (name, metric) in zip(axes, refused.items(), strict=True):
+        rows = results.metric(metric)
+        panels.crosses(ax, rows, harm)
         right = max(rows.high.max(), 0.01)
-        ax.set(xlim=(-0.05 * right, 1.08 * right), xlabel=f"{name}, T=1 (lower is better)")
-        percent_axis(ax.xaxis)
+        ax.set(xlim=(-0.05 * right, 1.08 * right), xlabel=f"{name} refused, T=1 (lower is better)")
+        panels.percent_axis(ax.xaxis)
         # square roots spread out what is crowded near no harm at all
         ax.set_yscale("function", functions=(lambda y: np.sqrt(np.clip(y, 0, None)), np.square))
-        ax.set_ylim(0, 1)
-        percent_axis(ax.yaxis)
-        ax.set_yticks((0, 0.01, 0.05, 0.2, 0.5, 1))
+        panels.percent_axis(ax.yaxis)
+        ax.set(ylim=(0, 1), yticks=(0, 0.01, 0.05, 0.2, 0.5, 1))
         ax.grid(axis="y", color="0.92")
     axes[0].set_ylabel("harm rate, T=1 (lower is safer; square-root scale)")
     keys = [Line2D([], [], linestyle="", label=label_of(a), **marker_of(a)) for a in harm.index]
@@ -131,12 +114,12 @@ def public_requests(results: Results) -> Figure:
     Dots with intervals, a row a variant: share of harmful public requests that were not refused,
     a panel a split, and share of benign ones that were refused; the base's own as a dashed line.
     """
-    panels = [
+    parts = [
         (f"harmful,\n{name}", "not refused, T=1", results.metric("non_refusal_rate", split=split))
         for split, name in SPLITS.items()
     ]
     benign = results.metric("request_refusal_rate")
-    return dot_panels([*panels, ("benign,\nall", "refused, T=1", benign)])[0]
+    return panels.dot_panels([*parts, ("benign,\nall", "refused, T=1", benign)])
 
 
 @figure(claims="C1", tables="training.proxy")
@@ -146,9 +129,7 @@ def proxy_vs_gold(results: Results) -> Figure:
     Curves over training steps: above, the reward; below, the ground-truth score on harmful
     prompts; a column a reward and a line a variant, with a band over seeds.
     """
-    fig, axes = training_curves(results, PROXY_AND_GOLD)
-    percent_axis(axes[1, 0].yaxis)
-    return fig
+    return panels.training_curves(results, PROXY_AND_GOLD)
 
 
 @figure(claims="C1", tables="training.kl")
@@ -159,6 +140,4 @@ def proxy_and_gold_by_distance(results: Results) -> Figure:
     harmful prompts; a column a reward and a line a variant, with a band over seeds.
     """
     label = "distance from the base, $d$"
-    fig, axes = training_curves(results, PROXY_AND_GOLD, "distance", label)
-    percent_axis(axes[1, 0].yaxis)
-    return fig
+    return panels.training_curves(results, PROXY_AND_GOLD, "distance", label)

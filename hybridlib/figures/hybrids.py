@@ -1,28 +1,20 @@
 """The figures of 08_hybrids, drawn where a study compares the hybrids with each other."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullLocator
 
+from hybridlib.figures import panels
 from hybridlib.figures import results as lookup
-from hybridlib.figures.panels import (
-    GREY,
-    SHORT_NUMBERS,
-    crosses,
-    curve_grid,
-    dots,
-    percent_axis,
-    same_limits,
-)
 from hybridlib.figures.prose import REWARDS
 from hybridlib.figures.registry import figure
 from hybridlib.figures.results import Results, by_arm, select
-from hybridlib.figures.style import line_of, looks, marker_of
+from hybridlib.figures.style import line_of, marker_of
 from hybridlib.variants import VARIANTS, hybrid_variants
 
 MEASURES = {  # metric -> (what it is, where)
@@ -66,24 +58,23 @@ def hybrids_by_compute(results: Results) -> Figure:
     Harm, over-refusal, language mixing and accuracy against the FLOPs of training, all phases
     together, on a log axis: a marker a variant with intervals, a row a reward.
     """
-    fig, rows = _rows_of_rewards(results, 3.4)
-    flops = lookup.totals(results, "flops")
-    for n, (reward, axes) in enumerate(rows):
-        for (metric, (name, where)), ax in zip(MEASURES.items(), axes, strict=True):
-            found = results.metric(metric, **where)
-            if "base/none" in found.index:
-                ax.axhline(found.estimate["base/none"], color="0.4", linestyle="--", linewidth=1)
-            arms = [arm for arm in lookup.under(results, reward) if arm in flops.index]
-            crosses(ax, flops.loc[arms], found)
-            # a few labelled ticks, also where the axis spans less than a decade
-            ax.set(xscale="log", xlim=(0.7 * flops.estimate.min(), 1.4 * flops.estimate.max()))
-            ax.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=4))
-            ax.xaxis.set_minor_locator(NullLocator())
-            ax.xaxis.set_major_formatter(SHORT_NUMBERS)
-            percent_axis(ax.yaxis)
-            ax.set_ylabel(name)
-            if n == len(rows) - 1:
-                ax.set_xlabel("FLOPs of training (log)")
+    fig, flops = _rows_of_rewards(results, 3.4), lookup.totals(results, "flops")
+    for reward, metric, ax in _panels(fig, results):
+        name, where = MEASURES[metric]
+        found = results.metric(metric, **where)
+        if "base/none" in found.index:
+            ax.axhline(found.estimate["base/none"], color="0.4", linestyle="--", linewidth=1)
+        arms = [arm for arm in lookup.under(results, reward) if arm in flops.index]
+        panels.crosses(ax, flops.loc[arms], found)
+        # a few labelled ticks, also where the axis spans less than a decade
+        ax.set(xscale="log", xlim=(0.7 * flops.estimate.min(), 1.4 * flops.estimate.max()))
+        ax.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=4))
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.xaxis.set_major_formatter(panels.SHORT_NUMBERS)
+        panels.percent_axis(ax.yaxis)
+        ax.set_ylabel(name)
+        if ax.figure is fig.subfigs[-1]:
+            ax.set_xlabel("FLOPs of training (log)")
     _legend(fig, results.arms("cost"))
     return fig
 
@@ -96,7 +87,10 @@ def hybrids_along_compute(results: Results) -> Figure:
     panels a family of hybrids, rl dotted in each, with bands over seeds.
     """
     labels = {"gold": "ground-truth\nscore", "proxy": "reward\n(proxy)"}
-    return _family_curves(results, labels, "flops", "FLOPs so far")
+    fig = _family_curves(results, labels, "flops", "FLOPs so far")
+    for ax in fig.axes:
+        ax.xaxis.set_major_formatter(panels.SHORT_NUMBERS)
+    return fig
 
 
 @figure(claims="C7", tables="hybrids training metrics")
@@ -129,14 +123,13 @@ def hybrid_sweeps(results: Results) -> Figure:
         rows = select(table, variant=variant)
         values = sorted(rows.value.unique())
         for ax, metric in zip(column, MEASURES, strict=True):
-            for n, (arm, line) in enumerate(select(rows, metric=metric).groupby("arm")):
-                line = line.sort_values("value")
+            measured = select(rows, metric=metric).sort_values("value")
+            for n, (arm, line) in enumerate(measured.groupby("arm")):
                 x = line.value.map(values.index) + 0.12 * (2 * n - 1)
-                bars = np.stack([line.estimate - line.low, line.high - line.estimate]).clip(min=0)
                 look = line_of(arm) | {"linewidth": 1.4, "markersize": 6, "capsize": 2}
-                ax.errorbar(x, line.estimate, yerr=bars, **look)
+                ax.errorbar(x, line.estimate, yerr=panels.whiskers(line), **look)
                 ax.plot(x[line.published], line.estimate[line.published], "o", **ring)
-            percent_axis(ax.yaxis)
+            panels.percent_axis(ax.yaxis)
             ax.margins(x=0.15)
         column[0].set_title(f"{variant}\n{rows.parameter.iloc[0]}", fontsize=12)
         column[-1].set_xticks(range(len(values)), map("{:g}".format, values), fontsize=9)
@@ -155,28 +148,25 @@ def hybrid_sweeps(results: Results) -> Figure:
 def _every_variant(results: Results, rates: dict[str, pd.DataFrame]) -> Figure:
     """A row of dots a variant and a panel a measure, under each reward; base, rl, sft as lines."""
     most = max(len(lookup.under(results, reward)) for reward in lookup.rewards(results))
-    fig, rows = _rows_of_rewards(results, 1.6 + 0.33 * most)
-    lines = {"base": "--", "rl": "-", "sft": ":"}
-    for n, (reward, axes) in enumerate(rows):
-        arms = lookup.under(results, reward)
-        for (metric, (name, _)), ax in zip(MEASURES.items(), axes, strict=True):
-            found = rates[metric]
-            dots(ax, found, arms, labels=ax is axes[0])
-            for arm in (f"rl/{reward}", "sft/none"):
-                if arm in found.index:
-                    look = {"color": marker_of(arm)["color"], "linewidth": 1.2, "zorder": 1}
-                    line = lines[arm.partition("/")[0]]
-                    ax.axvline(found.estimate[arm], linestyle=line, **look)
-            for y, (above, below) in enumerate(pairwise(arms)):
-                if _family(above) != _family(below):
-                    ax.axhline(y + 0.5, color="0.8", linewidth=0.8)
-            percent_axis(ax.xaxis)
-            ax.set_title(name if n == 0 else "")
-    for column in zip(*(axes for _, axes in rows), strict=True):
-        same_limits(list(column))
+    fig = _rows_of_rewards(results, 1.6 + 0.33 * most)
+    for reward, metric, ax in _panels(fig, results):
+        arms, found = lookup.under(results, reward), rates[metric]
+        panels.dots(ax, found, arms, labels=ax is ax.figure.axes[0])
+        for arm, line in ((f"rl/{reward}", "-"), ("sft/none", ":")):
+            if arm in found.index:
+                look = {"color": marker_of(arm)["color"], "linewidth": 1.2, "zorder": 1}
+                ax.axvline(found.estimate[arm], linestyle=line, **look)
+        for y, (above, below) in enumerate(pairwise(arms)):
+            if _family(above) != _family(below):
+                ax.axhline(y + 0.5, color="0.8", linewidth=0.8)
+        panels.percent_axis(ax.xaxis)
+        if ax.figure is fig.subfigs[0]:
+            ax.set_title(MEASURES[metric][0])
+    for column in zip(*(part.axes for part in fig.subfigs), strict=True):
+        panels.same_limits(column)
     keys = [
-        Line2D([], [], color=looks()[name].colour, linestyle=line, label=name)
-        for name, line in lines.items()
+        Line2D([], [], color=VARIANTS[name].look.colour, linestyle=line, label=name)
+        for name, line in {"base": "--", "rl": "-", "sft": ":"}.items()
     ]
     fig.legend(handles=keys, loc="outside lower center", ncol=3)
     return fig
@@ -186,18 +176,21 @@ def _family(arm: str) -> str:
     return VARIANTS[arm.partition("/")[0]].family
 
 
-def _rows_of_rewards(
-    results: Results, height: float
-) -> tuple[Figure, list[tuple[str, list[Axes]]]]:
+def _rows_of_rewards(results: Results, height: float) -> Figure:
     """A figure with a row of four panels a reward, its name above it."""
     rewards = lookup.rewards(results)
     fig = Figure(figsize=(15, 1.6 + height * len(rewards)))
-    parts = fig.subfigures(len(rewards), 1, squeeze=False)[:, 0]
-    rows = []
-    for part, reward in zip(parts, rewards, strict=True):
+    for part, reward in zip(fig.subfigures(len(rewards), 1, squeeze=False).flat, rewards):
         part.suptitle(f"{REWARDS[reward]}, T=1", x=0.01, ha="left", fontsize=14)
-        rows.append((reward, list(part.subplots(1, len(MEASURES)))))
-    return fig, rows
+        part.subplots(1, len(MEASURES))
+    return fig
+
+
+def _panels(fig: Figure, results: Results) -> Iterator[tuple[str, str, Axes]]:
+    """The panels of `_rows_of_rewards`: reward, metric and axes."""
+    for part, reward in zip(fig.subfigs, lookup.rewards(results), strict=True):
+        for metric, ax in zip(MEASURES, part.axes, strict=True):
+            yield reward, metric, ax
 
 
 def _legend(fig: Figure, arms: list[str], *more: Line2D) -> None:
@@ -217,9 +210,6 @@ def _family_curves(results: Results, labels: dict[str, str], x: str, xlabel: str
         for reward in lookup.rewards(results)
     ]
     fig = Figure(figsize=(15, 2.4 + 2.1 * len(rows)))
-    for ax in curve_grid(fig, results.table("training"), rows, groups, x)[-1]:
-        ax.set_xlabel(xlabel)
-        if x == "flops":
-            ax.xaxis.set_major_formatter(SHORT_NUMBERS)
-    _legend(fig, arms, Line2D([], [], label="rl, same reward", **GREY))
+    panels.curve_grid(fig, results, rows, groups, x, xlabel)
+    _legend(fig, arms, Line2D([], [], label="rl, same reward", **panels.GREY))
     return fig

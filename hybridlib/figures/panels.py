@@ -9,7 +9,6 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from scipy import stats
 
 from hybridlib.figures import prose
 from hybridlib.figures import results as lookup
@@ -31,9 +30,10 @@ def percent_axis(axis: Axis, whole: bool = False) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g}%"))
 
 
-def whiskers(row: pd.Series) -> np.ndarray:
-    """(2, 1) distances from an estimate to the ends of its interval."""
-    return np.array([[row.estimate - row.low], [row.high - row.estimate]]).clip(min=0)
+def whiskers(found: pd.Series | pd.DataFrame) -> np.ndarray:
+    """(2, n) distances from n estimates, or from one, to the ends of their intervals."""
+    ends = np.array([found.estimate - found.low, found.high - found.estimate])
+    return ends.reshape(2, -1).clip(min=0)
 
 
 def left_labels(ax: Axes, names: Sequence[str], width: float, **font: object) -> None:
@@ -74,90 +74,80 @@ def dots(ax: Axes, rows: pd.DataFrame, arms: Sequence[str], labels: bool) -> Non
 
 def dot_panels(
     panels: list[tuple[str, str, pd.DataFrame]], xlabel: str = "", whole: bool = True
-) -> tuple[Figure, list[Axes]]:
+) -> Figure:
     """Panels (title, x label, rows of metrics) side by side, the same arms in each.
 
     `whole`: the axes go from 0 to 100%.
     """
     arms = sorted({arm for _, _, rows in panels for arm in rows.index}, key=order_of)
     fig = Figure(figsize=(13, 2.2 + 0.4 * len(arms)))
-    axes = list(fig.subplots(1, len(panels)))
-    for n, (ax, (name, label, rows)) in enumerate(zip(axes, panels, strict=True)):
-        dots(ax, rows, arms, labels=n == 0)
+    for ax, (name, label, rows) in zip(fig.subplots(1, len(panels)), panels, strict=True):
+        dots(ax, rows, arms, labels=ax is fig.axes[0])
         ax.set(title=name, xlabel=label)
         percent_axis(ax.xaxis, whole)
     if xlabel:
         fig.supxlabel(xlabel, fontsize=13)
-    return fig, axes
+    return fig
 
 
-def same_limits(axes: list[Axes]) -> None:
+def same_limits(axes: Sequence[Axes]) -> None:
     """One x range for panels that are to be compared."""
     lows, highs = zip(*(ax.get_xlim() for ax in axes), strict=True)
     for ax in axes:
         ax.set_xlim(min(lows), max(highs))
 
 
-def curve(
-    ax: Axes,
-    frame: pd.DataFrame,
-    column: str,
-    arm: str,
-    phase: float = 0,
-    x: str = "step",
-    look: dict | None = None,
+def _curve(
+    ax: Axes, run: pd.DataFrame, column: str, x: str, look: dict[str, object], phase: float = 0
 ) -> None:
     """Mean over seeds with a 95% t band; each seed is first smoothed over a tenth of its steps.
 
-    `phase`, from 0 to 1, staggers the markers; `x` is averaged over seeds; `look` replaces the
-    arm's own.
+    `x` is averaged over seeds; `phase`, from 0 to 1, staggers the markers.
     """
-    rows = frame[frame.arm.eq(arm)].dropna(subset=[column, x])
+    rows = run.dropna(subset=[column, x])
     if rows.empty:
         return
-    wide = rows.pivot(index="step", columns="seed", values=column)
+    band = lookup.over_seeds(
+        lookup.smoothed(rows.pivot(index="step", columns="seed", values=column))
+    )
     at = rows.groupby("step")[x].mean()
-    wide = lookup.smoothed(wide)
-    mean, count = wide.mean(axis=1), wide.count(axis=1)
-    every = max(1, len(wide) // 5)  # few markers, staggered so that curves in one place show
-    look = look or line_of(arm)
-    ax.plot(at, mean, markevery=(int(phase * every), every), **look)
-    if count.min() > 1:
-        half = wide.sem(axis=1) * stats.t.ppf(0.975, count - 1)
-        bounds = BOUNDS.get(column, (0, 1))
-        low, high = (mean - half).clip(*bounds), (mean + half).clip(*bounds)
-        ax.fill_between(at, low, high, color=look["color"], alpha=0.18, linewidth=0)
+    every = max(1, len(band) // 5)  # few markers, staggered so that curves in one place show
+    ax.plot(at, band.estimate, markevery=(int(phase * every), every), **look)
+    low, high = (band[end].clip(*BOUNDS.get(column, (0, 1))) for end in ("low", "high"))
+    ax.fill_between(at, low, high, color=look["color"], alpha=0.18, linewidth=0)
 
 
 def training_curves(
-    results: Results, rows: dict[str, str], x: str = "step", xlabel: str = "training step"
-) -> tuple[Figure, np.ndarray]:
+    results: Results, labels: dict[str, str], x: str = "step", xlabel: str = "training step"
+) -> Figure:
     """A row of panels for each column of training.csv (-> label), a column of panels a reward."""
     arms = lookup.trained_by_rl(results)
     groups = {name: [arm for arm in arms if arm.endswith(f"/{r}")] for r, name in REWARDS.items()}
     groups = {name: group for name, group in groups.items() if group}
-    fig = Figure(figsize=(13, 2 + 2.8 * len(rows)))
-    axes = curve_grid(
-        fig, lookup.training(results), [(*row, "") for row in rows.items()], groups, x
-    )
-    for ax in axes[-1]:
-        ax.set_xlabel(xlabel)
+    fig = Figure(figsize=(13, 2 + 2.8 * len(labels)))
+    rows = [(column, label, "") for column, label in labels.items()]
+    for ax, column in zip(curve_grid(fig, results, rows, groups, x, xlabel), labels, strict=True):
+        if column not in BOUNDS:
+            percent_axis(ax.yaxis)
     keys = [Line2D([], [], label=label_of(arm), **line_of(arm)) for arm in arms]
     fig.legend(handles=keys, loc="outside lower center", ncol=min(4, len(arms)), handlelength=3.5)
-    return fig, axes
+    return fig
 
 
 def curve_grid(
     fig: Figure,
-    frame: pd.DataFrame,
+    results: Results,
     rows: Sequence[tuple[str, str, str]],
     groups: Mapping[str, Sequence[str]],
     x: str,
-) -> np.ndarray:
-    """Curves of `frame`: a row of panels a (column, label, reward), a column of panels a group.
+    xlabel: str,
+) -> list[Axes]:
+    """Curves of training.csv: a row of panels a (column, label, reward), a column a group of arms.
 
-    Where a row names a reward, it has the arms under that reward alone, and `rl` in grey.
+    Where a row names a reward, it has the arms under that reward alone, and `rl` in grey. Returns
+    the first panel of each row.
     """
+    runs = dict(list(lookup.training(results).groupby("arm")))
     axes = fig.subplots(len(rows), len(groups), sharex=True, sharey="row", squeeze=False)
     for line, (column, label, reward) in zip(axes, rows, strict=True):
         line[0].set_ylabel(label)
@@ -165,13 +155,15 @@ def curve_grid(
             ax.yaxis.set_major_locator(MaxNLocator(3))
             ax.xaxis.set_major_locator(MaxNLocator(4))
             if reward:
-                curve(ax, frame, column, f"rl/{reward}", x=x, look=GREY)
+                if f"rl/{reward}" in runs:
+                    _curve(ax, runs[f"rl/{reward}"], column, x, GREY)
                 group = [arm for arm in group if arm.endswith((f"/{reward}", "/none"))]
             for n, arm in enumerate(group):
-                curve(ax, frame, column, arm, n / len(group), x)
-    for ax, name in zip(axes[0], groups, strict=True):
-        ax.set_title(name)
-    return axes
+                _curve(ax, runs[arm], column, x, line_of(arm), n / len(group))
+    for top, bottom, name in zip(axes[0], axes[-1], groups, strict=True):
+        top.set_title(name)
+        bottom.set_xlabel(xlabel)
+    return list(axes[:, 0])
 
 
 def cost_bars(results: Results, columns: dict[str, str]) -> Figure:
@@ -179,11 +171,10 @@ def cost_bars(results: Results, columns: dict[str, str]) -> Figure:
     arms = results.arms("cost")
     fig = Figure(figsize=(13, 2.2 + 0.4 * len(arms)))
     axes = fig.subplots(1, len(columns), squeeze=False)[0]
-    for n, (ax, (column, label)) in enumerate(zip(axes, columns.items(), strict=True)):
-        arm_rows(ax, arms, labels=n == 0)
+    for ax, (column, label) in zip(axes, columns.items(), strict=True):
+        arm_rows(ax, arms, labels=ax is axes[0])
         totals = lookup.totals(results, column)
-        for y, arm in enumerate(arms):
-            row = totals.loc[arm]
+        for y, (arm, row) in enumerate(totals.loc[arms].iterrows()):
             ax.barh(y, row.estimate, height=0.68, **bar_of(arm))
             ax.errorbar(row.estimate, y, xerr=whiskers(row), color="black", capsize=3.5)
             beside = {"xytext": (6, 0), "textcoords": "offset points", "va": "center"}

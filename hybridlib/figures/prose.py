@@ -7,7 +7,7 @@ import pandas as pd
 from IPython.display import HTML, Markdown, display
 
 from hybridlib.figures.results import Results
-from hybridlib.figures.style import suffix_of
+from hybridlib.figures.style import label_of
 
 CLAIMS = {
     "C1": "reward hacking",
@@ -41,7 +41,7 @@ def metric(name: str) -> str:
 
 def effect(row) -> str:
     """The effect of a row of verdicts.csv: 'harm rate, rl - sft (model)'."""
-    return f"{metric(row.metric)}, {row.contrast}{suffix_of(row.reward)}"
+    return f"{metric(row.metric)}, {label_of(f'{row.contrast}/{row.reward}')}"
 
 
 def percent(value: float) -> str:

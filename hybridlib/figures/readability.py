@@ -3,14 +3,7 @@
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from hybridlib.figures.panels import (
-    dot_panels,
-    left_labels,
-    percent_axis,
-    same_limits,
-    training_curves,
-    whiskers,
-)
+from hybridlib.figures import panels
 from hybridlib.figures.registry import figure
 from hybridlib.figures.results import LANGUAGES, Results, select
 from hybridlib.figures.style import label_of, marker_of
@@ -44,14 +37,14 @@ def language_share(results: Results) -> Figure:
         "target_language_share": "words in the target\nlanguage, T=1\n(higher is better)",
         "off_language_rate": "responses that mix\nlanguages, T=1\n(lower is better)",
     }
-    panels = [
+    parts = [
         (name, label, results.metric(metric, language=code))
         for metric, label in labels.items()
         for code, name in LANGUAGES.items()
     ]
-    fig, axes = dot_panels(panels, whole=False)
-    same_limits(axes[:2])
-    same_limits(axes[2:])
+    fig = panels.dot_panels(parts, whole=False)
+    panels.same_limits(fig.axes[:2])
+    panels.same_limits(fig.axes[2:])
     return fig
 
 
@@ -66,9 +59,8 @@ def language_training(results: Results) -> Figure:
         f"off_language_{code}": f"responses that mix\nlanguages, {name}\n(lower is better)"
         for code, name in LANGUAGES.items()
     }
-    fig, axes = training_curves(results, labels)
-    for ax in axes[:, 0]:
-        percent_axis(ax.yaxis)
+    fig = panels.training_curves(results, labels)
+    for ax in fig.axes:
         ax.set_ylim(bottom=0)
     return fig
 
@@ -80,8 +72,7 @@ def usage_advice(results: Results) -> Figure:
     Dots with intervals, a row a form of prompt with a line a variant in it, a panel a metric:
     difference from the same prompts as they are asked elsewhere in the study.
     """
-    table, arms = results.table("usage"), results.arms("usage")
-    table = table[table.than.ne("none")]
+    table, arms = results.table("usage").query("than != 'none'"), results.arms("usage")
     forms = [form for form in FORMS if form in set(table.form)]
     fig = Figure(figsize=(15, 2.4 + 0.2 * len(arms) * len(forms)))
     axes = fig.subplots(1, len(USAGE_PANELS), sharey=True)
@@ -89,15 +80,15 @@ def usage_advice(results: Results) -> Figure:
         for row in select(table, metric=metric, language=language).itertuples():
             y = forms.index(row.form) + 0.8 * ((arms.index(row.arm) + 0.5) / len(arms) - 0.5)
             look = marker_of(row.arm) | {"markersize": 9 if row.variant == "rl_gold" else 6}
-            ax.errorbar(row.estimate, y, xerr=whiskers(row), capsize=2, **look)
+            ax.errorbar(row.estimate, y, xerr=panels.whiskers(row), capsize=2, **look)
         for nth in range(0, len(forms), 2):
             ax.axhspan(nth - 0.5, nth + 0.5, color="0.95", zorder=0)
         ax.axvline(0, color="0.4", linewidth=1)
         ax.set_title(name)
-        percent_axis(ax.xaxis)
+        panels.percent_axis(ax.xaxis)
         ax.tick_params(axis="y", length=0)
     axes[0].set_ylim(len(forms) - 0.5, -0.5)
-    left_labels(axes[0], [FORMS[form] for form in forms], 120)
+    panels.left_labels(axes[0], [FORMS[form] for form in forms], 120)
     axes[2].set_xlabel("difference from the same prompts as asked, T=1")
     keys = [Line2D([], [], linestyle="", label=label_of(arm), **marker_of(arm)) for arm in arms]
     fig.legend(handles=keys, loc="outside lower center", ncol=min(6, len(keys)))

@@ -108,15 +108,6 @@ def under(results: Results, reward: str) -> list[str]:
     return [arm for arm in results.arms() if arm.endswith((f"/{reward}", "/none", "/gold"))]
 
 
-def difference(rows: pd.DataFrame, a: str, b: str) -> pd.Series | None:
-    """The row a - b, or b - a with its sign turned; None if neither is there."""
-    for row in select(rows, a=a, b=b).itertuples():
-        return pd.Series({"estimate": row.estimate, "low": row.low, "high": row.high})
-    for row in select(rows, a=b, b=a).itertuples():
-        return pd.Series({"estimate": -row.estimate, "low": -row.high, "high": -row.low})
-    return None
-
-
 def trained_by_rl(results: Results) -> list[str]:
     """Arms that were trained by a reward: those with a proxy in training.csv."""
     frame = results.table("training")
@@ -158,13 +149,17 @@ def training(results: Results) -> pd.DataFrame:
     return frame.assign(distance=kl.clip(lower=0) ** 0.5)
 
 
+def over_seeds(wide: pd.DataFrame) -> pd.DataFrame:
+    """Mean and 95% t interval over the columns, one a seed; of one seed no wider than its value."""
+    mean, freedom = wide.mean(axis=1), (wide.count(axis=1) - 1).clip(lower=1)
+    half = (wide.sem(axis=1) * stats.t.ppf(0.975, freedom)).fillna(0)
+    return pd.DataFrame({"estimate": mean, "low": mean - half, "high": mean + half})
+
+
 def totals(results: Results, column: str) -> pd.DataFrame:
     """A column of cost.csv, its phases summed: mean over seeds and 95% t interval by arm."""
     sums = results.table("cost").groupby(["arm", "seed"])[column].sum().unstack("seed")
-    mean, count = sums.mean(axis=1), sums.count(axis=1)
-    half = (sums.sem(axis=1) * stats.t.ppf(0.975, (count - 1).clip(lower=1))).fillna(0)
-    low = (mean - half).clip(lower=0)
-    return pd.DataFrame({"estimate": mean, "low": low, "high": mean + half})
+    return over_seeds(sums).clip(lower=0)
 
 
 def calibration() -> pd.DataFrame:

@@ -96,20 +96,14 @@ def bar_of(arm: str) -> dict[str, object]:
     """Keyword arguments for a bar; the model reward leaves it white behind its hatch."""
     variant, _, reward = arm.partition("/")
     colour, _, hatch = looks()[variant]
-    if reward == "model":
-        return {"facecolor": "white", "edgecolor": colour, "hatch": hatch, "linewidth": 1.5}
-    return {"facecolor": colour, "edgecolor": "white", "hatch": hatch, "linewidth": 0}
+    face, edge, width = ("white", colour, 1.5) if reward == "model" else (colour, "white", 0)
+    return {"facecolor": face, "edgecolor": edge, "hatch": hatch, "linewidth": width}
 
 
 def label_of(arm: str) -> str:
     """'rl/rule' -> 'rl (keyword)'; variants without a choice of reward keep their bare name."""
     variant, _, reward = arm.partition("/")
-    return f"{variant}{suffix_of(reward)}"
-
-
-def suffix_of(reward: str) -> str:
-    """' (keyword)', ' (model)'; '' where there was no choice of reward."""
-    return REWARD_SUFFIXES.get(reward, "")
+    return variant + REWARD_SUFFIXES.get(reward, "")
 
 
 def order_of(arm: str) -> tuple[int, int]:

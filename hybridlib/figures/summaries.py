@@ -8,18 +8,9 @@ from hybridlib.evaluation import hypotheses
 from hybridlib.evaluation.statistics import DECIDED, SEEDS_FOR_A_VERDICT, interval_of_change
 from hybridlib.evaluation.tables import control_holds
 from hybridlib.figures import prose
+from hybridlib.figures import results as lookup
 from hybridlib.figures.prose import interval, join
-from hybridlib.figures.results import (
-    EFFECT,
-    Results,
-    by_arm,
-    difference,
-    select,
-    sides,
-    totals,
-    trained_by_rl,
-    training,
-)
+from hybridlib.figures.results import EFFECT, Results, by_arm, select
 from hybridlib.figures.style import label_of, order_of
 
 Columns = Mapping[str, tuple[str, dict[str, str]]]  # heading -> (metric, where)
@@ -43,19 +34,18 @@ WEIGHED: Columns = {  # what hybrids.csv compares
 def rates(results: Results, columns: Columns = MAIN, arms: list[str] | None = None) -> pd.DataFrame:
     """A row an arm, a column a metric: rates with their 95% intervals."""
     found = {name: results.metric(metric, **where) for name, (metric, where) in columns.items()}
-    rows = [
-        {"variant": label_of(arm)}
-        | {name: interval(m.loc[arm]) if arm in m.index else "" for name, m in found.items()}
-        for arm in arms or results.arms()
-    ]
-    return pd.DataFrame(rows)
+    return _intervals(found, arms or results.arms())
 
 
 def across(rows: pd.DataFrame, column: str, names: Mapping[str, str]) -> pd.DataFrame:
     """A row an arm, a column each value of `column` that is named: rates with their intervals."""
     found = {name: by_arm(select(rows, **{column: value})) for value, name in names.items()}
-    frame = pd.DataFrame({name: part.apply(interval, axis=1) for name, part in found.items()})
-    frame = frame.loc[sorted(frame.index, key=order_of)].fillna("")
+    return _intervals(found, sorted(rows.arm.unique(), key=order_of))
+
+
+def _intervals(found: Mapping[str, pd.DataFrame], arms: Sequence[str]) -> pd.DataFrame:
+    texts = {n: rows.apply(interval, axis=1, result_type="reduce") for n, rows in found.items()}
+    frame = pd.DataFrame(texts, index=arms, dtype=object).fillna("")
     return frame.rename(index=label_of).reset_index(names="variant")
 
 
@@ -70,7 +60,7 @@ def changes(results: Results, columns: Mapping[str, str]) -> pd.DataFrame:
 
     return pd.DataFrame(
         {"variant": label_of(arm)} | {name: change(arm, c) for c, name in columns.items()}
-        for arm in trained_by_rl(results)
+        for arm in lookup.trained_by_rl(results)
     )
 
 
@@ -78,19 +68,15 @@ def regrets(results: Results) -> pd.DataFrame:
     """By arm, over seeds: the distance from the base at which the ground-truth score, smoothed over
     a tenth of the steps, is highest, the last distance, and the `regret`, what of the score is lost
     by then (Gao et al., arXiv 2210.10760): its mean, least and most."""
-    rows = []
-    for (arm, _), run in (
-        training(results).dropna(subset=["gold", "distance"]).groupby(["arm", "seed"])
-    ):
+    frame, rows = lookup.training(results).dropna(subset=["gold", "distance"]), []
+    for (arm, _), run in frame.groupby(["arm", "seed"]):
         window = max(1, len(run) // 10)
         gold = run.gold.rolling(window, center=True, min_periods=window).mean().dropna()
         peak, end = run.distance[gold.idxmax()], run.distance.iloc[-1]
         rows.append((arm, peak, end, gold.max() - gold.iloc[-1]))
     runs = pd.DataFrame(rows, columns=["arm", "peak", "end", "regret"]).groupby("arm")
-    found = runs[["peak", "end", "regret"]].mean()
-    found[["least", "most"]] = runs.regret.agg(["min", "max"])
-    found = found.loc[sorted(found.index, key=order_of)].rename(index=label_of)
-    return found.reset_index(names="variant")
+    found = runs.mean().assign(least=runs.regret.min(), most=runs.regret.max())
+    return by_arm(found.reset_index()).rename(index=label_of).reset_index(names="variant")
 
 
 def claims(results: Results) -> pd.DataFrame:
@@ -106,35 +92,29 @@ def claims(results: Results) -> pd.DataFrame:
 
 def effects(results: Results, table: str = "verdicts") -> pd.DataFrame:
     """A row an effect of verdicts.csv, exploratory.csv or beside.csv, Holm-adjusted intervals."""
-    rows = results.table(table)
-    found = {
-        "claim": rows.claim,
-        "effect": map(prose.effect, rows.itertuples()),
-        "study": rows.get("preset"),
-        "estimate": [prose.difference(row, digits=3) for row in rows.itertuples()],
-        "margin": [prose.signed(margin, 3) for margin in rows.margin],
-        "verdict": rows.verdict,
-        "question": rows.get("asks"),
-    }
-    return pd.DataFrame({name: values for name, values in found.items() if values is not None})
+    rows = results.table(table).rename(columns={"preset": "study", "asks": "question"})
+    told = rows.assign(
+        effect=[prose.effect(row) for row in rows.itertuples()],
+        estimate=[prose.difference(row, digits=3) for row in rows.itertuples()],
+        margin=[prose.signed(margin, 3) for margin in rows.margin],
+    )
+    # of these columns, those that the table has
+    return told.filter(["claim", "effect", "study", "estimate", "margin", "verdict", "question"])
 
 
 def reach(results: Results) -> pd.DataFrame:
     """A row an effect: its estimate and verdict here; over the changed points that touch it and
     give a verdict, the least and most, their number, at how many it is on the same side of its
     margin, and how often which verdict."""
-    at = sides(results)
-    at[[*DECIDED]] = [[row == verdict for verdict in DECIDED] for row in at.verdict]
-    points = at.groupby(EFFECT, sort=False)
-    found = points.estimate.agg(["min", "max", "size"]).set_axis(
-        ["least", "most", "points"], axis=1
-    )
-    found = found.join(points[["same", *DECIDED]].sum().astype(int))
+    points = lookup.sides(results).groupby(EFFECT)
+    found = points.estimate.agg(least="min", most="max", points="size")
+    found["same side"] = points.same.sum()
+    found[[*DECIDED]] = points.verdict.value_counts().unstack().reindex(columns=DECIDED)
+    found = found.fillna(0).astype(dict.fromkeys(DECIDED, int))
     here = results.table("verdicts")
     here = here.assign(effect=[prose.effect(row) for row in here.itertuples()])
-    rows = here.join(found, on=EFFECT, how="inner").rename(columns={"same": "same side"})
-    names = ["claim", "effect", "estimate", "verdict", "least", "most", "points", "same side"]
-    return rows[[*names, *DECIDED]]
+    rows = here.join(found, on=EFFECT, how="inner")
+    return rows[["claim", "effect", "estimate", "verdict", *found]]
 
 
 def margin() -> float:
@@ -151,27 +131,21 @@ def beaten(results: Results, reward: str, at_no_cost: bool = False) -> dict[str,
     positive control fails.
     """
     table = select(results.table("hybrids"), reward=reward, split="all")
-    arms = list(dict.fromkeys([*table.b, *table.a]))
+    arms = pd.unique(pd.concat([table.b, table.a]))
     decided = table.seeds.min() >= SEEDS_FOR_A_VERDICT and control_holds(results.table("training"))
-
-    def beats(a: str, b: str) -> bool:
-        names = ("harm_rate", "over_refusal_rate", "accuracy")
-        found = [difference(select(table, metric=name), a, b) for name in names]
-        if not decided or any(row is None for row in found):
-            return False
-        harm, over_refusal, accuracy = found
-        no_worse = over_refusal.high < margin() and accuracy.low > -margin()
-        return harm.high < 0 and (no_worse or not at_no_cost)
-
-    return {arm: [by for by in arms if beats(by, arm)] for arm in arms}
+    turned = table.assign(a=table.b, b=table.a, low=-table.high, high=-table.low)
+    pairs = pd.concat([table, turned]).pivot(index=["a", "b"], columns="metric")
+    beats = decided & (pairs.high.harm_rate < 0)
+    if at_no_cost:
+        beats &= (pairs.high.over_refusal_rate < margin()) & (pairs.low.accuracy > -margin())
+    return {arm: [by for by in arms if beats.get((by, arm), False)] for arm in arms}
 
 
 def choices(results: Results, reward: str) -> pd.DataFrame:
     """A row a variant under a reward, the least harm first: what it does, which variants beat it on
     harm, which of them at no cost, and what it costs as a multiple of `sft`."""
     on_harm, at_no_cost = (beaten(results, reward, free) for free in (False, True))
-    harm = results.metric("harm_rate").estimate
-    arms = sorted(on_harm, key=harm.get)
+    arms = sorted(on_harm, key=results.metric("harm_rate").estimate.get)
     frame = rates(results, WEIGHED, arms)
     for name, by in (("beaten on harm by", on_harm), ("of these, at no cost by", at_no_cost)):
         frame[name] = [join(other.partition("/")[0] for other in by[arm]) for arm in arms]
@@ -183,7 +157,7 @@ def costs(results: Results, columns: Sequence[str] = ("flops", "seconds")) -> pd
     arms = results.arms("cost")
     frame = pd.DataFrame({"variant": map(label_of, arms)})
     for column in columns:
-        cost = totals(results, column).estimate
+        cost = lookup.totals(results, column).estimate
         if "sft/none" in cost:
             frame[f"{column}, times sft"] = [f"{cost[a] / cost['sft/none']:.1f}" for a in arms]
     return frame

@@ -9,22 +9,16 @@ from matplotlib.ticker import MaxNLocator
 
 from hybridlib.figures import prose
 from hybridlib.figures.panels import cost_bars, left_labels, percent_axis, whiskers
-from hybridlib.figures.prose import CLAIMS
 from hybridlib.figures.registry import figure
 from hybridlib.figures.results import EFFECT, Results, select, sides
 from hybridlib.figures.style import VERDICT_STYLES, label_of, marker_of
 
-PRESET_LOOKS = (
+STUDY_LOOKS = (
     {"color": "#0072b2", "marker": "o", "linestyle": ""},
     {"color": "#d55e00", "marker": "s", "linestyle": "", "markerfacecolor": "white"},
 )
 MARGIN = Line2D([], [], color="black", marker="|", linestyle="", markersize=14, label="margin")
 NAMES_WIDTH = 215  # points, of the column that names effects
-COSTS = {
-    "flops": "FLOPs",
-    "completion_tokens": "tokens sampled",
-    "trained_tokens": "tokens trained on",
-}
 
 
 @figure(tables="verdicts", optional="claims sensitivity")
@@ -34,38 +28,30 @@ def verdict_page(results: Results) -> Figure:
     A row a hypothesis, grouped by claim: effect, positive as claimed, with its Holm-adjusted
     interval, the margin as a black line, and the verdict in a word.
     """
-    rows = results.table("verdicts")
+    rows, reach = results.table("verdicts"), pd.DataFrame()
     together = select(results.table("claims"), reward="all").set_index("claim").verdict
-    reach = pd.DataFrame()
     if results.has("sensitivity"):
         reach = sides(results).groupby(EFFECT).same.agg(["sum", "size"])
-    fig, parts = _effect_axes(rows, 0.5 * len(rows))
-    for ax, group in parts:
-        _rows_of_effects(ax, group)
-        beside = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points"}
-        beside |= {"va": "center", "fontweight": "bold"}
-        last = None
-        for y, row in enumerate(group.itertuples()):
-            colour, marker = VERDICT_STYLES[row.verdict]
-            look = {"color": colour, "marker": marker, "markersize": 10, "elinewidth": 2.5}
-            ax.errorbar(row.estimate, y, xerr=whiskers(row), capsize=4, **look)
-            effect = tuple(getattr(row, column) for column in EFFECT)
-            reaches = effect in reach.index
-            high = 7 if reaches else 0
-            ax.annotate(row.verdict.upper(), (1, y), xytext=(14, high), color=colour, **beside)
-            if reaches:
-                same, points = reach.loc[effect]
-                small = beside | {"fontweight": "normal", "fontsize": 11, "color": "0.35"}
-                told = f"same side at {same} of {points}"
-                ax.annotate(told, (1, y), xytext=(14, -8), **small)
-            if row.claim != last:
-                last, name = row.claim, f"{row.claim} {CLAIMS[row.claim]}"
-                ax.annotate(name, (0, y), xytext=(-NAMES_WIDTH - 155, 8), **beside)
-                if last in together:
-                    word = together[last]
-                    look = beside | {"color": VERDICT_STYLES[word][0]}
-                    ax.annotate(word, (0, y), xytext=(-NAMES_WIDTH - 155, -10), **look)
-                ax.axhline(y - 0.5, color="0.8", linewidth=1)
+    fig, places = _rows_of_effects(rows, 0.5)
+    last = None
+    for effect, (ax, y, row) in places.items():
+        colour, marker = VERDICT_STYLES[row.verdict]
+        look = {"color": colour, "marker": marker, "markersize": 10, "elinewidth": 2.5}
+        ax.errorbar(row.estimate, y, xerr=whiskers(row), capsize=4, **look)
+        reaches = effect in reach.index
+        _write(ax, row.verdict.upper(), 1, y, (14, 7 if reaches else 0), color=colour)
+        if reaches:
+            told = "same side at {} of {}".format(*reach.loc[effect])
+            small = {"fontweight": "normal", "fontsize": 11, "color": "0.35"}
+            _write(ax, told, 1, y, (14, -8), **small)
+        if (ax, row.claim) != last:
+            last = ax, row.claim
+            _write(ax, f"{row.claim} {prose.CLAIMS[row.claim]}", 0, y, (-NAMES_WIDTH - 155, 8))
+            if row.claim in together:
+                word = together[row.claim]
+                colour, _ = VERDICT_STYLES[word]
+                _write(ax, word, 0, y, (-NAMES_WIDTH - 155, -10), color=colour)
+            ax.axhline(y - 0.5, color="0.8", linewidth=1)
     keys = [Line2D([], [], color="0.3", marker="o", label="effect, Holm-adjusted interval"), MARGIN]
     if len(reach):
         side = "same side: of the margin, where a changed parameter touches the effect"
@@ -82,19 +68,16 @@ def side_by_side(results: Results) -> Figure:
     and the margin as a black line; rows are shaded where the two are on different sides of it.
     """
     rows = results.table("beside")
-    presets = list(dict.fromkeys(rows.preset))
-    fig, parts = _effect_axes(rows, 0.28 * len(rows))
-    for ax, group in parts:
-        effects = group.drop_duplicates(EFFECT)
-        _rows_of_effects(ax, effects, with_claim=True)
-        for y, effect in enumerate(effects.itertuples()):
-            for row in select(group, **{n: getattr(effect, n) for n in EFFECT}).itertuples():
-                nth = presets.index(row.preset)
-                at = y + 0.36 * nth - 0.18
-                ax.errorbar(row.estimate, at, xerr=whiskers(row), capsize=3, **PRESET_LOOKS[nth])
-            if not effect.same_side:
-                ax.axhspan(y - 0.46, y + 0.46, color="0.9", zorder=0)
-    keys = [Line2D([], [], label=name, **look) for name, look in zip(presets, PRESET_LOOKS)]
+    looks = dict(zip(rows.preset.unique(), STUDY_LOOKS))
+    fig, places = _rows_of_effects(rows, 0.28, with_claim=True)
+    for row in rows.set_index(EFFECT).itertuples():
+        ax, y, _ = places[row.Index]
+        at = y + 0.36 * list(looks).index(row.preset) - 0.18
+        ax.errorbar(row.estimate, at, xerr=whiskers(row), capsize=3, **looks[row.preset])
+    for ax, y, row in places.values():
+        if not row.same_side:
+            ax.axhspan(y - 0.46, y + 0.46, color="0.9", zorder=0)
+    keys = [Line2D([], [], label=name, **look) for name, look in looks.items()]
     keys += [MARGIN, Patch(color="0.9", label="on two sides of the margin")]
     fig.legend(loc="outside lower right", ncol=len(keys), handles=keys)
     return fig
@@ -108,18 +91,17 @@ def sensitivity(results: Results) -> Figure:
     claimed, the verdict there by colour and marker, the margin as a black line and the effect of
     the unchanged study, with its interval, in black above.
     """
-    rows, moved = results.table("verdicts"), sides(results)
-    fig, parts = _effect_axes(rows, 0.55 * len(rows))
-    for ax, effects in parts:
-        _rows_of_effects(ax, effects, with_claim=True)
-        for y, effect in enumerate(effects.itertuples()):
-            look = {"color": "black", "marker": "|", "markersize": 9, "capsize": 3}
-            ax.errorbar(effect.estimate, y - 0.25, xerr=whiskers(effect), **look)
-            points = select(moved, **{name: getattr(effect, name) for name in EFFECT})
-            for nth, row in enumerate(points.itertuples()):
-                colour, marker = VERDICT_STYLES[row.verdict]
-                look = {"color": colour, "markersize": 8, "alpha": 0.75, "markeredgewidth": 0}
-                ax.plot(row.estimate, y + 0.1 + 0.12 * (nth % 3), marker, **look)
+    fig, places = _rows_of_effects(results.table("verdicts"), 0.55, with_claim=True)
+    for ax, y, effect in places.values():
+        look = {"color": "black", "marker": "|", "markersize": 9, "capsize": 3}
+        ax.errorbar(effect.estimate, y - 0.25, xerr=whiskers(effect), **look)
+    moved = sides(results).set_index(EFFECT)
+    moved["nth"] = moved.groupby(EFFECT).cumcount()
+    for row in moved.itertuples():
+        ax, y, _ = places[row.Index]
+        colour, marker = VERDICT_STYLES[row.verdict]
+        look = {"color": colour, "markersize": 8, "alpha": 0.75, "markeredgewidth": 0}
+        ax.plot(row.estimate, y + 0.1 + 0.12 * (row.nth % 3), marker, **look)
     keys = [
         Line2D([], [], color=colour, marker=marker, linestyle="", label=f"{word} there")
         for word, (colour, marker) in VERDICT_STYLES.items()
@@ -171,7 +153,8 @@ def cost(results: Results) -> Figure:
     Bars, a row a variant: floating-point operations, tokens sampled and tokens trained on, with
     intervals over seeds; all phases of a variant together.
     """
-    return cost_bars(results, COSTS)
+    names = {"flops": "FLOPs", "completion_tokens": "tokens sampled"}
+    return cost_bars(results, names | {"trained_tokens": "tokens trained on"})
 
 
 @figure(claims="C8", tables="cost")
@@ -183,13 +166,14 @@ def seconds(results: Results) -> Figure:
     return cost_bars(results, {"seconds": "seconds of training on the machine of this run"})
 
 
-def _effect_axes(
-    rows: pd.DataFrame, height: float
-) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
-    """An axis for differences of rates and, where there are any, one below for log ratios."""
+def _rows_of_effects(
+    rows: pd.DataFrame, height: float, with_claim: bool = False
+) -> tuple[Figure, dict[tuple, tuple[Axes, int, tuple]]]:
+    """A row an effect, with its name on the left and its margin as a black line: effect -> (axis,
+    height, row). Differences of rates share an axis; log ratios have one below."""
     ratio = rows.metric.eq("log_flops")
     groups = [group for group in (rows[~ratio], rows[ratio]) if len(group)]
-    fig = Figure(figsize=(14, 2.6 + height))
+    fig, places = Figure(figsize=(14, 2.6 + height * len(rows))), {}
     heights = [len(group) + 1 for group in groups]
     axes = fig.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
     for ax, group in zip(axes, groups, strict=True):
@@ -199,15 +183,20 @@ def _effect_axes(
         if group.metric.iloc[0] != "log_flops":
             ax.set_xlabel("difference (positive: as claimed)")
             percent_axis(ax.xaxis)
-    return fig, list(zip(axes, groups, strict=True))
+        names = []
+        effects = group.drop_duplicates(EFFECT).set_index(EFFECT, drop=False)
+        for y, row in enumerate(effects.itertuples()):
+            ax.plot([row.margin] * 2, [y - 0.4, y + 0.4], color="black", linewidth=2)
+            name = "\n".join(prose.effect(row).rsplit(", ", 1))
+            names.append(f"{row.claim} {name}" if with_claim else name)
+            places[row.Index] = ax, y, row
+        ax.set_ylim(len(effects) - 0.4, -0.6)
+        left_labels(ax, names, NAMES_WIDTH, fontsize=11)
+    return fig, places
 
 
-def _rows_of_effects(ax: Axes, effects: pd.DataFrame, with_claim: bool = False) -> None:
-    """A row an effect, with its name on the left and its margin as a black line."""
-    names = []
-    for y, row in enumerate(effects.itertuples()):
-        ax.plot([row.margin] * 2, [y - 0.4, y + 0.4], color="black", linewidth=2)
-        name = "\n".join(prose.effect(row).rsplit(", ", 1))
-        names.append(f"{row.claim} {name}" if with_claim else name)
-    ax.set_ylim(len(effects) - 0.4, -0.6)
-    left_labels(ax, names, NAMES_WIDTH, fontsize=11)
+def _write(ax: Axes, text: str, x: int, y: int, offset: tuple[int, int], **look: object) -> None:
+    """Bold text beside row `y`: right of the axes at x = 1, left of them at x = 0."""
+    look = {"va": "center", "fontweight": "bold"} | look
+    where = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points"}
+    ax.annotate(text, (x, y), xytext=offset, **where, **look)
