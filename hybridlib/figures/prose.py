@@ -1,7 +1,7 @@
 """What figures, tables and pages share in words: labels, numbers as text, tables as HTML."""
 
 import html
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pandas as pd
 from IPython.display import HTML, Markdown, display
@@ -66,15 +66,15 @@ def signed(value: float, digits: int = 0) -> str:
     return text if float(text) else text[1:]
 
 
-def difference(row: pd.Series, digits: int = 2, scale: float = 1) -> str:
+def difference(row: pd.Series, digits: int = 2) -> str:
     """'+0.12 [+0.05, +0.19]': a difference with its interval, if it has one."""
-    estimate, low, high = (signed(scale * x, digits) for x in (row.estimate, row.low, row.high))
+    estimate, low, high = (signed(x, digits) for x in (row.estimate, row.low, row.high))
     return estimate if pd.isna(row.low) else f"{estimate} [{low}, {high}]"
 
 
 def points(row: pd.Series) -> str:
     """'+12 [+5, +19] points': a difference of rates."""
-    return f"{difference(row, 0, 100)} points"
+    return f"{difference(100 * row[['estimate', 'low', 'high']], 0)} points"
 
 
 def short(value: float) -> str:
@@ -82,10 +82,9 @@ def short(value: float) -> str:
     if value >= 1e9 or 0 < value < 1e-2:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
-    for size, letter in ((1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.0f}"
+    if value >= 1e6:
+        return f"{value / 1e6:.3g}M"
+    return f"{value / 1e3:.3g}k" if value >= 1e3 else f"{value:.0f}"
 
 
 def join(words: Iterable[str]) -> str:
@@ -98,10 +97,10 @@ def scope(results: Results) -> str:
     """What the results rest on: arms, seeds, runs."""
     seeds = results.table("metrics").seeds.max()
     runs = len(results.table("runs").drop_duplicates(["arm", "seed"]))
+    counted, over = (f"{seeds} seeds", "") if seeds > 1 else ("1 seed", " over prompts alone")
     return (
         f"Results of `{results.preset}`: {len(results.arms())} arms (a variant and its reward), "
-        f"{seeds} seed{'s' if seeds > 1 else ''}, {runs} runs. Brackets are 95% intervals"
-        f"{'' if seeds > 1 else ' over prompts alone'}."
+        f"{counted}, {runs} runs. Brackets are 95% intervals{over}."
     )
 
 
@@ -111,8 +110,9 @@ def say(*sentences: str) -> None:
         display(Markdown(text))
 
 
-def tabulate(frame: pd.DataFrame) -> None:
+def tabulate(rows: Iterable, columns: Sequence[str] | None = None) -> None:
     """Display a table without its index: text on the left, numbers on the right, nothing cut."""
+    frame = pd.DataFrame(rows, columns=columns)
     aligned = ["right" if pd.api.types.is_numeric_dtype(t) else "left" for t in frame.dtypes]
 
     def line(cells: Iterable[object], tag: str) -> str:

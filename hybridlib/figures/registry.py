@@ -16,13 +16,8 @@ from hybridlib.figures.results import Results
 from hybridlib.figures.style import styled, title
 
 ALL = tuple(f"C{n}" for n in range(1, 9))
-NOTEBOOKS = {  # module -> the notebook that shows its figures
-    "harmlessness": "04_harmlessness",
-    "readability": "05_readability",
-    "generalization": "06_generalization",
-    "verdicts": "07_verdicts",
-    "hybrids": "08_hybrids",
-}
+# Each shows the figures of the module after which it is named.
+NOTEBOOKS = "04_harmlessness 05_readability 06_generalization 07_verdicts 08_hybrids".split()
 _DECLARED: dict[str, "Declared"] = {}
 
 
@@ -45,15 +40,14 @@ class Declared:
 
     def applies(self, results: Results) -> bool:
         """Whether the preset has rows of every table that the figure needs."""
-
-        def there(need: str) -> bool:
+        for need in self.tables:
             name, _, column = need.partition(".")
-            frame = results.table(name) if results.has(name) else ()
-            return len(frame) > 0 and (
-                not column or (column in frame and frame[column].notna().any())
-            )
-
-        return all(map(there, self.tables))
+            if not results.has(name):
+                return False
+            frame = results.table(name)
+            if frame.empty or (column and (column not in frame or frame[column].isna().all())):
+                return False
+        return True
 
     def read(self, results: Results) -> list[str]:
         """The tables of a preset that the figure reads."""
@@ -83,8 +77,9 @@ def figure(*, tables: str, claims: str = " ".join(ALL), optional: str = "") -> C
     """
 
     def declare(function: Callable[[Results], Figure]) -> Callable[[Results], Figure]:
-        name, notebook = function.__name__, NOTEBOOKS[function.__module__.rpartition(".")[2]]
-        asks, _, drawn = inspect.getdoc(function).partition("\n\n")
+        module = function.__module__.rpartition(".")[2]
+        (notebook,) = (name for name in NOTEBOOKS if name.endswith(module))
+        name, (asks, _, drawn) = function.__name__, inspect.getdoc(function).partition("\n\n")
         lists = (tuple(names.split()) for names in (claims, tables, optional))
         found = Declared(name, notebook, asks, " ".join(drawn.split()), *lists, function)
         _DECLARED[name] = found
@@ -95,6 +90,6 @@ def figure(*, tables: str, claims: str = " ".join(ALL), optional: str = "") -> C
 
 def figures() -> Mapping[str, Declared]:
     """All figures by name, as the notebooks go."""
-    for module in NOTEBOOKS:
-        importlib.import_module(f"hybridlib.figures.{module}")
+    for notebook in NOTEBOOKS:
+        importlib.import_module(f"hybridlib.figures.{notebook.partition('_')[2]}")
     return _DECLARED

@@ -5,7 +5,7 @@ import html
 import inspect
 import io
 import textwrap
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 from IPython.display import HTML, Markdown, display
@@ -21,7 +21,7 @@ from hybridlib.tasks import prompts
 from hybridlib.tasks.lexicon import END_THINK, LEXICON, vocabulary
 from hybridlib.tasks.responses import words_of
 
-OPENING = 4
+table = tabulate  # beside `figure` and `curves`, as notebooks call it
 _KNOWN = frozenset(vocabulary())
 
 
@@ -65,11 +65,6 @@ def code(function: Callable) -> None:
     display(Markdown(f"`{function.__module__}.{function.__qualname__}`:\n```python\n{source}```"))
 
 
-def table(rows: Iterable, columns: Sequence[str] | None = None) -> None:
-    """Display rows as a table in which no text is cut."""
-    tabulate(rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(list(rows), columns=columns))
-
-
 def first_words(text: str, count: int = 16) -> str:
     """The first words of a text, with dots where it goes on.
 
@@ -78,7 +73,7 @@ def first_words(text: str, count: int = 16) -> str:
     """
     words = text.split()
     if any(not (w in _KNOWN or w.isdecimal()) for w in words_of(text).split()):
-        count = min(count, OPENING)
+        count = min(count, 4)
     return " ".join(words[:count]) + (" ..." if len(words) > count else "")
 
 

@@ -114,7 +114,7 @@ def test_every_claim_has_the_figure_that_its_verdict_rests_on():
         assert DECLARED[name].notebook == notebook and claim.claim in DECLARED[name].claims
     bears_on = {claim for declared in DECLARED.values() for claim in declared.claims}
     assert bears_on == {claim.claim for claim in hypotheses.load().claims}
-    assert {declared.notebook for declared in DECLARED.values()} == set(NOTEBOOKS.values())
+    assert {declared.notebook for declared in DECLARED.values()} == set(NOTEBOOKS)
 
 
 def test_few_runs_draw_too(tmp_path):
