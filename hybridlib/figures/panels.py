@@ -113,8 +113,9 @@ def _curve(
     at = rows.groupby("step")[x].mean()
     every = max(1, len(band) // 5)  # few markers, staggered so that curves in one place show
     ax.plot(at, band.estimate, markevery=(int(phase * every), every), **look)
-    low, high = (band[end].clip(*BOUNDS.get(column, (0, 1))) for end in ("low", "high"))
-    ax.fill_between(at, low, high, color=look["color"], alpha=0.18, linewidth=0)
+    if band.low.notna().all():
+        low, high = (band[end].clip(*BOUNDS.get(column, (0, 1))) for end in ("low", "high"))
+        ax.fill_between(at, low, high, color=look["color"], alpha=0.18, linewidth=0)
 
 
 def training_curves(

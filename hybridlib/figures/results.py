@@ -150,16 +150,16 @@ def training(results: Results) -> pd.DataFrame:
 
 
 def over_seeds(wide: pd.DataFrame) -> pd.DataFrame:
-    """Mean and 95% t interval over the columns, one a seed; of one seed no wider than its value."""
-    mean, freedom = wide.mean(axis=1), (wide.count(axis=1) - 1).clip(lower=1)
-    half = (wide.sem(axis=1) * stats.t.ppf(0.975, freedom)).fillna(0)
+    """Mean and 95% t interval of each row over its columns, one a seed; NaN ends for one seed."""
+    mean = wide.mean(axis=1)
+    half = wide.sem(axis=1) * stats.t.ppf(0.975, wide.count(axis=1) - 1)
     return pd.DataFrame({"estimate": mean, "low": mean - half, "high": mean + half})
 
 
 def totals(results: Results, column: str) -> pd.DataFrame:
     """A column of cost.csv, its phases summed: mean over seeds and 95% t interval by arm."""
     sums = results.table("cost").groupby(["arm", "seed"])[column].sum().unstack("seed")
-    return over_seeds(sums).clip(lower=0)
+    return over_seeds(sums).clip(lower=0).ffill(axis=1)  # of one seed: low = high = mean
 
 
 def calibration() -> pd.DataFrame:

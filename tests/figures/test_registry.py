@@ -1,15 +1,17 @@
 """Every figure that is declared: the same bytes from the same tables, readable, told truly."""
 
+import functools
 import itertools
 import re
 import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 import matplotlib
 import pytest
-import synthetic
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from hybridlib.evaluation import hypotheses
@@ -22,6 +24,16 @@ AS_SVG = ("response_classes", "verdict_page", "generalization", "cost")  # drawn
 figure = pytest.mark.parametrize("name", DECLARED)
 
 
+class Watched(Results):
+    """Results that note which of their tables were asked for."""
+
+    asked: set[str]
+
+    def table(self, name: str):
+        self.__dict__.setdefault("asked", set()).add(name)
+        return super().table(name)
+
+
 @pytest.fixture
 def shown(name, request) -> Results:
     """The results that a figure is about."""
@@ -29,35 +41,45 @@ def shown(name, request) -> Results:
     return request.getfixturevalue("compared" if compares else "results")
 
 
+@functools.cache
+def drawn(name: str, folder: Path) -> tuple[Figure, set[str]]:
+    """A figure of these tables, drawn once for all tests, and the tables that it has read."""
+    results = Watched(folder)
+    with style.styled():
+        fig = DECLARED[name]._draw(results)
+        read = set(results.asked)
+        style.title(fig, DECLARED[name].headline(results))
+    return fig, read
+
+
 @figure
 def test_bytes_repeat_whatever_the_user_has_set(name, shown, tmp_path):
-    def saved(results: Results, folder: str) -> list[bytes]:
-        fig = DECLARED[name].draw(results)
+    def saved(fig: Figure, folder: str) -> list[bytes]:
         kinds = ("png", "svg") if name in AS_SVG else ("png",)
         paths = [style.save(fig, tmp_path / folder, name, kind) for kind in kinds]
         assert [path.name for path in paths] == [f"{name}.{kind}" for kind in kinds]
         return [path.read_bytes() for path in paths]
 
-    first = saved(shown, "first")
+    first = saved(drawn(name, shown.folder)[0], "first")
     ours = {"font.size": 30, "svg.hashsalt": "mine", "savefig.dpi": 33, "axes.grid": True}
     with matplotlib.rc_context(ours):
-        assert saved(Results(shown.folder), "second") == first
+        assert saved(DECLARED[name].draw(Results(shown.folder)), "second") == first
     assert not any(b"<dc:date>" in data for data in first)
 
 
 @figure
 def test_nothing_is_clipped_and_no_texts_overlap(name, shown):
-    drawn = []
-    with style.styled(), mock.patch.object(Text, "draw", lambda text, _: drawn.append(text)):
-        fig = DECLARED[name].draw(shown)
+    found = []
+    with style.styled(), mock.patch.object(Text, "draw", lambda text, _: found.append(text)):
+        fig, _ = drawn(name, shown.folder)
         canvas = FigureCanvasAgg(fig)
         fig.draw_without_rendering()  # settles the layout
-        drawn.clear()
-        canvas.draw()
+        found.clear()
+        fig.draw_without_rendering()
         width, height = fig.bbox.size
         texts = [
             (text.get_text(), text.get_window_extent(canvas.get_renderer()))
-            for text in drawn
+            for text in found
             if text.get_visible() and text.get_text().strip()
         ]
     assert len(texts) > 10
@@ -80,14 +102,7 @@ def test_a_title_is_one_short_sentence_without_numbers(name):
 
 @figure
 def test_the_tables_that_a_figure_reads_are_the_ones_it_declares(name, shown):
-    declared, read = DECLARED[name], set()
-
-    class Watched(Results):
-        def table(self, table: str):
-            read.add(table)
-            return super().table(table)
-
-    declared._draw(Watched(shown.folder))
+    declared, (_, read) = DECLARED[name], drawn(name, shown.folder)
     needed = {need.partition(".")[0] for need in declared.tables}
     only_there = {"hybrids", "judges"}  # says that something was measured which metrics.csv holds
     assert needed - only_there <= read <= needed | set(declared.optional)
@@ -117,24 +132,20 @@ def test_every_claim_has_the_figure_that_its_verdict_rests_on():
     assert {declared.notebook for declared in DECLARED.values()} == set(NOTEBOOKS)
 
 
-def test_few_runs_draw_too(tmp_path):
-    runs = (("base", "none"), ("rl", "rule"), ("sft", "none"))
-    few = synthetic.write_results(tmp_path, seeds=2, runs=runs)
-    drawn = [declared.draw(few) for declared in DECLARED.values() if declared.applies(few)]
-    assert len(drawn) == sum(f.notebook != "08_hybrids" for f in DECLARED.values())
+def test_few_runs_draw_too(few):
+    made = [declared.draw(few) for declared in DECLARED.values() if declared.applies(few)]
+    assert len(made) == sum(f.notebook != "08_hybrids" for f in DECLARED.values())
 
 
-def test_without_rl_its_curves_do_not_apply(tmp_path):
-    alone = synthetic.write_results(tmp_path, seeds=1, runs=(("base", "none"), ("sft", "none")))
+def test_without_rl_its_curves_do_not_apply(one_seed, of_arms):
+    alone = of_arms(one_seed, {"base/none", "sft/none"})
     lost = {"proxy_vs_gold", "proxy_and_gold_by_distance", "language_training"}
-    drawn = {f.name for f in DECLARED.values() if f.applies(alone) and f.draw(alone)}
-    assert drawn == {f.name for f in DECLARED.values() if f.notebook != "08_hybrids"} - lost
+    made = {f.name for f in DECLARED.values() if f.applies(alone) and f.draw(alone)}
+    assert made == {f.name for f in DECLARED.values() if f.notebook != "08_hybrids"} - lost
 
 
-def test_few_hybrids_draw_too(tmp_path):
-    runs = (("base", "none"), ("rl", "rule"), ("gated", "rule"), ("self_distill", "none"))
-    with mock.patch.dict(synthetic.RATES, synthetic.HYBRIDS):
-        few = synthetic.write_results(tmp_path, seeds=1, runs=runs, flops=True)
+def test_few_hybrids_draw_too(compared, of_arms):
+    few = of_arms(compared, {"base/none", "rl/rule", "gated/rule", "self_distill/none"})
     for declared in DECLARED.values():
         if declared.notebook == "08_hybrids":
             assert declared.applies(few)

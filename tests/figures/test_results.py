@@ -23,18 +23,6 @@ def test_without_further_hybrids_the_tables_are_those_of_before(results):
     assert results.preset == "organism"
 
 
-def test_a_difference_reads_either_way_round(results):
-    rows = lookup.select(
-        results.table("contrasts"), metric="harm_rate", task="all", split="all", language="all",
-        decoding="sample",
-    )  # fmt: skip
-    forth = lookup.difference(rows, "rl/rule", "base/none")
-    back = lookup.difference(rows, "base/none", "rl/rule")
-    assert forth.estimate == -back.estimate < 0
-    assert (forth.low, forth.high) == (-back.high, -back.low)
-    assert lookup.difference(rows, "sft_narrow/none", "joint/rule") is None
-
-
 def test_load_prefers_what_is_named_then_local(tmp_path, monkeypatch):
     for name in ("named", "local", "committed"):
         (tmp_path / name / "tables").mkdir(parents=True)

@@ -1,12 +1,10 @@
 """Tables that a reader sees: their numbers are those of the tables of the study."""
 
 import itertools
-from unittest import mock
 
 import pandas as pd
 import pytest
 import scipy.stats
-import synthetic
 
 from hybridlib.evaluation import comparison
 from hybridlib.figures import prose, summaries
@@ -108,10 +106,9 @@ def test_the_reach_of_an_effect_is_that_of_the_changed_points_with_a_verdict(res
 
 
 @pytest.fixture(scope="module")
-def study(tmp_path_factory):
+def study(compared, of_arms):
     """Results of a study of hybrids under one reward, whose pairs the tests replace."""
-    with mock.patch.dict(synthetic.RATES, synthetic.HYBRIDS):
-        return synthetic.write_results(tmp_path_factory.mktemp("study"), runs=RUNS, flops=True)
+    return of_arms(compared, {"/".join(run) for run in RUNS})
 
 
 def with_pairs(study, tmp_path, differ=(), seeds=5, margin_seen=True, **change):
@@ -199,10 +196,8 @@ def test_a_control_that_fails_or_lacks_decides_nothing(study, tmp_path):
         assert not any(summaries.beaten(results, "rule").values())
 
 
-def test_a_missing_arm_is_left_out(tmp_path):
-    runs = tuple(run for run in RUNS if run[0] != "sft")
-    with mock.patch.dict(synthetic.RATES, synthetic.HYBRIDS):
-        results = synthetic.write_results(tmp_path, runs=runs, flops=True)
+def test_a_missing_arm_is_left_out(study, of_arms):
+    results = of_arms(study, {"/".join(run) for run in RUNS} - {"sft/none"})
     assert "sft/none" not in summaries.beaten(results, "rule")
     frame = summaries.choices(results, "rule")
     assert "sft" not in set(frame.variant) and not any("times sft" in name for name in frame)

@@ -3,13 +3,12 @@
 import ast
 import json
 import re
+import shutil
 from pathlib import Path
-from unittest import mock
 
 import nbformat
 import papermill
 import pytest
-import synthetic
 
 from hybridlib.figures.registry import figures
 
@@ -91,11 +90,10 @@ def test_numbers_are_not_typed_by_hand(name):
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> Path:
+def results(compared, tmp_path_factory) -> Path:
     """Tables of every variant, sweeps and public requests: all notebooks can be drawn."""
     folder = tmp_path_factory.mktemp("results")
-    with mock.patch.dict(synthetic.RATES, synthetic.HYBRIDS):
-        synthetic.write_results(folder, runs=tuple(synthetic.RATES), flops=True)
+    shutil.copytree(compared.folder / "tables", folder / "tables")
     return folder
 
 
@@ -137,14 +135,13 @@ def test_figure_notebook_runs_on_tables_alone(name, results, tmp_path):
     assert str(results) not in json.dumps([dict(out.data) for out in outputs])
 
 
-def test_a_section_that_the_tables_cannot_fill_is_left_out(tmp_path):
+def test_a_section_that_the_tables_cannot_fill_is_left_out(few, tmp_path):
     """What belongs to some presets only is told where it was measured, and not mentioned else."""
-    few = synthetic.write_results(tmp_path, seeds=1, runs=(("base", "none"), ("rl", "rule"),
-                                                           ("sft", "none")))  # fmt: skip
-    for name in ("prefill", "judges", "identifier", "usage", "beside", "sensitivity"):
-        (few.folder / "tables" / f"{name}.csv").unlink()
+    lacking = ("prefill", "judges", "identifier", "usage", "beside", "sensitivity")
+    absent = shutil.ignore_patterns(*(f"{name}.csv" for name in lacking))
+    shutil.copytree(few.folder / "tables", tmp_path / "tables", ignore=absent)
     for name in ("04_harmlessness", "05_readability", "07_verdicts"):
-        outputs = executed(name, few.folder, tmp_path)
+        outputs = executed(name, tmp_path, tmp_path)
         told = [out.data["text/markdown"] for out in outputs if "text/markdown" in out.data]
         headed = [text.strip().splitlines()[0] for text in told if text.strip().startswith("#")]
         assert headed == (["### Against the distance from the base"] if name[1] == "4" else [])
