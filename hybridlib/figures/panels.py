@@ -107,9 +107,8 @@ def _curve(
     rows = run.dropna(subset=[column, x])
     if rows.empty:
         return
-    band = lookup.over_seeds(
-        lookup.smoothed(rows.pivot(index="step", columns="seed", values=column))
-    )
+    by_seed = rows.pivot(index="step", columns="seed", values=column)
+    band = lookup.over_seeds(lookup.smoothed(by_seed))
     at = rows.groupby("step")[x].mean()
     every = max(1, len(band) // 5)  # few markers, staggered so that curves in one place show
     ax.plot(at, band.estimate, markevery=(int(phase * every), every), **look)
@@ -136,13 +135,9 @@ def training_curves(
 
 
 def curve_grid(
-    fig: Figure,
-    results: Results,
-    rows: Sequence[tuple[str, str, str]],
-    groups: Mapping[str, Sequence[str]],
-    x: str,
-    xlabel: str,
-) -> list[Axes]:
+    fig: Figure, results: Results, rows: Sequence[tuple[str, str, str]],
+    groups: Mapping[str, Sequence[str]], x: str, xlabel: str,
+) -> list[Axes]:  # fmt: skip
     """Curves of training.csv: a row of panels a (column, label, reward), a column a group of arms.
 
     Where a row names a reward, it has the arms under that reward alone, and `rl` in grey. Returns

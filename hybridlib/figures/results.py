@@ -100,7 +100,7 @@ def load(preset: str, results: str = "") -> Results:
 
 def rewards(results: Results) -> list[str]:
     """The rewards under which some arm of the study was trained, the positive control aside."""
-    return [r for r in REWARDS if any(arm.endswith(f"/{r}") for arm in results.arms())]
+    return [reward for reward in REWARDS if reward in set(results.table("metrics").reward)]
 
 
 def under(results: Results, reward: str) -> list[str]:
@@ -116,22 +116,20 @@ def trained_by_rl(results: Results) -> list[str]:
 
 
 def sides(results: Results) -> pd.DataFrame:
-    """Rows of sensitivity.csv at the changed points at which there is a verdict, with `same`:
+    """Rows of sensitivity.csv, by effect, at the changed points that have a verdict, with `same`:
     whether the estimate is on the side of its margin on which it is in verdicts.csv.
 
     An effect that a change does not touch has no row: one of two arms that a parameter of training
     leaves as they were, to the last digit. Another base touches all.
     """
-    table = results.table("sensitivity")
-    default = table.default.astype(bool)
-    unchanged = table[default].drop_duplicates(EFFECT).set_index(EFFECT).estimate
-    at = table[table.verdict.isin(DECIDED) & ~default]
-    moved = at.estimate.ne(at.join(unchanged.rename("unchanged"), on=EFFECT).unchanged)
-    at = at[moved | at.parameter.map(PARAMETERS).isin(["base", "shares"])]
+    table = results.table("sensitivity").set_index(EFFECT)
     here = results.table("verdicts").set_index(EFFECT)
-    beyond = (here.estimate > here.margin).rename("here")
-    rows = at.assign(beyond=at.estimate > at.margin).join(beyond, on=EFFECT).dropna(subset="here")
-    return rows.assign(same=rows.beyond.eq(rows.here))
+    default = table.default.astype(bool)
+    at = table[table.verdict.isin(DECIDED) & ~default & table.index.isin(here.index)]
+    moved = at.estimate.ne(table[default].groupby(EFFECT).estimate.first().reindex(at.index))
+    at = at[moved | at.parameter.map(PARAMETERS).isin(["base", "shares"])]
+    beyond = (here.estimate > here.margin).reindex(at.index)
+    return at.assign(same=beyond.eq(at.estimate > at.margin))
 
 
 def smoothed(curve: pd.DataFrame | pd.Series) -> pd.DataFrame | pd.Series:

@@ -95,7 +95,7 @@ def sensitivity(results: Results) -> Figure:
     for ax, y, effect in places.values():
         look = {"color": "black", "marker": "|", "markersize": 9, "capsize": 3}
         ax.errorbar(effect.estimate, y - 0.25, xerr=whiskers(effect), **look)
-    moved = sides(results).set_index(EFFECT)
+    moved = sides(results)
     moved["nth"] = moved.groupby(EFFECT).cumcount()
     for row in moved.itertuples():
         ax, y, _ = places[row.Index]
@@ -126,17 +126,16 @@ def learning_rates(results: Results) -> Figure:
     axes = fig.subplots(lines, columns, squeeze=False)
     for ax in axes.flat[len(arms) :]:
         ax.set_axis_off()
-    ends = frame.learning_rate.min(), frame.learning_rate.max()
+    ends = frame.learning_rate.min() / 2, frame.learning_rate.max() * 2
+    ring = {"markersize": 20, "markerfacecolor": "none", "markeredgecolor": "black"}
     for ax, arm in zip(axes.flat, arms, strict=False):
-        rows, look = frame[frame.arm.eq(arm)], marker_of(arm)
-        dot = {"color": look["color"], "alpha": 0.6, "markersize": 5}
-        ax.plot(rows.learning_rate, rows.objective, "o", **dot)
+        rows, look = select(frame, arm=arm), marker_of(arm)
+        ax.plot(rows.learning_rate, rows.objective, "o", c=look["color"], alpha=0.6, markersize=5)
         mean = rows.groupby("learning_rate").objective.mean()
         ax.plot(mean.index, mean, linewidth=1.8, **look)
-        ring = {"markersize": 20, "markerfacecolor": "none", "markeredgecolor": "black"}
         chosen = rows[rows.chosen].learning_rate.unique()
         ax.plot(chosen, mean[chosen], "o", **ring)
-        ax.set(title=label_of(arm), xscale="log", xlim=(ends[0] / 2, ends[1] * 2))
+        ax.set(title=label_of(arm), xscale="log", xlim=ends)
         ax.margins(y=0.25)
         ax.yaxis.set_major_locator(MaxNLocator(3))
         ax.minorticks_off()
