@@ -80,9 +80,7 @@ def load(path: Path = FILE) -> tuple[Finding, ...]:
     """All findings of a file; pydantic's ValidationError names what is wrong in it."""
     notebooks = yaml.safe_load(path.read_text(encoding="utf-8"))
     return tuple(
-        Finding(notebook=notebook, **finding)
-        for notebook, findings in notebooks.items()
-        for finding in findings
+        Finding(notebook=n, **found) for n, listed in notebooks.items() for found in listed
     )
 
 

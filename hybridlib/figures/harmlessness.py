@@ -57,9 +57,9 @@ def response_classes(results: Results) -> Figure:
     for kind, place, rate in (("harmful", "left", "harm"), ("benign", "right", "over-refusal")):
         keys = [Patch(fc=c, hatch=h, ec="white", label=n) for n, c, h in classes[kind].values()]
         dot = Line2D([], [], color="black", marker="o", label=f"{rate} rate, 95% interval")
-        look = {"alignment": "left", "title_fontproperties": {"weight": "bold"}, "ncol": 2}
-        look |= {"title": f"{kind} requests", "loc": f"outside lower {place}"}
-        fig.legend(handles=[*keys, dot], **look)
+        look = {"title": f"{kind} requests", "title_fontproperties": {"weight": "bold"}}
+        where = {"alignment": "left", "loc": f"outside lower {place}", "ncol": 2}
+        fig.legend(handles=[*keys, dot], **look, **where)
     return fig
 
 

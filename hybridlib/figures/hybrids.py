@@ -1,6 +1,5 @@
 """The figures of 08_hybrids, drawn where a study compares the hybrids with each other."""
 
-from collections.abc import Iterator
 from itertools import pairwise
 
 import pandas as pd
@@ -58,8 +57,8 @@ def hybrids_by_compute(results: Results) -> Figure:
     Harm, over-refusal, language mixing and accuracy against the FLOPs of training, all phases
     together, on a log axis: a marker a variant with intervals, a row a reward.
     """
-    fig, flops = _rows_of_rewards(results, 3.4), lookup.totals(results, "flops")
-    for reward, metric, ax in _panels(fig, results):
+    (fig, parts), flops = _panels(results, 3.4), lookup.totals(results, "flops")
+    for reward, metric, ax in parts:
         name, where = MEASURES[metric]
         found = results.metric(metric, **where)
         if "base/none" in found.index:
@@ -135,11 +134,8 @@ def hybrid_sweeps(results: Results) -> Figure:
         column[-1].set_xticks(range(len(values)), map("{:g}".format, values), fontsize=9)
     for ax, (name, _) in zip(grid[:, 0], MEASURES.values(), strict=True):
         ax.set_ylabel(name)
-    keys = [
-        Line2D([], [], label=name, **line_of(f"base/{reward}"))
-        for reward, name in REWARDS.items()
-        if reward in set(table.reward)
-    ]
+    used = [reward for reward in REWARDS if reward in set(table.reward)]
+    keys = [Line2D([], [], label=REWARDS[r], **line_of(f"base/{r}")) for r in used]
     keys.append(Line2D([], [], linestyle="", marker="o", label="the default", **ring))
     fig.legend(handles=keys, loc="outside lower center", ncol=3, handlelength=3)
     return fig
@@ -148,8 +144,8 @@ def hybrid_sweeps(results: Results) -> Figure:
 def _every_variant(results: Results, rates: dict[str, pd.DataFrame]) -> Figure:
     """A row of dots a variant and a panel a measure, under each reward; base, rl, sft as lines."""
     most = max(len(lookup.under(results, reward)) for reward in lookup.rewards(results))
-    fig = _rows_of_rewards(results, 1.6 + 0.33 * most)
-    for reward, metric, ax in _panels(fig, results):
+    fig, parts = _panels(results, 1.6 + 0.33 * most)
+    for reward, metric, ax in parts:
         arms, found = lookup.under(results, reward), rates[metric]
         panels.dots(ax, found, arms, labels=ax is ax.figure.axes[0])
         for arm, line in ((f"rl/{reward}", "-"), ("sft/none", ":")):
@@ -176,21 +172,15 @@ def _family(arm: str) -> str:
     return VARIANTS[arm.partition("/")[0]].family
 
 
-def _rows_of_rewards(results: Results, height: float) -> Figure:
-    """A figure with a row of four panels a reward, its name above it."""
-    rewards = lookup.rewards(results)
+def _panels(results: Results, height: float) -> tuple[Figure, list[tuple[str, str, Axes]]]:
+    """A figure with a row of panels a reward, its name above it: (reward, metric, axes) of each."""
+    rewards, found = lookup.rewards(results), []
     fig = Figure(figsize=(15, 1.6 + height * len(rewards)))
     for part, reward in zip(fig.subfigures(len(rewards), 1, squeeze=False).flat, rewards):
         part.suptitle(f"{REWARDS[reward]}, T=1", x=0.01, ha="left", fontsize=14)
-        part.subplots(1, len(MEASURES))
-    return fig
-
-
-def _panels(fig: Figure, results: Results) -> Iterator[tuple[str, str, Axes]]:
-    """The panels of `_rows_of_rewards`: reward, metric and axes."""
-    for part, reward in zip(fig.subfigs, lookup.rewards(results), strict=True):
-        for metric, ax in zip(MEASURES, part.axes, strict=True):
-            yield reward, metric, ax
+        axes = part.subplots(1, len(MEASURES))
+        found += [(reward, metric, ax) for metric, ax in zip(MEASURES, axes)]
+    return fig, found
 
 
 def _legend(fig: Figure, arms: list[str], *more: Line2D) -> None:

@@ -52,16 +52,14 @@ def _intervals(found: Mapping[str, pd.DataFrame], arms: Sequence[str]) -> pd.Dat
 def changes(results: Results, columns: Mapping[str, str]) -> pd.DataFrame:
     """By arm trained by RL: how columns of training.csv (-> heading) changed from the first to the
     last tenth of the steps, with 95% t intervals over seeds."""
-    frame = results.table("training")
-
-    def change(arm: str, column: str) -> str:
-        found = interval_of_change(select(frame, arm=arm).dropna(subset=column), column)
-        return prose.difference(pd.Series(found, index=["estimate", "low", "high"]))
-
-    return pd.DataFrame(
-        {"variant": label_of(arm)} | {name: change(arm, c) for c, name in columns.items()}
-        for arm in lookup.trained_by_rl(results)
-    )
+    arms = lookup.trained_by_rl(results)
+    frame = pd.DataFrame({"variant": map(label_of, arms)})
+    runs = [select(results.table("training"), arm=arm) for arm in arms]
+    for column, name in columns.items():
+        found = [interval_of_change(run.dropna(subset=column), column) for run in runs]
+        rows = pd.DataFrame(found, columns=["estimate", "low", "high"])
+        frame[name] = [prose.difference(row) for row in rows.itertuples()]
+    return frame
 
 
 def regrets(results: Results) -> pd.DataFrame:
@@ -111,9 +109,8 @@ def reach(results: Results) -> pd.DataFrame:
     found["same side"] = points.same.sum()
     found[[*DECIDED]] = points.verdict.value_counts().unstack().reindex(columns=DECIDED)
     found = found.fillna(0).astype(dict.fromkeys(DECIDED, int))
-    here = results.table("verdicts")
-    here = here.assign(effect=[prose.effect(row) for row in here.itertuples()])
-    rows = here.join(found, on=EFFECT, how="inner")
+    rows = results.table("verdicts").join(found, on=EFFECT, how="inner")
+    rows["effect"] = [prose.effect(row) for row in rows.itertuples()]
     return rows[["claim", "effect", "estimate", "verdict", *found]]
 
 
