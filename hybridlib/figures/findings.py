@@ -22,7 +22,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from hybridlib.figures import prose
 from hybridlib.figures.results import POOLED, Results, select
 
-FILE = Path(__file__).with_suffix(".yaml")
 CONDITION = r"(\w+)\.(\w+) ([<>]|==) (?:([a-z]\w*)\.(\w+)|(\S+))"  # a.low > b.high, a.low > 0.05
 NUMBER = r"{(\w+):(\w+)}"  # {harm:percent}, or {rate:learning_rate}: a column as it is
 OPERATORS = {"<": operator.lt, ">": operator.gt, "==": operator.eq}
@@ -76,9 +75,9 @@ class Finding(BaseModel):
 
 
 @cache
-def load(path: Path = FILE) -> tuple[Finding, ...]:
-    """All findings of a file; pydantic's ValidationError names what is wrong in it."""
-    notebooks = yaml.safe_load(path.read_text(encoding="utf-8"))
+def load() -> tuple[Finding, ...]:
+    """All findings of findings.yaml; pydantic's ValidationError names what is wrong in it."""
+    notebooks = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
     return tuple(
         Finding(notebook=n, **found) for n, listed in notebooks.items() for found in listed
     )

@@ -34,14 +34,10 @@ METRICS = {  # where the name in the tables is not the field's
 }
 
 
-def metric(name: str) -> str:
-    """A metric of the tables in words: 'off_language_rate' -> 'language-mixing rate'."""
-    return METRICS.get(name, name.replace("_", " "))
-
-
 def effect(row) -> str:
     """The effect of a row of verdicts.csv: 'harm rate, rl - sft (model)'."""
-    return f"{metric(row.metric)}, {label_of(f'{row.contrast}/{row.reward}')}"
+    metric = METRICS.get(row.metric, row.metric.replace("_", " "))
+    return f"{metric}, {label_of(f'{row.contrast}/{row.reward}')}"
 
 
 def percent(value: float) -> str:

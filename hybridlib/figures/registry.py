@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 
 from hybridlib.figures import findings
+from hybridlib.figures.prose import CLAIMS
 from hybridlib.figures.results import Results
 from hybridlib.figures.style import styled, title
 
-ALL = tuple(f"C{n}" for n in range(1, 9))
 # Each shows the figures of the module after which it is named.
 NOTEBOOKS = "04_harmlessness 05_readability 06_generalization 07_verdicts 08_hybrids".split()
 _DECLARED: dict[str, "Declared"] = {}
@@ -70,7 +70,7 @@ class Declared:
         return fig
 
 
-def figure(*, tables: str, claims: str = " ".join(ALL), optional: str = "") -> Callable:
+def figure(*, tables: str, claims: str = " ".join(CLAIMS), optional: str = "") -> Callable:
     """Declare a figure: the claims on which it bears, the tables that it reads, by spaces.
 
     The function's docstring holds the title and, below it, the alternative text.

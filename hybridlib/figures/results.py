@@ -110,9 +110,8 @@ def under(results: Results, reward: str) -> list[str]:
 
 def trained_by_rl(results: Results) -> list[str]:
     """Arms that were trained by a reward: those with a proxy in training.csv."""
-    frame = results.table("training")
-    rewarded = set(frame[frame.proxy.notna()].arm)
-    return [arm for arm in results.arms("training") if arm in rewarded]
+    rewarded = results.table("training").dropna(subset="proxy").arm
+    return sorted(rewarded.unique(), key=order_of)
 
 
 def sides(results: Results) -> pd.DataFrame:
