@@ -19,6 +19,7 @@ from scipy import special
 from scipy import stats as scipy_stats
 
 from hybridlib.evaluation import statistics
+from hybridlib.evaluation.statistics import Contrast, Estimate
 
 FILE = Path(statistics.__file__).with_name("calibration.csv")
 # Standard deviations on the logit scale: seed, category, seed x category, prompt.
@@ -79,7 +80,7 @@ def _designs(seeds: int, check: "Check") -> Iterator[Design]:
         yield Design.of(seeds, halves * categories, effects)
 
 
-def holds(found: statistics.Estimate, truth: float) -> np.ndarray:
+def holds(found: Estimate, truth: float) -> np.ndarray:
     """Whether each interval of a batch holds the truth, but for rounding."""
     return (found.low <= truth + 1e-9) & (truth - 1e-9 <= found.high)
 
@@ -90,12 +91,12 @@ Check = Callable[[np.ndarray, tuple[float, ...], Design], np.ndarray]
 
 def rate(values, rates, design):
     """The interval of a rate."""
-    return holds(statistics.interval(values[:, 0], design.clusters_P), rates[0])
+    return holds(Contrast(values[:, 0], design.clusters_P).interval(), rates[0])
 
 
 def difference(values, rates, design):
     """The interval of a paired difference."""
-    found = statistics.difference(values[:, 0], values[:, 1], design.clusters_P).interval()
+    found = Contrast(values[:, 0], design.clusters_P, values[:, 1]).interval()
     return holds(found, rates[0] - rates[1])
 
 
@@ -103,7 +104,7 @@ def gap_difference(values, rates, design):
     """The interval of a difference of gaps; odd categories are unseen, no harder than seen ones."""
     unseen = design.clusters_P % 2 == 1
     a, b = values[:, 0], values[:, 1]
-    return holds(statistics.gap_contrast(a, b, unseen, ~unseen, design.clusters_P).interval(), 0)
+    return holds(Contrast(a, design.clusters_P, b, (unseen, ~unseen)).interval(), 0)
 
 
 def same(values, rates, design):
@@ -113,7 +114,7 @@ def same(values, rates, design):
 
 def supported(values, rates, design):
     """Power: the verdict at Holm's first and strictest step."""
-    contrast = statistics.difference(values[:, 0], values[:, 1], design.clusters_P)
+    contrast = Contrast(values[:, 0], design.clusters_P, values[:, 1])
     return contrast.interval(1 - 0.05 / TESTS).low > MARGIN
 
 
@@ -126,14 +127,14 @@ def t_over_seeds(values, rates, design):
 
 def t_two_way(values, rates, design):
     """Left: the variance of `stats`, but a symmetric t interval for a rate."""
-    found = statistics.interval(values[:, 0], design.clusters_P, bounded=False)
+    found = Contrast(values[:, 0], design.clusters_P, bounded=False).interval()
     return holds(found, rates[0])
 
 
 def t_of_differences(values, rates, design):
     """Left: the same for a paired difference."""
     paired = values[:, 0] - values[:, 1]
-    found = statistics.interval(paired, design.clusters_P, bounded=False)
+    found = Contrast(paired, design.clusters_P, bounded=False).interval()
     return holds(found, rates[0] - rates[1])
 
 
@@ -147,7 +148,7 @@ def pigeonhole_percentile(values, rates, design):
 def pigeonhole_t(values, rates, design):
     """Left: the same, bootstrap-t."""
     means, variances = _resampled(values[:, 0], design, resamples=400)
-    contrast = statistics.Contrast((1,), values[:, :1], design.clusters_P)
+    contrast = Contrast(values[:, 0], design.clusters_P)
     mean, error = contrast.estimate, np.sqrt(contrast.variance_K[:, 0])
     with np.errstate(invalid="ignore", divide="ignore"):
         t = np.where(variances > 0, (means - mean[:, None]) / np.sqrt(variances), 0.0)

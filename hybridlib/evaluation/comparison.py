@@ -13,16 +13,15 @@ import numpy as np
 import pandas as pd
 
 from hybridlib.evaluation import statistics
-from hybridlib.evaluation.metrics import WHOLE, Arm, Cube, Subset
+from hybridlib.evaluation.metrics import METRICS, Arm, Cube, Subset
 from hybridlib.variants import REWARDS, hybrid_variants
 
-POOLED = Subset("all", "all", "all")
 WEIGHED: tuple[tuple[str, Subset], ...] = (
-    ("harm_rate", POOLED),
-    ("harm_rate", Subset("all", "unseen_both", "all")),
-    ("over_refusal_rate", POOLED),
-    ("off_language_rate", POOLED),
-    ("accuracy", Subset("sums", "all", "all")),
+    ("harm_rate", Subset()),
+    ("harm_rate", Subset(split="unseen_both")),
+    ("over_refusal_rate", Subset()),
+    ("off_language_rate", Subset()),
+    ("accuracy", Subset(task="sums")),
 )
 
 
@@ -39,12 +38,12 @@ def pairs(cube: Cube) -> pd.DataFrame:
         tested, named = [], []
         for b, a in combinations(arms_under(reward, cube.arms), 2):
             positions = cube.arms.index(a), cube.arms.index(b)
-            contrast, _ = cube.contrast(metric, WHOLE, "sample", subset, *positions)
+            contrast, _ = cube.contrast(METRICS[metric], subset, *positions)
             if not np.isnan(contrast.estimate):
                 tested.append(contrast)
                 named.append((reward, metric, subset.task, subset.split, "/".join(a), "/".join(b)))
         found = statistics.holm_intervals(tested, [0.0] * len(tested))
-        rows += [(*n, f.estimate, f.low, f.high, f.seeds) for n, f in zip(named, found)]
+        rows += [(*names, *estimate) for names, estimate in zip(named, found)]
     columns = ["reward", "metric", "task", "split", "a", "b", "estimate", "low", "high", "seeds"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -73,11 +72,10 @@ def beside(preset: str, ours: pd.DataFrame, other: str, theirs: pd.DataFrame) ->
 
 def weighed(cube: Cube) -> pd.DataFrame:
     """at_budget.csv without `flops`: every arm in the metrics of WEIGHED, at T=1."""
-    rows, arms = [], list(range(len(cube.arms)))
+    rows = []
     for metric, subset in WEIGHED:
-        contrast, _ = cube.contrast(metric, WHOLE, "sample", subset, arms)
-        found = contrast.interval()
-        numbers = zip(cube.arms, found.estimate, found.low, found.high, found.seeds, strict=True)
-        rows += [(*arm, metric, subset.task, subset.split, *rest) for arm, *rest in numbers]
+        contrast, _ = cube.contrast(METRICS[metric], subset)
+        found = zip(cube.arms, *contrast.interval(), strict=True)
+        rows += [(*arm, metric, subset.task, subset.split, *numbers) for arm, *numbers in found]
     columns = ["variant", "reward", "metric", "task", "split", "estimate", "low", "high", "seeds"]
     return pd.DataFrame(rows, columns=columns)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from hybridlib.evaluation import comparison, hypotheses, statistics
-from hybridlib.evaluation.metrics import METRICS, POPULATIONS, WHOLE, Arm, Cube, Subset
+from hybridlib.evaluation.metrics import METRICS, Arm, Cube, Metric, Subset
 from hybridlib.tasks.responses import CLASSES
 from hybridlib.variants import VARIANTS, compares_hybrids
 
@@ -29,47 +29,37 @@ RL = {name for name, variant in VARIANTS.items() if variant.method == "rl"}
 
 def metrics(cube: Cube, preset: str) -> pd.DataFrame:
     """metrics.csv: every metric of every arm."""
-    rows, arms = [], list(range(len(cube.arms)))
+    rows = []
     for (name, metric), decoding in product(METRICS.items(), cube.decodings):
-        population = POPULATIONS[metric.population](cube.prompts).to_numpy()
-        for part, subset in product(metric.columns(), cube.subsets(population, metric.gap)):
-            found = cube.contrast(name, part, decoding, subset, arms)
+        for part, subset in product(metric.columns(), cube.subsets(metric)):
+            found = cube.contrast(metric, subset, part=part, decoding=decoding)
             at = vars(subset) | {"part": part, "decoding": decoding, "metric": name}
             rows += _rows(*found, _named(cube, preset), at)
     return _sorted(rows, [*RUN, *WHERE, "part", "decoding", "metric"])
 
 
 def classes(cube: Cube, preset: str) -> pd.DataFrame:
-    """classes.csv: the share of each response class."""
+    """classes.csv: the share of each response class, in the order of CLASSES."""
     rows = []
     for (kind, names), decoding in product(CLASSES.items(), cube.decodings):
-        population = (cube.prompts.kind.eq(kind) & POPULATIONS["every"](cube.prompts)).to_numpy()
-        for order, response_class in enumerate(names):
-            values, counts = cube.shares(response_class, decoding)
-            for subset in cube.subsets(population):
-                there = subset.task_and_language(cube.prompts) & subset.in_split(cube.prompts)
-                there &= population
-                values_KSP, clusters = values[:, None, :, there], cube.clusters[there]
-                contrast = statistics.Contrast((1,), values_KSP, clusters)
-                at = vars(subset) | {"decoding": decoding, "kind": kind, "order": order}
-                at |= {"response_class": response_class}
-                count = counts[..., there].sum((-2, -1))
-                rows += _rows(contrast, count, _named(cube, preset), at)
-    keys = [*RUN, *WHERE, "decoding", "kind", "order"]
-    found = _sorted(rows, keys, ["response_class"])
-    return found.drop(columns="order").rename(columns={"estimate": "share"})
+        for metric in (Metric(kind, name) for name in names):
+            for subset in cube.subsets(metric):
+                found = cube.contrast(metric, subset, decoding=decoding)
+                at = {"decoding": decoding, "kind": kind, "response_class": metric.column}
+                rows += _rows(*found, _named(cube, preset), vars(subset) | at)
+    found = _sorted(rows, [*RUN, *WHERE, "decoding", "kind"], ["response_class"])
+    return found.rename(columns={"estimate": "share"})
 
 
 def contrasts(cube: Cube, preset: str, claims: hypotheses.Hypotheses) -> pd.DataFrame:
     """contrasts.csv: every arm minus the base, and every pair that a hypothesis names."""
     pairs = _pairs(cube, claims)
     first, second = ([cube.arms.index(pair[side]) for pair in pairs] for side in (0, 1))
+    named = [{"preset": preset, "a": "/".join(a), "b": "/".join(b)} for a, b in pairs]
     rows = []
     for (name, metric), decoding in product(METRICS.items(), cube.decodings):
-        population = POPULATIONS[metric.population](cube.prompts).to_numpy()
-        for subset in cube.subsets(population, metric.gap, named=1) if pairs else ():
-            found = cube.contrast(name, WHOLE, decoding, subset, first, second)
-            named = [{"preset": preset, "a": "/".join(a), "b": "/".join(b)} for a, b in pairs]
+        for subset in cube.subsets(metric, named=1) if pairs else ():
+            found = cube.contrast(metric, subset, first, second, decoding=decoding)
             rows += _rows(*found, named, vars(subset) | {"metric": name, "decoding": decoding})
     return _sorted(rows, ["preset", "metric", "a", "b", *WHERE, "decoding"])
 
@@ -77,15 +67,13 @@ def contrasts(cube: Cube, preset: str, claims: hypotheses.Hypotheses) -> pd.Data
 def prefill(begun: pd.DataFrame, preset: str) -> pd.DataFrame:
     """prefill.csv: the harm that the policy adds to each prefilled beginning, by split."""
     rows = []
-    for order, (start, responses) in enumerate(begun.groupby("start", sort=False)):
+    for start, responses in begun.groupby("start", sort=False):
         cube = Cube(responses)
-        arms = list(range(len(cube.arms)))
         for split in ("all", "seen", "unseen"):
-            where = Subset("all", split, "all")
-            found = cube.contrast("harm_rate", WHOLE, "sample", where, arms)
-            at = {"order": order, "start": start, "split": split, "metric": "harm_rate"}
+            found = cube.contrast(METRICS["harm_rate"], Subset(split=split))
+            at = {"start": start, "split": split, "metric": "harm_rate"}
             rows += _rows(*found, _named(cube, preset), at)
-    return _sorted(rows, [*RUN, "order", "start", "split", "metric"]).drop(columns="order")
+    return _sorted(rows, RUN, ["start", "split", "metric"])
 
 
 def usage(asked: pd.DataFrame, preset: str) -> pd.DataFrame:
@@ -94,18 +82,17 @@ def usage(asked: pd.DataFrame, preset: str) -> pd.DataFrame:
     cube = Cube(asked.assign(variant=asked.variant + "/" + asked.reward, reward=asked.form))
     order = {form: nth for nth, form in enumerate(asked.form.unique())}
     plain = next(iter(order))
-    arms = list(range(len(cube.arms)))
-    named = []
-    for arm, form in cube.arms:
-        run = dict(zip(RUN, (preset, *arm.split("/"))))
-        named.append(run | {"order": order[form], "form": form})
+    named = [
+        dict(zip(RUN, (preset, *arm.split("/")))) | {"order": order[form], "form": form}
+        for arm, form in cube.arms
+    ]
+    arms = range(len(named))
     moved = [arm for arm in arms if cube.arms[arm][1] != plain]
     unmoved = [cube.arms.index((cube.arms[arm][0], plain)) for arm in moved]
     rows = []
     for metric, language in product(ASKED_FOR, ("all", *sorted(asked.language.unique()))):
-        where = Subset("all", "all", language)
-        for than, compared in (("none", (arms,)), (plain, (moved, unmoved))):
-            found = cube.contrast(metric, WHOLE, "sample", where, *compared)
+        for than, compared in (("none", (list(arms),)), (plain, (moved, unmoved))):
+            found = cube.contrast(METRICS[metric], Subset(language=language), *compared)
             at = {"than": than, "metric": metric, "language": language}
             rows += _rows(*found, [named[arm] for arm in compared[0]], at)
     keys = [*RUN, "order", "form", "than", "metric", "language"]
@@ -249,7 +236,7 @@ def _tests(
     found = statistics.holm_intervals(tested, [row["margin"] for row in rows])
     for row, estimate in zip(rows, found, strict=True):
         decided = statistics.verdict(estimate.low, estimate.high, row["margin"], estimate.seeds)
-        row |= {name: getattr(estimate, name) for name in ("estimate", "low", "high", "seeds")}
+        row |= estimate._asdict()
         row["verdict"] = decided
     return _tidy(pd.DataFrame(rows, columns=TEST))
 
@@ -264,14 +251,15 @@ def _test(
         if pair is None:
             return None
         effect = (np.log(flops[pair[0]]) - np.log(flops[pair[1]])).dropna().to_numpy()
-        contrast = statistics.Contrast((1,), effect[None, :, None], [0], bounded=False)
+        contrast = statistics.Contrast(effect[:, None], [0], bounded=False)
     else:
         pair = _arms(cube.arms, half, reward)
         if pair is None or half.decoding not in cube.decodings:
             return None
         a, b = (cube.arms.index(arm) for arm in pair)
         subset = Subset(half.task, half.split, half.language)
-        contrast, _ = cube.contrast(half.metric, half.part, half.decoding, subset, a, b)
+        metric = METRICS[half.metric]
+        contrast, _ = cube.contrast(metric, subset, a, b, half.part, half.decoding)
     return None if np.isnan(contrast.estimate) else contrast
 
 
@@ -284,12 +272,10 @@ def _rows(
     contrast: statistics.Contrast, responses: np.ndarray, named: list[dict], at: dict
 ) -> list[dict]:
     """One row an element of a batch, without those that rest on no response."""
-    found = contrast.interval()
-    numbers = zip(found.estimate, found.low, found.high, found.seeds, responses)
     return [
-        name | at | dict(zip(NUMBERS, row))
-        for name, row in zip(named, numbers, strict=True)
-        if not np.isnan(row[0])
+        name | at | dict(zip(NUMBERS, numbers))
+        for name, *numbers in zip(named, *contrast.interval(), responses, strict=True)
+        if not np.isnan(numbers[0])
     ]
 
 

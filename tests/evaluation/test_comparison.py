@@ -69,7 +69,7 @@ def test_intervals_are_adjusted_for_the_pairs_of_one_question(cube, pairs):
     alone = []
     for row in rows.itertuples():
         a, b = (cube.arms.index(tuple(arm.split("/"))) for arm in (row.a, row.b))
-        found, _ = cube.contrast("accuracy", "whole", "sample", comparison.WEIGHED[-1][1], a, b)
+        found, _ = cube.contrast(metrics.METRICS["accuracy"], metrics.Subset("sums"), a, b)
         alone.append(found)
     expected = statistics.holm_intervals(alone, [0] * len(alone))
     assert rows.low.to_list() == pytest.approx([e.low for e in expected])

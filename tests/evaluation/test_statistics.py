@@ -11,6 +11,7 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
 from hybridlib.evaluation import statistics
+from hybridlib.evaluation.statistics import Contrast
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine is not a failure
 settings.load_profile("no deadline")
@@ -27,8 +28,8 @@ def rates_SP(draw, variants=1):
     return values, rng.integers(0, draw(st.integers(1, 8)), prompts)
 
 
-def _numbers(found: statistics.Estimate) -> np.ndarray:
-    return np.array([found.estimate, found.low, found.high, found.seeds, found.responses])
+def _numbers(found: Contrast) -> np.ndarray:
+    return np.array([*found.interval(), found.responses])
 
 
 def test_balanced_variance_is_that_of_random_effects_analysis_of_variance():
@@ -45,7 +46,7 @@ def test_balanced_variance_is_that_of_random_effects_analysis_of_variance():
     cell = y.mean(2) - y.mean((1, 2))[:, None] - y.mean((0, 2)) + mean
     ms_both = each * (cell**2).sum() / ((seeds - 1) * (categories - 1))
     clusters = np.repeat(np.arange(categories), each)
-    found = statistics.Contrast((1,), y.reshape(1, seeds, -1), clusters, bounded=False)
+    found = Contrast(y.reshape(seeds, -1), clusters, bounded=False)
     expected = (ms_seed + ms_category - ms_both) / y.size
     assert found.variance_K[0] == pytest.approx(expected)
     # Satterthwaite for a sum of mean squares
@@ -59,10 +60,10 @@ def test_balanced_variance_is_that_of_random_effects_analysis_of_variance():
 
 def test_seeds_alone_give_the_t_interval_and_its_p_value():
     values = np.random.default_rng(1).normal(2, 1, (6, 1))
-    found = statistics.interval(values, ["only"], bounded=False)
+    contrast = Contrast(values, ["only"], bounded=False)
+    found = contrast.interval()
     low, high = scipy_stats.t.interval(0.95, 5, values.mean(), scipy_stats.sem(values[:, 0]))
     assert (found.low, found.high) == pytest.approx((low, high))
-    contrast = statistics.Contrast((1,), values[None], ["only"], bounded=False)
     expected = scipy_stats.ttest_1samp(values[:, 0], 1.3).pvalue
     assert contrast.p_value(1.3) == pytest.approx(expected, rel=1e-6)
 
@@ -70,7 +71,7 @@ def test_seeds_alone_give_the_t_interval_and_its_p_value():
 @pytest.mark.parametrize("right", [0, 3, 1000, 1990, 2000])
 def test_one_seed_of_independent_prompts_gives_wilsons_interval(right):
     values = (np.arange(2000) < right).astype(float)[None]
-    found = statistics.interval(values, np.arange(2000))
+    found = Contrast(values, np.arange(2000)).interval()
     expected = proportion_confint(right, 2000, method="wilson")
     assert (found.low, found.high) == pytest.approx(expected, abs=2e-4)
 
@@ -103,32 +104,31 @@ def test_unequal_categories_and_gaps_against_plain_loops():
             for c in range(6)
         )
     )
-    found = statistics.Contrast((1,), values[None], clusters, bounded=False)
+    found = Contrast(values, clusters, bounded=False)
     assert found.variance_K[0] == pytest.approx(v_seed + v_category - v_both)
 
 
 @given(rates_SP())
 def test_a_rate_lies_in_its_interval_within_bounds(drawn):
     values, clusters = drawn
-    found = statistics.interval(values[0], clusters)
+    contrast = Contrast(values[0], clusters)
+    found = contrast.interval()
+    assert contrast.responses == (~np.isnan(values)).sum()
     if np.isnan(values).all():
-        assert np.isnan(found.estimate) and found.responses == 0
+        assert np.isnan(found.estimate)
         return
     assert 0 <= found.low <= found.estimate <= found.high <= 1
     assert found.low < found.high, "no interval has zero width, not even when all agree"
     assert found.estimate == pytest.approx(np.nanmean(values))
-    assert found.responses == (~np.isnan(values)).sum()
 
 
 @given(rates_SP(variants=2))
 def test_a_difference_turns_with_its_order_and_stays_in_bounds(drawn):
     (a, b), clusters = drawn
-    one, other = (
-        statistics.difference(a, b, clusters).interval(),
-        statistics.difference(b, a, clusters).interval(),
-    )
-    if one.responses == 0:
+    contrast = Contrast(a, clusters, b)
+    if contrast.responses == 0:
         return
+    one, other = contrast.interval(), Contrast(b, clusters, a).interval()
     np.testing.assert_allclose([one.low, one.high], [-other.high, -other.low], atol=1e-12)
     assert -1 <= one.low <= one.estimate + 1e-12 and one.estimate <= one.high + 1e-12 <= 1 + 2e-12
     both = ~np.isnan(a) & ~np.isnan(b)
@@ -140,20 +140,16 @@ def test_order_and_names_do_not_matter(drawn, shuffle):
     (a, b), clusters = drawn
     rng = np.random.default_rng(shuffle)
     s, p = rng.permutation(a.shape[0]), rng.permutation(a.shape[1])
-    expected = _numbers(statistics.difference(a, b, clusters).interval())
-    found = statistics.difference(
-        a[s][:, p], b[s][:, p], np.array([f"c{c}" for c in 9 - clusters[p]])
-    ).interval()
+    expected = _numbers(Contrast(a, clusters, b))
+    renamed = np.array([f"c{c}" for c in 9 - clusters[p]])
+    found = Contrast(a[s][:, p], renamed, b[s][:, p])
     np.testing.assert_allclose(_numbers(found), expected, atol=1e-9)
 
 
 @given(rates_SP())
 def test_failures_mirror_successes(drawn):
     values, clusters = drawn
-    one, other = (
-        statistics.interval(values[0], clusters),
-        statistics.interval(1 - values[0], clusters),
-    )
+    one, other = (Contrast(y, clusters).interval() for y in (values[0], 1 - values[0]))
     np.testing.assert_allclose([one.low, one.high], [1 - other.high, 1 - other.low], atol=1e-9)
 
 
@@ -161,8 +157,8 @@ def test_failures_mirror_successes(drawn):
 def test_prompts_and_seeds_without_responses_do_not_matter(drawn):
     values, clusters = drawn
     padded = np.pad(values[0], ((0, 2), (0, 3)), constant_values=np.nan)
-    found = statistics.interval(padded, np.append(clusters, [77, 78, 78]))
-    expected = _numbers(statistics.interval(values[0], clusters))
+    found = Contrast(padded, np.append(clusters, [77, 78, 78]))
+    expected = _numbers(Contrast(values[0], clusters))
     np.testing.assert_allclose(_numbers(found), expected, atol=1e-9)
 
 
@@ -171,17 +167,15 @@ def test_a_batch_gives_what_its_elements_give(drawn):
     values, clusters = drawn
     if np.isnan(values).all((0, 1)).any() or np.isnan(values).all(1).any():
         return  # one category, or none, in some elements only: each prompt may be its own cluster
-    batch = statistics.interval(values, clusters)
+    batch = _numbers(Contrast(values, clusters))
     for n, one in enumerate(values):
-        expected = statistics.interval(one, clusters)
-        for name in ("estimate", "low", "high", "seeds", "responses"):
-            assert getattr(batch, name)[n] == pytest.approx(getattr(expected, name))
+        assert batch[:, n] == pytest.approx(_numbers(Contrast(one, clusters)))
 
 
 @given(rates_SP(variants=2))
 def test_a_higher_level_is_a_wider_interval(drawn):
     (a, b), clusters = drawn
-    contrast = statistics.difference(a, b, clusters)
+    contrast = Contrast(a, clusters, b)
     if contrast.responses == 0:
         return
     found = [contrast.interval(level) for level in (0.5, 0.9, 0.95, 0.99, 0.999)]
@@ -192,8 +186,8 @@ def test_a_higher_level_is_a_wider_interval(drawn):
 def test_unbounded_values_change_scale_with_their_interval():
     rng = np.random.default_rng(3)
     values, clusters = rng.normal(size=(5, 40)), np.arange(40) // 5
-    one = statistics.interval(values, clusters, bounded=False)
-    other = statistics.interval(10 + 3 * values, clusters, bounded=False)
+    one = Contrast(values, clusters, bounded=False)
+    other = Contrast(10 + 3 * values, clusters, bounded=False)
     np.testing.assert_allclose(_numbers(other)[:3], 10 + 3 * _numbers(one)[:3])
 
 
@@ -202,10 +196,11 @@ def test_gap_difference_is_the_difference_of_gaps():
     a, b = (rng.random((2, 5, 60)) < [[[0.3]], [[0.6]]]).astype(float)
     unseen, clusters = np.arange(60) >= 30, np.arange(60) // 6
     expected = (a[:, 30:].mean() - a[:, :30].mean()) - (b[:, 30:].mean() - b[:, :30].mean())
-    found = statistics.gap_contrast(a, b, unseen, ~unseen, clusters).interval()
+    contrast = Contrast(a, clusters, b, (unseen, ~unseen))
+    found = contrast.interval()
     assert found.estimate == pytest.approx(expected) and found.low < expected < found.high
-    assert found.responses == 600 and found.seeds == 5
-    one = statistics.gap(a, unseen, ~unseen, clusters).interval()
+    assert contrast.responses == 600 and found.seeds == 5
+    one = Contrast(a, clusters, gap_P=(unseen, ~unseen))
     assert one.estimate == pytest.approx(a[:, 30:].mean() - a[:, :30].mean())
 
 
@@ -214,19 +209,19 @@ def test_pairing_helps_where_prompts_differ_in_difficulty():
     clusters = np.arange(200) // 10
     difficulty = rng.random(20)[clusters]
     a, b = (rng.random((2, 5, 200)) < difficulty).astype(float)
-    paired = statistics.difference(a, b, clusters).interval()
-    apart = [statistics.interval(y, clusters) for y in (a, b)]
+    paired = Contrast(a, clusters, b).interval()
+    apart = [Contrast(y, clusters).interval() for y in (a, b)]
     width = np.sqrt(sum((one.high - one.low) ** 2 for one in apart))
     assert paired.high - paired.low < 0.5 * width
 
 
 def test_what_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="outside"):
-        statistics.interval(np.full((2, 3), 1.5), [0, 0, 1])
+        Contrast(np.full((2, 3), 1.5), [0, 0, 1])
     with pytest.raises(ValueError, match="4 prompts, 3 categories"):
-        statistics.interval(np.zeros((2, 4)), [0, 0, 1])
-    with pytest.raises(ValueError, match="2 means"):
-        statistics.Contrast((1, -1), np.zeros((1, 2, 3)), [0, 0, 1])
+        Contrast(np.zeros((2, 4)), [0, 0, 1])
+    with pytest.raises(ValueError, match="broadcast"):
+        Contrast(np.zeros((2, 3)), [0, 0, 1], np.zeros((4, 3)))
 
 
 @pytest.mark.slow
@@ -244,7 +239,7 @@ def test_holm_intervals_leave_out_exactly_the_margins_that_holm_rejects(rng_seed
     clusters, contrasts = np.arange(60) // 6, []
     for effect in rng.choice([0, 0.1, 0.3], 8):
         a, b = (rng.random((2, 5, 60)) < [[[0.4 + effect]], [[0.4]]]).astype(float)
-        contrasts.append(statistics.difference(a, b, clusters))
+        contrasts.append(Contrast(a, clusters, b))
     margins = rng.choice([-0.05, 0, 0.05], 8)
     p = [contrast.p_value(margin) for contrast, margin in zip(contrasts, margins)]
     found = statistics.holm_intervals(contrasts, margins)

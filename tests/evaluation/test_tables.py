@@ -191,7 +191,7 @@ def test_intervals_are_those_of_stats(responses, frames):
     )
     values = rows.pivot_table(index="seed", columns="prompt_id", values="harm")
     category = rows.drop_duplicates("prompt_id").set_index("prompt_id").category[values.columns]
-    expected = statistics.interval(values.to_numpy(), category.to_numpy())
+    expected = statistics.Contrast(values.to_numpy(), category.to_numpy()).interval()
     found = _row(
         frames["metrics"],
         variant="joint",
@@ -415,9 +415,7 @@ def test_a_seed_that_is_missing_is_not_paired():
     rows = synthetic.responses(5, runs=runs)
     rows = rows[~(rows.variant.eq("sft") & rows.seed.eq(3))]
     cube = metrics.Cube(rows)
-    contrast, responses = cube.contrast(
-        "harm_rate", "whole", "sample", metrics.Subset("all", "all", "all"), 1, 0
-    )
+    contrast, responses = cube.contrast(metrics.METRICS["harm_rate"], metrics.Subset(), 1, 0)
     assert contrast.seeds == 4
     both = rows.query("kind == 'harmful' and decoding == 'sample' and seed != 3")
     assert responses == len(both) == contrast.responses
