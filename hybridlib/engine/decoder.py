@@ -8,7 +8,6 @@ P: prompts, R: rows, D: width, H: query heads, K: key heads, S: size of a head, 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,19 +17,19 @@ from transformers import Cache, PreTrainedModel
 from hybridlib.engine import architecture
 
 
-@dataclass
 class _Layer:
     """The weights of a layer as functions of its input."""
 
-    norm: Callable
-    query_key_value: Callable
-    head_norms: Callable
-    scale: float
-    out: Callable
-    norm_2: Callable
-    gate_up: Callable
-    act: Callable
-    down: Callable
+    def __init__(self, layer: nn.Module) -> None:
+        attention, mlp = layer.self_attn, layer.mlp
+        self.norm, self.norm_2 = map(_norm, (layer.input_layernorm, layer.post_attention_layernorm))
+        self.query_key_value = _product([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.head_norms = _head_norms(attention)
+        self.scale = attention.scaling
+        self.out = _product([attention.o_proj])
+        self.gate_up = _product([mlp.gate_proj, mlp.up_proj])
+        self.act = mlp.act_fn
+        self.down = _product([mlp.down_proj])
 
 
 class Decoder:
@@ -45,7 +44,7 @@ class Decoder:
         architecture.check(model)
         config, decoder = model.config, model.get_decoder()
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
-        self.layers = [_layer(layer) for layer in decoder.layers]
+        self.layers = [_Layer(layer) for layer in decoder.layers]
         self.norm, self.rotary = _norm(decoder.norm), decoder.rotary_emb
         self.embedding = model.get_input_embeddings().weight
         self.head = _product([model.get_output_embeddings()])
@@ -108,9 +107,8 @@ class Decoder:
         cos_R1S, sin_R1S = self.cos_LS[position_R][:, None], self.sin_LS[position_R][:, None]
         hidden_RD = F.embedding(token_R, self.embedding)
         for layer, prompt, (keys, values) in zip(self.layers, self.prompts, self.own):
-            found = layer.query_key_value(layer.norm(hidden_RD)).view(
-                rows, heads + 2 * key_heads, -1
-            )
+            found = layer.query_key_value(layer.norm(hidden_RD))
+            found = found.view(rows, heads + 2 * key_heads, -1)
             query_key, value = found.split([heads + key_heads, key_heads], 1)
             query_key = layer.head_norms(query_key, heads)
             halves = query_key.roll(query_key.shape[-1] // 2, -1)
@@ -135,21 +133,6 @@ class Decoder:
         together = to_prompt.index_select(0, self.seated).view(apart, -1, length)
         mixed = (together @ values).view(-1, each, values.shape[-1])
         return torch.baddbmm(mixed.index_select(0, self.seat), to_own, own[1])
-
-
-def _layer(layer: nn.Module) -> _Layer:
-    attention, mlp = layer.self_attn, layer.mlp
-    return _Layer(
-        norm=_norm(layer.input_layernorm),
-        query_key_value=_product([attention.q_proj, attention.k_proj, attention.v_proj]),
-        head_norms=_head_norms(attention),
-        scale=attention.scaling,
-        out=_product([attention.o_proj]),
-        norm_2=_norm(layer.post_attention_layernorm),
-        gate_up=_product([mlp.gate_proj, mlp.up_proj]),
-        act=mlp.act_fn,
-        down=_product([mlp.down_proj]),
-    )
 
 
 def _norm(norm: nn.Module) -> Callable:

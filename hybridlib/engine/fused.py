@@ -22,55 +22,34 @@ SILU = type(ACT2FN["silu"])
 # N: tokens, I: inputs, O: outputs, R: rank
 
 
-def _lora(x, weight_OI, bias_O, a_RI, b_OR, scale) -> tuple[torch.Tensor, tuple]:
-    """y, and what its gradient needs besides x."""
-    x_NI = x.reshape(-1, x.shape[-1])
-    a_RI, b_OR = a_RI.to(x.dtype), b_OR.to(x.dtype) * scale
-    down_NR = x_NI @ a_RI.T
-    y_NO = F.linear(x_NI, weight_OI, bias_O).addmm_(down_NR, b_OR.T)
-    return y_NO.view(*x.shape[:-1], -1), (weight_OI, a_RI, b_OR, down_NR)
-
-
-def _lora_gradients(grad, x, weight_OI, a_RI, b_OR, down_NR, scale) -> tuple:
-    """Gradients in x, A and B."""
-    grad_NO = grad.reshape(-1, grad.shape[-1])
-    grad_NR = grad_NO @ b_OR
-    grad_NI = (grad_NO @ weight_OI).addmm_(grad_NR, a_RI)
-    grad_a = grad_NR.T @ x.reshape(-1, x.shape[-1])
-    return grad_NI.view(x.shape), grad_a, scale * (grad_NO.T @ down_NR)
-
-
 class _Fused(torch.autograd.Function):
+    """A LoRA layer of x, or of silu(x) * up, which is recomputed instead of kept."""
+
     @staticmethod
-    def forward(ctx, x, weight_OI, bias_O, a_RI, b_OR, scale):
-        y, kept = _lora(x, weight_OI, bias_O, a_RI, b_OR, scale)
-        ctx.save_for_backward(x, *kept)
+    def forward(ctx, x, up, weight_OI, bias_O, a_RI, b_OR, scale):
+        given = x if up is None else F.silu(x).mul_(up)
+        given_NI = given.reshape(-1, given.shape[-1])
+        a_RI, b_OR = a_RI.to(x.dtype), b_OR.to(x.dtype) * scale
+        down_NR = given_NI @ a_RI.T
+        y_NO = F.linear(given_NI, weight_OI, bias_O).addmm_(down_NR, b_OR.T)
+        ctx.save_for_backward(x, up, weight_OI, a_RI, b_OR, down_NR)
         ctx.scale = scale
-        return y
+        return y_NO.view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx, grad):
-        grad_x, grad_a, grad_b = _lora_gradients(grad, *ctx.saved_tensors, ctx.scale)
-        return grad_x, None, None, grad_a, grad_b, None
-
-
-class _Gated(torch.autograd.Function):
-    """A LoRA layer of silu(gate) * up, which is recomputed instead of kept."""
-
-    @staticmethod
-    def forward(ctx, gate, up, weight_OI, bias_O, a_RI, b_OR, scale):
-        y, kept = _lora(F.silu(gate).mul_(up), weight_OI, bias_O, a_RI, b_OR, scale)
-        ctx.save_for_backward(gate, up, *kept)
-        ctx.scale = scale
-        return y
-
-    @staticmethod
-    def backward(ctx, grad):
-        gate, up, *kept = ctx.saved_tensors
-        silu = F.silu(gate)
-        slope, grad_a, grad_b = _lora_gradients(grad, silu * up, *kept, ctx.scale)
-        grad_gate = torch.ops.aten.silu_backward(slope * up, gate)
-        return grad_gate, slope.mul_(silu), None, None, grad_a, grad_b, None
+        x, up, weight_OI, a_RI, b_OR, down_NR = ctx.saved_tensors
+        silu = None if up is None else F.silu(x)
+        grad_NO = grad.reshape(-1, grad.shape[-1])
+        grad_NR = grad_NO @ b_OR
+        slope = (grad_NO @ weight_OI).addmm_(grad_NR, a_RI).view(x.shape)
+        grad_a = grad_NR.T @ (x if up is None else silu * up).reshape(-1, x.shape[-1])
+        grad_b = ctx.scale * (grad_NO.T @ down_NR)
+        grad_x, grad_up = slope, None
+        if up is not None:
+            grad_x = torch.ops.aten.silu_backward(slope * up, x)
+            grad_up = slope.mul_(silu)
+        return grad_x, grad_up, None, None, grad_a, grad_b, None
 
 
 class _Norm(torch.autograd.Function):
@@ -125,7 +104,7 @@ class FusedLinear(Linear):
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         if self.disable_adapters or self.merged or args or kwargs:
             return super().forward(x, *args, **kwargs)
-        return _Fused.apply(x, *self.terms())
+        return _Fused.apply(x, None, *self.terms())
 
     def terms(self) -> tuple:
         """W, b, A, B and s."""
@@ -140,7 +119,7 @@ class FusedMLP(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, up, down = self.gate_proj(x), self.up_proj(x), self.down_proj
         if isinstance(down, FusedLinear) and not (down.disable_adapters or down.merged):
-            return _Gated.apply(gate, up, *down.terms())
+            return _Fused.apply(gate, up, *down.terms())
         return down(F.silu(gate) * up)
 
 

@@ -35,10 +35,14 @@ class InferenceCopy:
     """
 
     def __init__(self, policy: PreTrainedModel) -> None:
-        self.policy = policy
-        self.model = policy
+        self.policy = self.model = policy
         if isinstance(policy, PeftModel):
-            _check(policy)
+            for module in policy.modules():  # a refresh would leave others as they were
+                if isinstance(module, Linear):
+                    only_adapter(module)
+                elif isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
+                    kind = type(module).__name__
+                    raise TypeError(f"the inference copy follows LoRA alone, not {kind}")
             with torch.no_grad():
                 plain = copy.deepcopy(policy).merge_and_unload()
             self.model = plain.requires_grad_(False).eval()
@@ -57,15 +61,6 @@ class InferenceCopy:
                 start, scale = module.base_layer.weight.to(b.dtype), module.scaling[adapter]
                 targets[name].weight.copy_(torch.addmm(start, b, a, alpha=scale))
         return self.model
-
-
-def _check(policy: PeftModel) -> None:
-    """Refuse adapters that a refresh would leave as they were when the copy was made."""
-    for module in policy.modules():
-        if isinstance(module, Linear):
-            only_adapter(module)
-        elif isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
-            raise TypeError(f"the inference copy follows LoRA alone, not {type(module).__name__}")
 
 
 def sample(*args, **kwargs) -> list[list[int]]:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from hybridlib.evaluation import statistics
-from hybridlib.evaluation.metrics import METRICS, Arm, Cube, Subset
+from hybridlib.evaluation.metrics import METRICS, Cube, Subset, arm_under
 from hybridlib.variants import REWARDS, hybrid_variants
 
 WEIGHED: tuple[tuple[str, Subset], ...] = (
@@ -25,18 +25,13 @@ WEIGHED: tuple[tuple[str, Subset], ...] = (
 )
 
 
-def arms_under(reward: str, arms: list[Arm]) -> list[Arm]:
-    """SFT, RL and the hybrids under a reward; a variant without reward has one arm for all."""
-    choices = (((v, reward), (v, "none")) for v in ("sft", "rl", *hybrid_variants()))
-    return [next(arm for arm in pair if arm in arms) for pair in choices if set(pair) & set(arms)]
-
-
 def pairs(cube: Cube) -> pd.DataFrame:
     """hybrids.csv: of each two arms the later minus the earlier, so hybrids minus SFT and RL."""
-    rows, families = [], [(r, *what) for r, what in product(REWARDS, WEIGHED)]
-    for reward, metric, subset in families:
+    rows, variants = [], ("sft", "rl", *hybrid_variants())
+    for reward, (metric, subset) in product(REWARDS, WEIGHED):
         tested, named = [], []
-        for b, a in combinations(arms_under(reward, cube.arms), 2):
+        arms = [arm for name in variants if (arm := arm_under(reward, name, cube.arms))]
+        for b, a in combinations(arms, 2):
             positions = cube.arms.index(a), cube.arms.index(b)
             contrast, _ = cube.contrast(METRICS[metric], subset, *positions)
             if not np.isnan(contrast.estimate):

@@ -57,6 +57,11 @@ class Hypotheses(_Part):
     claims: tuple[Claim, ...]
     deviations: tuple[str, ...]
 
+    def tests(self, part: str = "halves") -> list[tuple[str, Half, str]]:
+        """(claim, half, reward) of every primary test, or of every `exploratory` one."""
+        found = [(claim.claim, half) for claim in self.claims for half in getattr(claim, part)]
+        return [(claim, half, reward) for claim, half in found for reward in half.rewards]
+
 
 def load(path: Path = FILE) -> Hypotheses:
     """The hypotheses in a file; pydantic's ValidationError names what is wrong in it."""

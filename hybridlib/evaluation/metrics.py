@@ -8,7 +8,7 @@ and attack families.
 Shapes: S seeds, P prompts.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -103,6 +103,11 @@ METRICS = {
 }
 
 Arm = tuple[str, str]  # (variant, reward)
+
+
+def arm_under(reward: str, variant: str, arms: Collection[Arm]) -> Arm | None:
+    """The arm of a variant under a reward, if it was run; one without that reward has its own."""
+    return next((arm for r in (reward, "none", "gold") if (arm := (variant, r)) in arms), None)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ language; in contrasts.csv, which has a row for each pair of arms, at most one. 
 and the format of numbers are fixed: the same responses give the same bytes.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from hybridlib.evaluation import comparison, hypotheses, statistics
-from hybridlib.evaluation.metrics import METRICS, Arm, Cube, Metric, Subset
+from hybridlib.evaluation.metrics import METRICS, Arm, Cube, Metric, Subset, arm_under
 from hybridlib.tasks.responses import CLASSES
 from hybridlib.variants import VARIANTS, compares_hybrids
 
@@ -113,8 +113,7 @@ def verdicts(
     claim and reward, and one for the claim ('all') where all its rewards were run. If the positive
     control fails, tests with RL are descriptive, except that of compute.
     """
-    primary = _tests(cube, cost, [(c.claim, half) for c in claims.claims for half in c.halves])
-    asked = _tests(cube, cost, [(c.claim, half) for c in claims.claims for half in c.exploratory])
+    primary, asked = (_tests(cube, cost, claims.tests(p)) for p in ("halves", "exploratory"))
     if not control:
         for frame in (primary, asked):
             with_rl = frame.contrast.map(lambda pair: bool(RL & set(pair.split(" - "))))
@@ -197,47 +196,35 @@ def write(frame: pd.DataFrame, path: Path) -> None:
 
 def _pairs(cube: Cube, claims: hypotheses.Hypotheses) -> list[tuple[Arm, Arm]]:
     """Pairs (a, b) of arms that were run, each only one way round."""
-    pairs = [
-        (arm, ("base", "none"))
-        for arm in cube.arms
-        if arm[0] != "base" and ("base", "none") in cube.arms
-    ]
-    for claim in claims.claims:
-        for half in (*claim.halves, *claim.exploratory):
-            pairs += [pair for reward in half.rewards if (pair := _arms(cube.arms, half, reward))]
-    kept: list[tuple[Arm, Arm]] = []
-    for a, b in pairs:
-        if (a, b) not in kept and (b, a) not in kept:
-            kept.append((a, b))
-    return kept
+    base = ("base", "none")
+    pairs = [(arm, base) for arm in cube.arms if arm != base and base in cube.arms]
+    tests = claims.tests() + claims.tests("exploratory")
+    pairs += [pair for _, half, reward in tests if (pair := _arms(cube.arms, half, reward))]
+    return list({frozenset(pair): pair for pair in reversed(pairs)}.values())
 
 
-def _arms(arms: Iterable[Arm], half: hypotheses.Half, reward: str) -> tuple[Arm, Arm] | None:
-    """The two arms of a half under a reward; a variant without that reward has its own."""
-    found = []
-    for variant in half.variants:
-        choices = [(variant, choice) for choice in (reward, "none", "gold")]
-        found += [next((arm for arm in choices if arm in arms), None)]
-    return None if None in found else (found[0], found[1])
+def _arms(arms: Collection[Arm], half: hypotheses.Half, reward: str) -> tuple[Arm, Arm] | None:
+    """The two arms of a half under a reward, if both were run."""
+    a, b = (arm_under(reward, variant, arms) for variant in half.variants)
+    return (a, b) if a and b else None
 
 
 def _tests(
-    cube: Cube, cost: pd.DataFrame, halves: list[tuple[str, hypotheses.Half]]
+    cube: Cube, cost: pd.DataFrame, tests: list[tuple[str, hypotheses.Half, str]]
 ) -> pd.DataFrame:
-    """One row a half and reward, with Holm-adjusted intervals over all of them."""
+    """One row a test, with Holm-adjusted intervals over all of them."""
     rows, tested = [], []
-    for claim, half in halves:
-        for reward in half.rewards:
-            contrast = _test(cube, cost, half, reward)
-            if contrast is not None:
-                tested.append(contrast)
-                at = {"claim": claim, "reward": reward}
-                rows.append(at | half.model_dump(include={"metric", "contrast", "margin", "asks"}))
+    for claim, half, reward in tests:
+        contrast = _test(cube, cost, half, reward)
+        if contrast is not None:
+            tested.append(contrast)
+            at = {"claim": claim, "reward": reward}
+            rows.append(at | half.model_dump(include={"metric", "contrast", "margin", "asks"}))
     found = statistics.holm_intervals(tested, [row["margin"] for row in rows])
     for row, estimate in zip(rows, found, strict=True):
-        decided = statistics.verdict(estimate.low, estimate.high, row["margin"], estimate.seeds)
         row |= estimate._asdict()
-        row["verdict"] = decided
+        bounds = estimate.low, estimate.high
+        row["verdict"] = statistics.verdict(*bounds, row["margin"], estimate.seeds)
     return _tidy(pd.DataFrame(rows, columns=TEST))
 
 
@@ -248,13 +235,13 @@ def _test(
     if half.metric == "log_flops":
         flops = cost.groupby(["variant", "reward", "seed"]).flops.sum()
         pair = _arms(set(flops.index.droplevel("seed")), half, reward)
-        if pair is None:
+        if not pair:
             return None
         effect = (np.log(flops[pair[0]]) - np.log(flops[pair[1]])).dropna().to_numpy()
         contrast = statistics.Contrast(effect[:, None], [0], bounded=False)
     else:
         pair = _arms(cube.arms, half, reward)
-        if pair is None or half.decoding not in cube.decodings:
+        if not pair or half.decoding not in cube.decodings:
             return None
         a, b = (cube.arms.index(arm) for arm in pair)
         subset = Subset(half.task, half.split, half.language)

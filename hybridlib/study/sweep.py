@@ -11,7 +11,7 @@ A run of a changed study goes through the run store like any other, so nothing i
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from itertools import product
@@ -65,8 +65,11 @@ class _Study:
         base = stages.base(config)
         if unit is None:
             return base, ""
-        if config.base.gate and (failed := _failed_checks(base)):
-            return None, "; ".join(failed)
+        if config.base.gate:
+            gate = pd.read_csv(base / "gate.csv")
+            failed = gate[~gate.passes.astype(bool)].itertuples()
+            if why := "; ".join(f"{row.check} {row.language} {row.value:.2f}" for row in failed):
+                return None, why
         name = "{}/{} seed {}".format(*unit)
         try:
             with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
@@ -76,20 +79,13 @@ class _Study:
         except OneLineError as error:
             return None, str(error)
         if (seconds := time.monotonic() - began) > 1:  # else it was in the store
-            at = f"{point.parameter} {point.value}"
-            print(f"{at}: {name}   {jobs.duration(seconds)}", flush=True)
+            took = jobs.duration(seconds)
+            print(f"{point.parameter} {point.value}: {name}   {took}", flush=True)
         return folder, ""
 
 
-def _failed_checks(base: Path) -> list[str]:
-    """The competence checks that a base fails, with its values."""
-    gate = pd.read_csv(base / "gate.csv")
-    failed = gate[~gate.passes.astype(bool)]
-    return [f"{row.check} {row.language} {row.value:.2f}" for row in failed.itertuples()]
-
-
-def _responses(folders: Iterable[Path]) -> pd.DataFrame:
-    return pd.concat(pd.read_parquet(folder / "responses.parquet") for folder in folders)
+def _responses(made: Iterable[Made]) -> pd.DataFrame:
+    return pd.concat(pd.read_parquet(run / "responses.parquet") for run, _ in made if run)
 
 
 # --- learning rates -----------------------------------------------------------------------------
@@ -116,8 +112,7 @@ def tune(preset: str) -> pd.DataFrame:
     stages.base(config)
     rows, chosen = [], configuration.chosen_rates() | config.train.learning_rates
     for first in (True, False):
-        if not (arms := [arm for arm in lacking if (arm in TUNED_FIRST) == first]):
-            continue
+        arms = [arm for arm in lacking if (arm in TUNED_FIRST) == first]
         trials = list(product(arms, RATES, DEVELOPMENT_SEEDS))
         with jobs.processes() as pool:
             work = [pool.submit(_objective, preset, chosen, *trial) for trial in trials]
@@ -161,7 +156,7 @@ def swept(config: RunConfig) -> list[tuple[str, str, Point]]:
     return [(v, r, point) for v, r, axis in found if axis for point in _points(*axis)]
 
 
-def sweep(preset: str, *, report: Callable[[str], object] = print, **overrides: Any) -> Path:
+def sweep(preset: str, *, report=print, **overrides: Any) -> Path:
     """Train and measure every point that the store lacks; write sweep.csv beside the tables.
 
     Parameters
@@ -180,18 +175,18 @@ def sweep(preset: str, *, report: Callable[[str], object] = print, **overrides: 
     stages.base(config)
     with jobs.processes() as pool:
         work = [
-            [pool.submit(study.make, point, (v, r, seed)) for seed in config.seeds]
-            for v, r, point in asked
+            [pool.submit(study.make, point, (*arm, seed)) for seed in config.seeds]
+            for *arm, point in asked
         ]
-        for (variant, reward, point), runs in zip(asked, work):
+        for at, runs in zip(asked, work):
             made = [run.result() for run in runs]
             for why in (why for _, why in made if why):
-                report(f"{point.parameter} {point.value:g}: {why}")
-            if folders := [folder for folder, _ in made if folder]:
-                found.append(_weighed(variant, reward, point, _responses(folders)))
+                report(f"{at[-1].parameter} {at[-1].value:g}: {why}")
+            if any(folder for folder, _ in made):
+                found.append(_weighed(*at, _responses(made)))
     path = local(config.preset) / "tables" / "sweep.csv"
     tables.write(pd.concat(found), path)
-    count = sum(map(len, work))
+    count = len(asked) * len(config.seeds)
     report(f"{count} runs at {len(found)} points; drawn by `make study PRESET={preset}`")
     return path
 
@@ -244,13 +239,7 @@ def points(names: Iterable[str] = ()) -> list[Point]:
     return found
 
 
-def sensitivity(
-    preset: str,
-    names: Sequence[str] = (),
-    *,
-    report: Callable[[str], object] = print,
-    **overrides: Any,
-) -> Path:
+def sensitivity(preset: str, names: Sequence[str] = (), *, report=print, **overrides: Any) -> Path:
     """Train and measure every point that the store lacks; write sensitivity.csv beside the tables.
 
     Only what the primary tests compare is trained, on as many seeds as a verdict needs. Rows of
@@ -263,21 +252,14 @@ def sensitivity(
     ParameterError : there is no such axis, or a parameter is impossible.
     """
     first = load_config(preset, **overrides)
-    before = [_read(place(first.preset)) for place in (local, committed)]
-    unchanged = before[1][:0] if overrides else _unchanged(first.preset, before[1])
+    here, there = (_read(place(first.preset)) for place in (local, committed))
+    unchanged = there[there.default.astype(bool)].drop_duplicates(EFFECT)
+    if overrides or there.empty or not collect.is_present(committed(first.preset)):
+        unchanged = unchanged[:0]
     overrides |= {"seeds": list(first.seeds[: statistics.SEEDS_FOR_A_VERDICT])}
     config, study = load_config(preset, **overrides), _Study(preset, overrides)
-    asked = points(names)
+    asked, table = points(names), here if len(here) else there
     path = local(first.preset) / "tables" / "sensitivity.csv"
-    done = [next(filter(len, before), before[0])]
-
-    def decided(point: Point, rows: pd.DataFrame) -> None:
-        done.append(rows)
-        tables.write(_latest(done), path)
-        found = rows.verdict.value_counts().sort_index()
-        said = ", ".join(f"{count} {verdict}" for verdict, count in found.items())
-        report(f"[{len(done) - 1}/{len(asked)}] {point.parameter} {point.value}: {said}")
-
     with jobs.processes() as pool:
         bases = {keys.base(study.at(point)).key for point in asked if not point.default}
         shared = len(unchanged) and keys.base(config).key in bases
@@ -285,14 +267,19 @@ def sensitivity(
             report("another base than the committed one: the unchanged point is run, too")
             unchanged = unchanged[:0]
         known = [point for point in asked if point.default and len(unchanged)]
-        for point in known:
-            decided(point, unchanged.assign(**point._asdict()))
         others = [point for point in asked if point not in known]
         tasks = _queue(others, _compared(config))
         work = {task: pool.submit(study.make, *task) for task in tasks}
-        for point in others:
-            made = {unit: w.result() for (at, unit), w in work.items() if at == point}
-            decided(point, _at(study.at(point), point, made))
+        for count, point in enumerate([*known, *others], 1):
+            rows = unchanged.assign(**point._asdict())
+            if point in others:
+                made = {unit: w.result() for (at, unit), w in work.items() if at == point}
+                rows = _at(study.at(point), point, made)
+            table = _latest(table, rows)
+            tables.write(table, path)
+            found = rows.verdict.value_counts().sort_index()
+            said = ", ".join(f"{number} {verdict}" for verdict, number in found.items())
+            report(f"[{count}/{len(asked)}] {point.parameter} {point.value}: {said}")
     return path
 
 
@@ -309,26 +296,12 @@ def verdicts(
     return primary.assign(**point._asdict(), why=why)[SENSITIVITY]
 
 
-def _without_base(point: Point, why: str) -> pd.DataFrame:
-    """The rows of a point at which nothing could be trained, and why."""
-    tests = [
-        (claim.claim, half.metric, half.contrast, reward)
-        for claim in hypotheses.load().claims
-        for half in claim.halves
-        for reward in half.rewards
-    ]
-    named = pd.DataFrame(tests, columns=EFFECT).assign(**point._asdict(), verdict=NO_BASE, why=why)
-    return named.reindex(columns=SENSITIVITY)
-
-
 def _queue(asked: Sequence[Point], units: list[Unit]) -> list[tuple[Point, Unit | None]]:
     """Every base and run. A base comes before the runs of the point before its own, so that it is
     pretrained while they run and nothing waits for it."""
-    found: list[tuple[Point, Unit | None]] = []
-    for point, following in zip([None, *asked], [*asked, None]):
-        found += [(following, None)] if following else []
-        found += [(point, unit) for unit in units] if point else []
-    return found
+    bases = [[(point, None)] for point in asked]
+    runs = [[(point, unit) for unit in units] for point in asked]
+    return [task for each in zip([*bases, []], [[], *runs]) for tasks in each for task in tasks]
 
 
 def _is_committed_base(config: RunConfig) -> bool:
@@ -346,22 +319,25 @@ def _at(config: RunConfig, point: Point, made: dict[Unit | None, Made]) -> pd.Da
     rewards = [reward for reward in config.rewards if reward not in lost]
     why = "; ".join(dict.fromkeys(why for _, why in made.values() if why))
     if not rewards or lost - set(config.rewards):
-        return _without_base(point, why)
-    folders = {unit: folder for unit, (folder, _) in made.items() if unit[1] not in lost}
+        tests = [
+            (claim, h.metric, h.contrast, reward) for claim, h, reward in hypotheses.load().tests()
+        ]
+        named = pd.DataFrame(tests, columns=EFFECT).assign(**point._asdict())
+        return named.assign(verdict=NO_BASE, why=why).reindex(columns=SENSITIVITY)
+    made = {unit: run for unit, run in made.items() if unit[1] not in lost}
     control = [
         pd.read_csv(folder / "training.csv").assign(variant=variant, seed=seed)
-        for (variant, _, seed), folder in folders.items()
+        for (variant, _, seed), (folder, _) in made.items()
         if variant == "rl_gold"
     ]
     training = pd.concat(control) if control else pd.DataFrame()
-    cost = collect.costs(config, folders)
-    return verdicts(point, _responses(folders.values()), cost, training, why)
+    return verdicts(point, _responses(made.values()), collect.costs(config, made), training, why)
 
 
 def _compared(config: RunConfig) -> list[Unit]:
     """What the primary tests and the control need; what other arms start from comes first."""
-    halves = [half for claim in hypotheses.load().claims for half in claim.halves]
-    needed = {(v, r) for half in halves for v in half.variants for r in (*half.rewards, "none")}
+    tests = hypotheses.load().tests()
+    needed = {(v, r) for _, half, reward in tests for v in half.variants for r in (reward, "none")}
     arms = dict.fromkeys([*grid.FIRST, *config.arms])
     arms = [arm for arm in arms if arm in config.arms and arm in needed | {("rl_gold", "gold")}]
     return [(*arm, seed) for arm in arms for seed in config.seeds]
@@ -374,17 +350,10 @@ def _read(results: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype={"value": str}, keep_default_na=False, na_values=[""])
 
 
-def _unchanged(preset: str, rows: pd.DataFrame) -> pd.DataFrame:
-    """Of committed rows those of one point where nothing is changed, if this code made them."""
-    if rows.empty or not collect.is_present(committed(preset)):
-        return rows[:0]
-    return rows[rows.default.astype(bool)].drop_duplicates(EFFECT)
-
-
-def _latest(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+def _latest(before: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """The last row of each test and point, in the order of the axes."""
-    rows = pd.concat([f.assign(value=f.value.astype(str)) for f in frames if len(f)])
-    rows = rows.drop_duplicates(["parameter", "value", *EFFECT], keep="last")
+    found = [frame.assign(value=frame.value.astype(str)) for frame in (before, rows) if len(frame)]
+    table = pd.concat(found).drop_duplicates(["parameter", "value", *EFFECT], keep="last")
     order = {(n, str(v)): i for i, (n, v, _) in enumerate(points())}
-    rows["at"] = [order.get(pair) for pair in zip(rows.parameter, rows.value)]
-    return rows.dropna(subset="at").sort_values("at", kind="stable")[SENSITIVITY]
+    table["at"] = [order.get(pair) for pair in zip(table.parameter, table.value)]
+    return table.dropna(subset="at").sort_values("at", kind="stable")[SENSITIVITY]

@@ -20,7 +20,6 @@ from hybridlib.engine.fused import (
     FusedMLP,
     FusedNorm,
     _Fused,
-    _Gated,
     _Norm,
     fuse,
     grouped_attention,
@@ -205,7 +204,7 @@ def test_a_gated_layer_is_silu_times_up_and_its_gradient_the_finite_difference()
     weight, bias = torch.randn(4, 5, dtype=torch.double), torch.randn(4, dtype=torch.double)
 
     def run(gate, up, a, b):
-        return _Gated.apply(gate, up, weight, bias, a, b, 1.5)
+        return _Fused.apply(gate, up, weight, bias, a, b, 1.5)
 
     expected = F.linear(gate * gate.sigmoid() * up, weight + 1.5 * b @ a, bias)
     torch.testing.assert_close(run(gate, up, a, b), expected)
@@ -328,7 +327,7 @@ def test_its_gradient_is_the_finite_difference():
     x = torch.randn(2, 4, 5, dtype=torch.double, requires_grad=True)
 
     def run(x, a, b):
-        return _Fused.apply(x, layer.weight, layer.bias, a, b, wrapped.scaling["default"])
+        return _Fused.apply(x, None, layer.weight, layer.bias, a, b, wrapped.scaling["default"])
 
     torch.testing.assert_close(wrapped(x), run(x, a, b))
     inputs = (x, *(p.detach().clone().requires_grad_() for p in (a, b)))
