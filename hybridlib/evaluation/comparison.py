@@ -54,15 +54,12 @@ def beside(preset: str, ours: pd.DataFrame, other: str, theirs: pd.DataFrame) ->
     ours, theirs : verdicts.csv of the presets `preset` and `other`.
     """
     names = ["claim", "metric", "contrast", "reward", "margin"]
-    both = ours.merge(theirs, on=names, suffixes=("", "_other"))
-    same = (both.estimate > both.margin) == (both.estimate_other > both.margin)
+    both = pd.concat([ours.assign(preset=preset), theirs.assign(preset=other)], ignore_index=True)
+    pairs = both.assign(above=both.estimate > both.margin).groupby(names, sort=False).above
+    both = both.assign(same_side=pairs.transform("nunique").eq(1), pair=pairs.ngroup())
+    both = both[pairs.transform("size").eq(2)].sort_values("pair", kind="stable")
     measured = ["estimate", "low", "high", "seeds", "verdict"]
-    halves = [
-        both[names].assign(preset=name, same_side=same, **both[[f"{m}{end}" for m in measured]]
-                           .set_axis(measured, axis=1))
-        for name, end in ((preset, ""), (other, "_other"))
-    ]  # fmt: skip
-    return pd.concat(halves).sort_index(kind="stable")[[*names, "preset", *measured, "same_side"]]
+    return both[[*names, "preset", *measured, "same_side"]]
 
 
 def weighed(cube: Cube) -> pd.DataFrame:

@@ -232,20 +232,17 @@ def _test(
     cube: Cube, cost: pd.DataFrame, half: hypotheses.Half, reward: str
 ) -> statistics.Contrast | None:
     """The contrast of a half, or None where its arms were not run."""
-    if half.metric == "log_flops":
-        flops = cost.groupby(["variant", "reward", "seed"]).flops.sum()
-        pair = _arms(set(flops.index.droplevel("seed")), half, reward)
-        if not pair:
-            return None
+    flops = cost.groupby(["variant", "reward", "seed"]).flops.sum()
+    counted = half.metric == "log_flops"
+    pair = _arms(set(flops.index.droplevel("seed")) if counted else cube.arms, half, reward)
+    if not pair or (half.decoding not in cube.decodings and not counted):
+        return None
+    if counted:
         effect = (np.log(flops[pair[0]]) - np.log(flops[pair[1]])).dropna().to_numpy()
         contrast = statistics.Contrast(effect[:, None], [0], bounded=False)
     else:
-        pair = _arms(cube.arms, half, reward)
-        if not pair or half.decoding not in cube.decodings:
-            return None
         a, b = (cube.arms.index(arm) for arm in pair)
-        subset = Subset(half.task, half.split, half.language)
-        metric = METRICS[half.metric]
+        metric, subset = METRICS[half.metric], Subset(half.task, half.split, half.language)
         contrast, _ = cube.contrast(metric, subset, a, b, half.part, half.decoding)
     return None if np.isnan(contrast.estimate) else contrast
 

@@ -91,16 +91,16 @@ def _responses(made: Iterable[Made]) -> pd.DataFrame:
 # --- learning rates -----------------------------------------------------------------------------
 
 RATES = (3e-4, 1e-3, 3e-3)
-DEVELOPMENT_SEEDS = (100,)
+DEVELOPMENT_SEED = 100
 TUNED_FIRST = (("reward_model", "none"), ("sft", "none"))  # what other arms start from
 
 
 def tune(preset: str) -> pd.DataFrame:
     """Choose the learning rates that learning_rates.csv lacks, and add their grid to it.
 
-    The rule is the same for each arm: the rate with the best mean of the run's own training
-    objective on validation prompts (the mean reward; minus L_SFT; minus the Bradley-Terry loss of
-    the reward model). No measure of the oracle is read. To choose a rate again, delete its rows.
+    The rule is the same for each arm: the rate with the best of the run's own training objective on
+    validation prompts (the mean reward; minus L_SFT; minus the Bradley-Terry loss of the reward
+    model). No measure of the oracle is read. To choose a rate again, delete its rows.
     """
     config, path = load_config(preset), configuration.LEARNING_RATES
     columns = ["variant", "reward", "seed", "learning_rate", "objective", "chosen"]
@@ -112,31 +112,30 @@ def tune(preset: str) -> pd.DataFrame:
     stages.base(config)
     rows, chosen = [], configuration.chosen_rates() | config.train.learning_rates
     for first in (True, False):
-        arms = [arm for arm in lacking if (arm in TUNED_FIRST) == first]
-        trials = list(product(arms, RATES, DEVELOPMENT_SEEDS))
+        trials = list(product([a for a in lacking if (a in TUNED_FIRST) == first], RATES))
         with jobs.processes() as pool:
             work = [pool.submit(_objective, preset, chosen, *trial) for trial in trials]
-            rows += [(*arm, s, rate, w.result()) for (arm, rate, s), w in zip(trials, work)]
-        table = pd.DataFrame(rows, columns=columns[:-1])
-        mean = table.groupby(["variant", "reward", "learning_rate"]).objective.mean()
-        chosen |= {arm_name(*arm): mean[arm].idxmax() for arm in arms}
-    best = [chosen[arm_name(v, r)] for v, r in zip(table.variant, table.reward)]
-    table["chosen"] = table.learning_rate == best
+            found = [(*arm, DEVELOPMENT_SEED, rate) for arm, rate in trials]
+            rows += [(*at, trial.result()) for at, trial in zip(found, work)]
+        table = pd.DataFrame(rows, columns=columns[:-1]).astype({"objective": float})
+        best = table.loc[table.groupby(["variant", "reward"]).objective.idxmax()]
+        chosen |= {
+            arm_name(row.variant, row.reward): row.learning_rate for row in best.itertuples()
+        }
+    table["chosen"] = table.index.isin(best.index)
     table = pd.concat([there, table]) if len(there) else table
     tables.write(table, path)
     return table
 
 
-def _objective(
-    preset: str, chosen: dict[str, float], arm: tuple[str, str], rate: float, seed: int
-) -> float:
+def _objective(preset: str, chosen: dict[str, float], arm: tuple[str, str], rate: float) -> float:
     """The objective of one run; that of a run that diverges is the worst."""
     config = load_config(preset, learning_rates={**chosen, arm_name(*arm): rate})
     try:
         if arm[0] == "reward_model":
-            folder = stages.folder_of(keys.reward_model(config, seed))
+            folder = stages.folder_of(keys.reward_model(config, DEVELOPMENT_SEED))
         else:
-            folder = stages.train(config, *arm, seed)
+            folder = stages.train(config, *arm, DEVELOPMENT_SEED)
     except FloatingPointError:
         return float("-inf")
     value = json.loads((folder / "objective.json").read_text())["objective"]
@@ -283,19 +282,6 @@ def sensitivity(preset: str, names: Sequence[str] = (), *, report=print, **overr
     return path
 
 
-def verdicts(
-    point: Point, responses: pd.DataFrame, cost: pd.DataFrame, training: pd.DataFrame, why: str = ""
-) -> pd.DataFrame:
-    """The primary tests at a point, decided as in the study (tables.verdicts).
-
-    why : what could not be trained, if anything; its tests are left out.
-    """
-    control = tables.control_holds(training)
-    primary, _, _ = tables.verdicts(Cube(responses), cost, hypotheses.load(), control)
-    why = why if control else "the control fails"
-    return primary.assign(**point._asdict(), why=why)[SENSITIVITY]
-
-
 def _queue(asked: Sequence[Point], units: list[Unit]) -> list[tuple[Point, Unit | None]]:
     """Every base and run. A base comes before the runs of the point before its own, so that it is
     pretrained while they run and nothing waits for it."""
@@ -313,7 +299,7 @@ def _is_committed_base(config: RunConfig) -> bool:
 
 
 def _at(config: RunConfig, point: Point, made: dict[Unit | None, Made]) -> pd.DataFrame:
-    """The rows of one point, from its base and runs."""
+    """The rows of one point, from its base and runs, decided as in the study (tables.verdicts)."""
     del made[None]
     lost = {reward for (_, reward, _), (folder, _) in made.items() if not folder}
     rewards = [reward for reward in config.rewards if reward not in lost]
@@ -330,8 +316,11 @@ def _at(config: RunConfig, point: Point, made: dict[Unit | None, Made]) -> pd.Da
         for (variant, _, seed), (folder, _) in made.items()
         if variant == "rl_gold"
     ]
-    training = pd.concat(control) if control else pd.DataFrame()
-    return verdicts(point, _responses(made.values()), collect.costs(config, made), training, why)
+    holds = tables.control_holds(pd.concat(control) if control else pd.DataFrame())
+    cube, cost = Cube(_responses(made.values())), collect.costs(config, made)
+    primary, _, _ = tables.verdicts(cube, cost, hypotheses.load(), holds)
+    why = why if holds else "the control fails"
+    return primary.assign(**point._asdict(), why=why)[SENSITIVITY]
 
 
 def _compared(config: RunConfig) -> list[Unit]:

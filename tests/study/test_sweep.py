@@ -32,7 +32,7 @@ def test_only_arms_that_are_lacking_are_tuned_and_the_rest_stays(tmp_path, monke
     )
     path.write_text(before)
 
-    def trial(preset, chosen, arm, rate, seed):
+    def trial(preset, chosen, arm, rate):
         asked.append((arm, rate, chosen.get("sft"), chosen["rl/rule"]))
         return -abs(rate - (3e-4 if arm[0] == "sft" else 3e-3))
 
@@ -159,31 +159,6 @@ def test_one_value_of_an_axis_can_be_asked_for():
     ]
 
 
-def test_the_rows_of_a_point_are_the_verdicts_of_a_study_of_it(tmp_path):
-    responses, cost, training = synthetic.responses(), synthetic.cost(), synthetic.training()
-    point = Point("hidden_size", 128, False)
-    rows = sweep.verdicts(point, responses, cost, training)
-    tables.write_tables(
-        tmp_path, "test", responses, training, cost, synthetic.gate(),
-        synthetic.learning_rates(), synthetic.runs(),
-    )  # fmt: skip
-    expected = pd.read_csv(tmp_path / "verdicts.csv", keep_default_na=False)
-    numbers = [*EFFECT, "estimate", "low", "high", "seeds", "verdict"]
-    pd.testing.assert_frame_equal(
-        rows[numbers].reset_index(drop=True), expected[numbers], rtol=1e-5, check_dtype=False
-    )
-    assert set(rows.parameter) == {"hidden_size"} and not rows.default.any()
-
-
-def test_without_its_control_no_verdict_on_rl_is_given():
-    point = Point("hidden_size", 128, False)
-    rows = sweep.verdicts(point, synthetic.responses(), synthetic.cost(), pd.DataFrame())
-    assert set(rows.why) == {"the control fails"}
-    with_rl = rows.contrast.str.contains("rl|two_stage") & rows.metric.ne("log_flops")
-    assert set(rows[with_rl].verdict) == {"descriptive"}
-    assert "descriptive" not in set(rows[~with_rl].verdict)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """(variant, reward, seed) -> the folder of an invented run, written once for all tests."""
@@ -237,6 +212,37 @@ def made(tmp_path, monkeypatch, runs):
     monkeypatch.setattr(sweep, "local", lambda preset: tmp_path / "local")
     monkeypatch.setattr(sweep, "committed", lambda preset: tmp_path / "committed")
     return SimpleNamespace(runs=asked, bases=bases)
+
+
+def _at_a_point(runs, arms=tuple(synthetic.RATES)):
+    """The rows of a point, and the runs behind them."""
+    found = {(*arm, seed): runs(*arm, seed) for arm in arms for seed in range(5)}
+    made = {None: (None, "")} | {unit: (folder, "") for unit, folder in found.items()}
+    config = load_config("confirmatory", seeds=5)
+    return sweep._at(config, Point("hidden_size", 128, False), made), found.values()
+
+
+def test_the_rows_of_a_point_are_the_verdicts_of_a_study_of_it(tmp_path, made, runs):
+    rows, folders = _at_a_point(runs)
+    responses = pd.concat(pd.read_parquet(folder / "responses.parquet") for folder in folders)
+    tables.write_tables(
+        tmp_path, "test", responses, synthetic.training(), synthetic.cost(), synthetic.gate(),
+        synthetic.learning_rates(), synthetic.runs(),
+    )  # fmt: skip
+    expected = pd.read_csv(tmp_path / "verdicts.csv", keep_default_na=False)
+    numbers = [*EFFECT, "estimate", "low", "high", "seeds", "verdict"]
+    pd.testing.assert_frame_equal(
+        rows[numbers].reset_index(drop=True), expected[numbers], rtol=1e-5, check_dtype=False
+    )
+    assert set(rows.parameter) == {"hidden_size"} and not rows.default.any()
+
+
+def test_without_its_control_no_verdict_on_rl_is_given(made, runs):
+    rows, _ = _at_a_point(runs, [arm for arm in synthetic.RATES if arm != ("rl_gold", "gold")])
+    assert set(rows.why) == {"the control fails"}
+    with_rl = rows.contrast.str.contains("rl|two_stage") & rows.metric.ne("log_flops")
+    assert set(rows[with_rl].verdict) == {"descriptive"}
+    assert "descriptive" not in set(rows[~with_rl].verdict)
 
 
 def test_what_the_tests_compare_is_trained_on_the_seeds_of_a_verdict(made):
