@@ -148,15 +148,12 @@ class Cube:
         self.arms: list[Arm] = sorted(set(zip(responses.variant, responses.reward)))
         self.seeds = sorted(responses.seed.unique())
         self.decodings = sorted(responses.decoding.unique())
-        at = (
-            pd.MultiIndex.from_tuples(self.arms).get_indexer(
-                pd.MultiIndex.from_frame(responses[["variant", "reward"]])
-            ),
-            np.searchsorted(self.seeds, responses.seed),
-            self.prompts.index.get_indexer(responses.prompt_id),
-        )
         self.shape = len(self.arms), len(self.seeds), len(self.prompts)
-        cells = np.ravel_multi_index(at, self.shape)
+        arms = pd.MultiIndex.from_frame(responses[["variant", "reward"]])
+        arm = pd.MultiIndex.from_tuples(self.arms).get_indexer(arms)
+        seed = np.searchsorted(self.seeds, responses.seed)
+        prompt = self.prompts.index.get_indexer(responses.prompt_id)
+        cells = np.ravel_multi_index((arm, seed, prompt), self.shape)
         self._rows = dict(iter(responses.assign(cell=cells).groupby("decoding")))
         self._values: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
 
@@ -186,10 +183,9 @@ class Cube:
             [split for split in splits if split != "seen"] if metric.gap else ["all", *splits],
             ["all", *sorted(set(asked.language))],
         )
-        for task, split, language in product(*choices):
-            words = (task, language) if metric.gap else (task, split, language)
-            subset = Subset(task, split, language)
-            if sum(word != "all" for word in words) <= named and subset.mask(asked).any():
+        for words in product(*choices):
+            few = len(words) - words.count("all") <= named + metric.gap
+            if few and (subset := Subset(*words)).mask(asked).any():
                 yield subset
 
     def contrast(
@@ -212,13 +208,9 @@ class Cube:
         masks = [side.mask(self.prompts) for side in sides]
         there = POPULATIONS[metric.population](self.prompts) & np.logical_or.reduce(masks)
         values, counts = values[..., there], counts[..., there]
-        found = Contrast(
-            values[a],
-            self.clusters[there],
-            None if b is None else values[b],
-            [mask[there] for mask in masks] if metric.gap else None,
-            metric.bounded,
-        )
+        gap = [mask[there] for mask in masks] if metric.gap else None
+        other = None if b is None else values[b]
+        found = Contrast(values[a], self.clusters[there], other, gap, metric.bounded)
         if b is None:
             return found, counts[a].sum((-2, -1))
         paired = (counts[a] > 0) & (counts[b] > 0)

@@ -135,12 +135,10 @@ class Contrast:
             below = above = t * np.sqrt(self.variance_K)
             if self.bounded:
                 below, above = self._wilson(t)
-            down_K, up_K = np.where(up, below, above), np.where(up, above, below)
-            down, rise = (
-                self.pairing * np.sqrt(((self.weights * distance_K) ** 2).sum(-1))
-                for distance_K in (down_K, up_K)
+            low, high = (
+                self.estimate + sign * self.pairing * np.sqrt(((self.weights * x_K) ** 2).sum(-1))
+                for sign, x_K in ((-1, np.where(up, below, above)), (1, np.where(up, above, below)))
             )
-        low, high = self.estimate - down, self.estimate + rise
         if self.bounded:
             low = np.maximum(low, self.weights[~up].sum())
             high = np.minimum(high, self.weights[up].sum())
@@ -220,12 +218,9 @@ def verdict(low: float, high: float, margin: float, seeds: int) -> str:
 
 def verdict_of_halves(verdicts: Sequence[str]) -> str:
     """The verdict of a claim: supported if all its halves are, refuted if any is."""
-    found = set(verdicts)
-    if not found or "descriptive" in found:
-        return "descriptive"
-    if "refuted" in found:
-        return "refuted"
-    return "supported" if found == {"supported"} else "inconclusive"
+    found = set(verdicts) or {"descriptive"}
+    order = ("descriptive", "refuted", "inconclusive", "supported")
+    return next(verdict for verdict in order if verdict in found)
 
 
 def _bessel(n):

@@ -165,6 +165,7 @@ def write_tables(
     cube, claims = Cube(responses), hypotheses.load()
     verdict_rows, exploratory, decided = verdicts(cube, cost, claims, control_holds(training))
     run = ["variant", "reward", "seed"]
+    steps = [*run, "step"]
     tables = {
         "metrics": metrics(cube, preset),
         "classes": classes(cube, preset),
@@ -172,11 +173,11 @@ def write_tables(
         "verdicts": verdict_rows,
         "exploratory": exploratory,
         "claims": decided,
-        "training": _first(training, [*run, "step"]).sort_values([*run, "step"]),
+        "training": training.set_index(steps).reset_index().sort_values(steps),
         "cost": cost.sort_values(run, kind="stable"),
         "gate": gate,
         "learning_rates": learning_rates.sort_values([*run[:2], "learning_rate", "seed"]),
-        "runs": _first(runs, ["run", *run, "stage"]).sort_values([*run, "stage", "run"]),
+        "runs": runs.sort_values([*run, "stage", "run"]),
     }
     if compares_hybrids(variant for variant, _ in cube.arms):
         tables["hybrids"] = _tidy(comparison.pairs(cube))
@@ -272,7 +273,3 @@ def _tidy(frame: pd.DataFrame) -> pd.DataFrame:
     """Without the last bits, which depend on the order of summation, and without negative zeros."""
     floats = frame.select_dtypes("float").columns
     return frame.assign(**{name: frame[name].round(9) + 0.0 for name in floats})
-
-
-def _first(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    return frame[columns + [name for name in frame if name not in columns]]

@@ -1,6 +1,6 @@
 """Many studies that differ in one parameter each: learning rates, sweeps of hybrids, sensitivity.
 
-    tune         learning_rates.csv: every arm at each rate of one grid, on development seeds
+    tune         learning_rates.csv: every arm at each rate of one grid, on a development seed
     sweep        sweep.csv: every hybrid at each value of its main parameter
     sensitivity  sensitivity.csv: the primary tests with one parameter of the base or of training
                  changed at a time
