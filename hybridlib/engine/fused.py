@@ -73,8 +73,8 @@ class _Norm(torch.autograd.Function):
         return slope.sub_(wide.mul_(along)).mul_(scale).to(x.dtype), None, None
 
 
-def only_adapter(layer: Linear) -> str:
-    """The name of the one adapter that a layer adds.
+def terms(layer: Linear) -> tuple:
+    """W, b, A, B and s of a layer with one adapter.
 
     Raises
     ------
@@ -95,7 +95,8 @@ def only_adapter(layer: Linear) -> str:
     }
     if found := [fault for fault, there in faults.items() if there]:
         raise TypeError(f"LoRA is not computed with {' or '.join(found)}")
-    return name
+    a, b = layer.lora_A[name].weight, layer.lora_B[name].weight
+    return base.weight, base.bias, a, b, layer.scaling[name]
 
 
 class FusedLinear(Linear):
@@ -104,13 +105,7 @@ class FusedLinear(Linear):
     def forward(self, x: torch.Tensor, *args, **kwargs) -> torch.Tensor:
         if self.disable_adapters or self.merged or args or kwargs:
             return super().forward(x, *args, **kwargs)
-        return _Fused.apply(x, None, *self.terms())
-
-    def terms(self) -> tuple:
-        """W, b, A, B and s."""
-        name = only_adapter(self)
-        base, a, b = self.base_layer, self.lora_A[name].weight, self.lora_B[name].weight
-        return base.weight, base.bias, a, b, self.scaling[name]
+        return _Fused.apply(x, None, *terms(self))
 
 
 class FusedMLP(nn.Module):
@@ -119,7 +114,7 @@ class FusedMLP(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, up, down = self.gate_proj(x), self.up_proj(x), self.down_proj
         if isinstance(down, FusedLinear) and not (down.disable_adapters or down.merged):
-            return _Fused.apply(gate, up, *down.terms())
+            return _Fused.apply(gate, up, *terms(down))
         return down(F.silu(gate) * up)
 
 
@@ -137,7 +132,7 @@ def fuse(policy: PreTrainedModel) -> PreTrainedModel:
 
     Raises
     ------
-    TypeError : another architecture (see `architecture`), or more than LoRA (see `only_adapter`).
+    TypeError : another architecture (see `architecture`), or more than LoRA (see `terms`).
     """
     if not isinstance(policy, PeftModel):
         return policy
@@ -147,7 +142,7 @@ def fuse(policy: PreTrainedModel) -> PreTrainedModel:
         raise TypeError("attention in bfloat16 on a CPU is not computed with dropout")
     for module in policy.modules():
         if type(module) is Linear:
-            only_adapter(module)
+            terms(module)
             module.__class__ = FusedLinear
         elif sparing and isinstance(getattr(module, "act_fn", None), SILU):
             module.__class__ = FusedMLP

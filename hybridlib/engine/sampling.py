@@ -17,7 +17,7 @@ from peft.utils.other import AuxiliaryTrainingWrapper
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from hybridlib.engine.decoder import Decoder
-from hybridlib.engine.fused import only_adapter
+from hybridlib.engine.fused import terms
 
 BATCH = 256  # rows decoded at once
 BLOCK = 512  # tokens of the vocabulary that are summed up at once
@@ -31,7 +31,7 @@ class InferenceCopy:
 
     Raises
     ------
-    TypeError : the policy has more than LoRA on linear layers (see `only_adapter`).
+    TypeError : the policy has more than LoRA on linear layers (see `terms`).
     """
 
     def __init__(self, policy: PreTrainedModel) -> None:
@@ -39,7 +39,7 @@ class InferenceCopy:
         if isinstance(policy, PeftModel):
             for module in policy.modules():  # a refresh would leave others as they were
                 if isinstance(module, Linear):
-                    only_adapter(module)
+                    terms(module)
                 elif isinstance(module, BaseTunerLayer | AuxiliaryTrainingWrapper):
                     kind = type(module).__name__
                     raise TypeError(f"the inference copy follows LoRA alone, not {kind}")
@@ -56,10 +56,9 @@ class InferenceCopy:
         targets = dict(self.model.named_modules())
         for name, module in self.policy.base_model.model.named_modules():
             if isinstance(module, Linear):
-                adapter = only_adapter(module)
-                a, b = (x[adapter].weight for x in (module.lora_A, module.lora_B))
-                start, scale = module.base_layer.weight.to(b.dtype), module.scaling[adapter]
-                targets[name].weight.copy_(torch.addmm(start, b, a, alpha=scale))
+                weight, _, a, b, scale = terms(module)
+                folded = torch.addmm(weight.to(b.dtype), b, a, alpha=scale)
+                targets[name].weight.copy_(folded)
         return self.model
 
 
