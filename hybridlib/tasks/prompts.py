@@ -127,17 +127,9 @@ def _prompt(rng, task, kind, language, category, question, attack, head="", **re
     partition = partition_of(rest.pop("partition_by", text))
     split = split_of(task == "sums" or is_seen(task, category), attack)
     return Prompt(
-        task,
-        kind,
-        language,
-        category,
-        text,
-        attack=attack,
-        split=split,
-        partition=partition,
-        facts=facts,
-        **rest,
-    )
+        task, kind, language, category, text,
+        attack=attack, split=split, partition=partition, facts=facts, **rest,
+    )  # fmt: skip
 
 
 def records(
