@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2 if isinstance(error, ParameterError) else 1
 
 
-def study(options: argparse.Namespace) -> int:
+def study(options: argparse.Namespace) -> int | None:
     """Execute 00_study and show its output as it comes; with `dry_run`, only print the plan."""
     from hybridlib.config import load_config
 
@@ -49,7 +49,7 @@ def study(options: argparse.Namespace) -> int:
 
     if dry_run:
         print(outline(plan(config), config.study.workers or default_workers()))
-        return 0
+        return None
     output = paths.local(config.preset) / "notebooks" / "00_study.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -57,7 +57,6 @@ def study(options: argparse.Namespace) -> int:
     except PapermillExecutionError:
         print(f"{error_in(output)}\n(all of it is in {os.path.relpath(output)})", file=sys.stderr)
         return 1
-    return 0
 
 
 def params(options: argparse.Namespace) -> None:
@@ -123,7 +122,7 @@ def site(options: argparse.Namespace) -> None:
 
 
 def tune(options: argparse.Namespace) -> None:
-    """Choose the learning rates that are missing, by a grid on development seeds."""
+    """Choose the learning rates that are missing, by a grid on a development seed."""
     from hybridlib.study.sweep import tune
 
     print(tune(options.preset).to_string(index=False))
@@ -172,20 +171,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hybridlib", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     again = {"action": "append", "default": []}
-    several = (
-        study,
-        params,
-        figures,
-        compare,
-        publish,
-        docs,
-        site,
-        tune,
-        sweep,
-        sensitivity,
-        bench,
-    )
-    for command in several:
+    reading = (params, figures, compare, publish, docs, site)
+    for command in (study, *reading, tune, sweep, sensitivity, bench):
         name, text = command.__name__, command.__doc__
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)

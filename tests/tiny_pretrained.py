@@ -20,8 +20,7 @@ def plain_tokenizer() -> PreTrainedTokenizerFast:
     text = [p.text for p in training_prompts(0, 200)]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     backend.train_from_iterator(
-        text,
-        trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet),
+        text, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, eos_token=special[2], pad_token=special[2], chat_template=CHATML

@@ -7,12 +7,7 @@ ROTARY = ("default", "linear", "llama3", "yarn")  # the same angles whatever the
 
 
 def check(model: PreTrainedModel) -> None:
-    """Refuse a model that the engine would compute otherwise than transformers does.
-
-    Raises
-    ------
-    TypeError : another architecture, or a variant of attention or position that is not written out.
-    """
+    """Raise TypeError for a model that the engine would not compute as transformers does."""
     config, name = model.config, type(model).__name__
     if config.model_type not in MODELS:
         raise TypeError(f"the engine knows {', '.join(MODELS)}, not {name} ({config.model_type})")

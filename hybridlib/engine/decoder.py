@@ -35,9 +35,7 @@ class _Layer:
 class Decoder:
     """A model and the keys and values of the rows that it decodes.
 
-    Raises
-    ------
-    TypeError : the model is of another architecture (see `architecture`), or has adapters.
+    Raises TypeError: the model is of another architecture (see `architecture`), or has adapters.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:

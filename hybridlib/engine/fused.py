@@ -76,9 +76,7 @@ class _Norm(torch.autograd.Function):
 def terms(layer: Linear) -> tuple:
     """W, b, A, B and s of a layer with one adapter.
 
-    Raises
-    ------
-    TypeError : the layer is not y = W x + b + s B A x with W and b frozen.
+    Raises TypeError: the layer is not y = W x + b + s B A x with W and b frozen.
     """
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     if len(names) != 1:
@@ -130,9 +128,7 @@ def fuse(policy: PreTrainedModel) -> PreTrainedModel:
 
     A policy without adapters stays as it is.
 
-    Raises
-    ------
-    TypeError : another architecture (see `architecture`), or more than LoRA (see `terms`).
+    Raises TypeError: another architecture (see `architecture`), or more than LoRA (see `terms`).
     """
     if not isinstance(policy, PeftModel):
         return policy

@@ -29,9 +29,7 @@ class InferenceCopy:
     time, since merging into and out of one set of weights drifts. A policy without adapters is used
     as it is.
 
-    Raises
-    ------
-    TypeError : the policy has more than LoRA on linear layers (see `terms`).
+    Raises TypeError: the policy has more than LoRA on linear layers (see `terms`).
     """
 
     def __init__(self, policy: PreTrainedModel) -> None:

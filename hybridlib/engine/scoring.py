@@ -30,9 +30,7 @@ def score_completions(
 
     Completions of the same prompt share it, in any order; equal ones are computed once.
 
-    Raises
-    ------
-    TypeError : the model is of another architecture (see `architecture`).
+    Raises TypeError: the model is of another architecture (see `architecture`).
     """
     architecture.check(model)
     groups: dict[tuple[int, ...], dict[tuple[int, ...], list[int]]] = {}

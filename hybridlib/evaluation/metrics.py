@@ -132,9 +132,7 @@ class Subset:
 class Cube:
     """Responses as arrays of arms x seeds x prompts, one for each measure and decoding.
 
-    Raises
-    ------
-    ValueError : a prompt is described in two ways.
+    Raises ValueError: a prompt is described in two ways.
     """
 
     def __init__(self, responses: pd.DataFrame):

@@ -54,9 +54,7 @@ class Contrast:
 
     A contrast is NaN if one of its means has no response.
 
-    Raises
-    ------
-    ValueError : shapes do not fit, or a bounded value is outside [0, 1].
+    Raises ValueError: shapes do not fit, or a bounded value is outside [0, 1].
     """
 
     def __init__(self, a_SP, clusters_P, b_SP=None, gap_P=None, bounded: bool = True):

@@ -162,9 +162,7 @@ def sweep(preset: str, *, report=print, **overrides: Any) -> Path:
     ----------
     overrides : parameters of all points, such as fewer seeds than the study has.
 
-    Raises
-    ------
-    ParameterError : the preset has no variant with a swept parameter.
+    Raises ParameterError: the preset has no variant with a swept parameter.
     """
     config, study, found = load_config(preset, **overrides), _Study(preset, overrides), []
     asked = swept(config)
@@ -222,9 +220,7 @@ NO_BASE = "no base"  # in place of a verdict
 def points(names: Iterable[str] = ()) -> list[Point]:
     """Every value of the axes named, or the one value of NAME=VALUE (default: all of all).
 
-    Raises
-    ------
-    ParameterError : there is no such axis or value.
+    Raises ParameterError: there is no such axis or value.
     """
     found = []
     for asked in tuple(names) or tuple(AXES):
@@ -246,9 +242,7 @@ def sensitivity(preset: str, names: Sequence[str] = (), *, report=print, **overr
     where nothing is changed is taken from the committed results if this code made them and, as far
     as points share its base, if the base that this machine pretrains is the committed one.
 
-    Raises
-    ------
-    ParameterError : there is no such axis, or a parameter is impossible.
+    Raises ParameterError: there is no such axis, or a parameter is impossible.
     """
     first = load_config(preset, **overrides)
     here, there = (_read(place(first.preset)) for place in (local, committed))

@@ -112,17 +112,7 @@ def no_manifest(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     "spoil",
-    [
-        edit,
-        truncate,
-        remove,
-        add,
-        rename,
-        edit_inputs,
-        tear_manifest,
-        hollow_manifest,
-        no_manifest,
-    ],
+    [edit, truncate, remove, add, rename, edit_inputs, tear_manifest, hollow_manifest, no_manifest],
 )
 def test_a_damaged_folder_is_set_aside_and_redone(store: Store, caplog, spoil):
     folder = store.get("train", KEY, write(), {"steps": 3})

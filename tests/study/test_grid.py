@@ -191,10 +191,7 @@ def test_an_outline_tells_what_is_done_and_how_long_the_rest_took_here_before(pr
 
 PRESET_LINE = 'preset: str = "organism"  # name in notebooks/presets, or a file of parameters'
 OFFERED = {  # notebook -> parts of the configuration that it offers, and what it adds to them
-    "00_study": (
-        ("study", "base", "shares", "train", "reward", "evaluate", "public"),
-        ["dry_run"],
-    ),
+    "00_study": (("study", "base", "shares", "train", "reward", "evaluate", "public"), ["dry_run"]),
     "01_base": (("base", "shares"), []),
     "02_train": (("train", "reward"), ["variant", "reward", "seed"]),
     "03_evaluate": (("evaluate",), ["variant", "reward", "seeds"]),
