@@ -89,7 +89,7 @@ def figure(*, tables: str, claims: str = " ".join(CLAIMS), optional: str = "") -
 
 
 def figures() -> Mapping[str, Declared]:
-    """All figures by name, as the notebooks go."""
+    """All figures by name, as the notebooks go, whichever module was imported first."""
     for notebook in NOTEBOOKS:
         importlib.import_module(f"hybridlib.figures.{notebook.partition('_')[2]}")
-    return _DECLARED
+    return dict(sorted(_DECLARED.items(), key=lambda found: found[1].notebook))

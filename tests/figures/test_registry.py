@@ -156,3 +156,14 @@ def test_figures_need_no_torch():
     code = "import sys; from hybridlib.figures import registry; registry.figures(); "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_order_is_that_of_the_notebooks_whatever_was_imported_first():
+    code = "from hybridlib.figures import {}registry; print(*registry.figures())"
+    orders = {
+        subprocess.run(
+            [sys.executable, "-c", code.format(first)], capture_output=True, text=True, check=True
+        ).stdout
+        for first in ("", "hybrids, ", "verdicts, harmlessness, ")
+    }
+    assert len(orders) == 1
