@@ -215,11 +215,11 @@ def test_every_widget_of_explore_answers_in_jupyterlab(lab, page, tmp_path):
     patient = {"timeout": 180_000}
     page.get_by_role("button", name="train", exact=True).wait_for(**patient)
 
-    expect(shown).to_contain_text("rl (rule)")
+    expect(shown).to_contain_text("rl (keyword)")
     expect(shown.locator("span[title='disclosed']").first).to_be_visible()
     page.locator("select[multiple]").select_option(["base", "joint (model)"])
     expect(shown).to_contain_text("joint (model)")
-    expect(shown).not_to_contain_text("rl (rule)")
+    expect(shown).not_to_contain_text("rl (keyword)")
     count = shown.locator("p").inner_text().split(":")[0]
     for label, value in [("task", "records"), ("language", "es"), ("split", "unseen_both")]:
         choose(page, label, value)
