@@ -53,3 +53,8 @@ def rl_prompts(spec: Training | Labels) -> list[Prompt]:
 def steps_of(spec: Training) -> range:
     """The steps of RL that a variant takes: all of them, or those of its part of a chain."""
     return range(*(round(spec.given.steps * share) for share in spec.variant.part))
+
+
+def in_view(prompt: list[int], demonstration: list[int]) -> list[int]:
+    """The privileged context: the prompt answered as one would wish, then the prompt again."""
+    return [*prompt, *demonstration, *prompt]

@@ -20,6 +20,7 @@ import math
 from typing import TYPE_CHECKING
 
 from hybridlib.tasks import datasets
+from hybridlib.training.data import in_view
 
 if TYPE_CHECKING:  # figures read the variants, and they do without torch
     from torch import Tensor
@@ -126,11 +127,6 @@ def self_distill(s: Step) -> Tensor:
     )
     terms = [((p.detach() - t) * (p - p.detach()).exp()).sum() for p, t in zip(policy, teacher)]
     return sum(terms) / s.tokens
-
-
-def in_view(prompt: list[int], demonstration: list[int]) -> list[int]:
-    """The privileged context: the prompt answered as one would wish, then the prompt again."""
-    return [*prompt, *demonstration, *prompt]
 
 
 # --- what a response is prefilled with -------------------------------------------------------

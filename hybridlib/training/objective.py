@@ -14,7 +14,7 @@ from hybridlib.store.stage import Given
 from hybridlib.tasks import datasets
 from hybridlib.tasks.prompts import Prompt
 from hybridlib.training import data
-from hybridlib.training.hybrids import in_view
+from hybridlib.training.data import in_view
 from hybridlib.training.rewards import Harmlessness, rewarded
 from hybridlib.training.specs import Training
 

@@ -4,7 +4,7 @@ import json
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
@@ -14,9 +14,6 @@ from hybridlib.training import data
 from hybridlib.training.rewards import RIGHT, Harmlessness, rewarded
 from hybridlib.training.specs import Training
 from hybridlib.training.step import Demonstrations, RolloutRequest, Row, Tokens
-
-if TYPE_CHECKING:
-    from hybridlib.training.grpo import PolicyTrainer
 
 
 @dataclass
@@ -31,7 +28,7 @@ class Rollouts:
     harmlessness: Harmlessness
     record: Path  # gets a line a rollout, for the oracle to look at later
 
-    def __call__(self, texts: list[str], trainer: "PolicyTrainer") -> dict:
+    def __call__(self, texts: list[str], trainer: Any) -> dict:
         """What TRL's batch is made of; it gives each prompt G times, and it is prefilled once."""
         given, size, step = self.spec.given, self.spec.given.group_size, trainer.state.global_step
         prompts = self.tokenizer(texts[::size])["input_ids"]
@@ -67,7 +64,7 @@ class Rollouts:
             ]
         return found
 
-    def _begin(self, text: str, trainer: "PolicyTrainer") -> Tokens:
+    def _begin(self, text: str, trainer: Any) -> Tokens:
         if self.spec.variant.begin is None:
             return []
         request = RolloutRequest(

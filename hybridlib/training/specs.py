@@ -6,13 +6,10 @@ Base -> Labels -> RewardModel -> Training. study/keys.py builds them from a conf
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from hybridlib.store.stage import Given, Stage
 from hybridlib.tasks.datasets import Asking
-
-if TYPE_CHECKING:
-    from hybridlib.variants import Variant
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ class Training(_OnPrompts):
 
     NAME, VERSION = "train", 4
 
-    variant: Variant | None = None
+    variant: Any = None  # a row of variants.py, which imports the losses of this room
     learning_rate: float = 0.0
     reward: str | None = None
     reward_model: RewardModel | None = None

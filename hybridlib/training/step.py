@@ -2,16 +2,13 @@
 
 import random
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
 from hybridlib.engine.scoring import score_completions
 from hybridlib.store.stage import Given
 from hybridlib.tasks.prompts import Prompt
-
-if TYPE_CHECKING:
-    from hybridlib.training.grpo import PolicyTrainer
 
 Tokens = list[int]
 Document = tuple[Tokens, Tokens]  # a prompt and what is behind it
@@ -77,7 +74,7 @@ class Demonstrations:
 class Step:
     """One step of training as a loss sees it (see hybrids.py)."""
 
-    def __init__(self, trainer: "PolicyTrainer", model, inputs: dict) -> None:
+    def __init__(self, trainer: Any, model, inputs: dict) -> None:
         self._trainer, self._model, self._inputs = trainer, model, inputs
         pairs = zip(inputs["row"], inputs["advantages"].tolist())
         self.rows = [replace(row, advantage=a) for row, a in pairs]
