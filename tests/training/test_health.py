@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import save_random, tiny
+from tiny import tiny
 from training_runs import rows, run_rl
 
 from hybridlib.training import callbacks, health
@@ -48,11 +48,6 @@ def test_what_does_not_last_or_is_not_measured_is_not_warned_of(name):
 def test_a_length_or_entropy_that_was_low_from_the_first_is_not_collapsed():
     low = {"completions/mean_length": 1.0, "entropy": 1e-6}
     assert warnings_in(log((60, low))) == []
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return save_random(tmp_path_factory.mktemp("base"), tiny(), scale=4.0)
 
 
 @pytest.mark.parametrize("name", SICK)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from peft import get_peft_model
-from tiny import save_random, tiny, training
+from tiny import tiny, training
 from training_runs import (
     Recorder,
     adapter,
@@ -37,17 +37,6 @@ from hybridlib.training.step import RolloutRequest, Row, Step
 from hybridlib.variants import VARIANTS, Variant, chain
 
 HYBRID_LOSSES = [n for n, v in VARIANTS.items() if v.is_hybrid_loss and n != "gated"]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return save_random(tmp_path_factory.mktemp("base"), tiny(), scale=4.0)
-
-
-@pytest.fixture
-def double(monkeypatch):
-    load = loading.load_base
-    monkeypatch.setattr(loading, "load_base", lambda folder: load(folder).double())
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from datasets import Dataset
 from peft import get_peft_model
 from safetensors.torch import load_file
-from tiny import RATE, handed, save_random, tiny, training
+from tiny import RATE, handed, tiny, training
 from training_runs import (
     Recorder,
     adapter,
@@ -44,19 +44,6 @@ from hybridlib.training import (
     sft,
 )
 from hybridlib.training.cost import flops
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    return save_random(tmp_path_factory.mktemp("base"), tiny(), scale=4.0)
-
-
-@pytest.fixture
-def double(monkeypatch):
-    """Models in float64: what is the same in exact numbers then differs by less than 1e-9."""
-    load = loading.load_base
-    monkeypatch.setattr(loading, "load_base", lambda folder: load(folder).double())
-
 
 # --- GRPO against TRL's own ------------------------------------------------------------------
 
