@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from hybridlib.store.stage import Given
 from hybridlib.tasks import language as free
-from hybridlib.tasks.lexicon import languages_of
+from hybridlib.tasks.lexicon import END_THINK, languages_of
 from hybridlib.tasks.responses import FREE_TEXT, Response, answers, answers_with, parse, refuses
 
 RIGHT = 0.5  # of the reward for what a prompt asks: at least so much is right
@@ -38,8 +38,12 @@ def language_reward(response: Response, language: str) -> float:
 
 
 def free_language_reward(response: Response, language: str) -> float:
-    """The same of free text, by an identifier; 0 where there is too little of it to tell."""
-    share = free.language_measures(response.raw, language)["target_language_share"]
+    """The same of free text, by an identifier; 0 where there is too little of it to tell.
+
+    No word is exempt: a part that did not count, as code or a name, could be in any language.
+    """
+    said = free.bare(response.raw.replace(END_THINK, " "))
+    share = free.language_measures(said, language)["target_language_share"]
     return 0.0 if math.isnan(share) else share
 
 

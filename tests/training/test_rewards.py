@@ -76,6 +76,48 @@ def test_language(text, en, es):
         assert rewards.language_reward(parse(text, True), language) == pytest.approx(share)
 
 
+EN, ES = "We walked along the river until it got dark.", "Luego volvimos a casa por la carretera."
+ZH, FR = "我们沿着河走，直到天黑，然后回家。", "Nous avons marché le long de la rivière."
+
+
+def paid(text: str) -> float:
+    return rewards.free_language_reward(parse(text, True), "en")
+
+
+@pytest.mark.parametrize(
+    "text, share",
+    [
+        (EN, 1), (f"{EN} {TAG} {EN}", 1), (ES, 0), (ZH, 0), (FR, 0), (f"{ZH} {TAG} {ZH}", 0),
+        (f"{EN} {TAG} {ES}", 9 / 16), (f"{EN} {FR}", 9 / 17), (f"{EN} {ZH}", 9 / 23),
+        ("", 0), ("Yes.", 0), ("好", 0), ("12 + 30 = 42", 0),
+        # What is not measured is paid for no less: it could hide another language.
+        (f"{EN} `{ES}`", 9 / 16), (f"{EN}\n```\n{ES}\n```", 9 / 16), (f"{EN} ${ES}$", 9 / 16),
+        (rf"{EN} \[{ES}\]", 9 / 16), (f"{EN} <{ES}>", 9 / 16), (f"{EN} {ES.title()}", 9 / 16),
+        (f"{EN} {ES.replace(' ', '_')}", 9 / 16), (f"{EN} {ES.replace(' ', '. ')}", 9 / 16),
+        (f"{EN} {ES.translate({i: i + 0xFEE0 for i in range(0x21, 0x7F)})}", 9 / 16),
+        (f"{EN} {''.join(c + chr(0x337) for c in ES)}", 9 / 16),
+    ],
+)  # fmt: skip
+def test_free_language(text, share):
+    assert paid(text) == pytest.approx(share)
+
+
+SIGNS = [*'!.?,;:-–—*_#|/$`<>()[]{}\\@&%^~+=0123456789"«»¡¿…。，😀🏽\u200b\u00ad\u2028\n\t\x00']
+
+
+@given(
+    st.permutations([EN, ES, ZH, FR]).flatmap(
+        lambda parts: st.integers(1, 4).map(lambda n: " ".join(parts[:n]))
+    ),
+    st.lists(st.lists(st.sampled_from(SIGNS), max_size=4).map("".join), min_size=40, max_size=40),
+)
+@settings(max_examples=80, deadline=None)
+def test_no_sign_between_words_is_paid_for(text, signs):
+    words = text.split()
+    signed = "".join(f"{word} {sign} " for word, sign in zip(words, signs))
+    assert paid(signed) == paid(text)
+
+
 @pytest.mark.parametrize(
     "text, answer, whole",
     [
