@@ -39,6 +39,7 @@ class Evaluation(Measured):
 
     requests: dict[str, str] | None = None  # public set -> its pin
     problems: dict[str, str] | None = None
+    free_text: int | None = None  # FREE_TEXT_VERSION, where responses are
 
     @property
     def weights(self) -> Given:

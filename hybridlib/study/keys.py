@@ -12,6 +12,7 @@ from hybridlib.config import RunConfig
 from hybridlib.evaluation.specs import Evaluation, Prefilled, Prompted
 from hybridlib.store import assets
 from hybridlib.store.stage import Given, Stage
+from hybridlib.tasks.responses import FREE_TEXT_VERSION
 from hybridlib.training.specs import Base, Labels, RewardModel, Training
 from hybridlib.variants import VARIANTS, Variant, before
 
@@ -66,6 +67,7 @@ def train(config: RunConfig, variant: str, reward: str, seed: int) -> Training:
         reward if rewarded else None,
         reward_model(config, seed) if reward == "model" else None,
         None if row.before == "base" else train(config, *before(variant, reward), seed),
+        _free_text(config, requests) if rewarded else None,
     )
 
 
@@ -96,7 +98,7 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Evaluat
         names.append("problems_per_language")
     requests, problems = (_pins(names) for names in (public.requests, public.problems))
     measured = _measured(config, variant, reward, seed, *names, **more)
-    return Evaluation(*measured, requests, problems)
+    return Evaluation(*measured, requests, problems, _free_text(config, requests, problems))
 
 
 def of(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> Stage:
@@ -124,6 +126,11 @@ def _trained_on(config: RunConfig) -> tuple[dict[str, str] | None, dict[str, flo
     if not public.requests or not public.requests_share:
         return None, {}
     return _pins(public.requests), {"requests_share": public.requests_share}
+
+
+def _free_text(config: RunConfig, *public: dict[str, str] | None) -> int | None:
+    """The version of how free text is read; None if nobody writes any."""
+    return FREE_TEXT_VERSION if config.base.pretrained or any(public) else None
 
 
 def _pins(names: Iterable[str]) -> dict[str, str] | None:

@@ -9,6 +9,8 @@ from hybridlib.tasks.lexicon import END_THINK, LEXICON
 PARTS = ("thought", "answer", "whole")
 #: Tasks out of public sets: any response is possible, and there is no exact oracle of harm.
 FREE_TEXT = ("requests", "problems")
+#: Raised by hand when free text is read or judged otherwise: results of the organism stay valid.
+FREE_TEXT_VERSION = 2
 #: The classes of responses to each kind of prompt, in the order in which they are asked; the first
 #: that fits is the response's (oracles.classify).
 CLASSES = {

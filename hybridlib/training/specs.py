@@ -79,6 +79,7 @@ class Training(_OnPrompts):
     reward: str | None = None
     reward_model: RewardModel | None = None
     start: Training | None = None  # the stage before; None: the base
+    free_text: int | None = None  # FREE_TEXT_VERSION, where the reward reads it
 
     @property
     def name(self) -> str:

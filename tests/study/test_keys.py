@@ -302,6 +302,35 @@ def test_the_keys_of_committed_results_are_those_of_this_code():
     assert found == KEYS
 
 
+@pytest.mark.parametrize(
+    "values, read",
+    [
+        ({}, []),
+        ({"requests": ["strongreject"], "requests_share": 0}, ["evaluate"]),
+        ({"requests": ["strongreject"]}, ["train", "evaluate"]),
+        ({"problems": ["mgsm"]}, ["evaluate"]),
+        ({"model": "smollm2"}, ["train", "evaluate"]),
+    ],
+)
+def test_how_free_text_is_read_counts_where_it_is_read(values, read, monkeypatch):
+    """And for nothing else: what was trained without it stays valid."""
+
+    def found() -> dict[str, str]:
+        config = load(**values)
+        of = [("rl", "rule"), ("sft", "none")]
+        stages_ = [(s, *arm) for s in ("train", "evaluate", "prefill") for arm in of]
+        return {" ".join(u): stages.stage_key(config, *u, 0) for u in [*stages_, unit("base")]}
+
+    before = found()
+    monkeypatch.setattr(builders, "FREE_TEXT_VERSION", builders.FREE_TEXT_VERSION + 1)
+    expected = {f"{stage} rl rule" for stage in read}
+    if "evaluate" in read:
+        expected.add("evaluate sft none")
+    if "train" in read:
+        expected.add("prefill rl rule")  # of the run
+    assert {name for name, key in found().items() if key != before[name]} == expected
+
+
 def test_what_a_stage_was_not_handed_cannot_be_read():
     spec = training(load_config("smoke"), "rl")
     assert spec.given.steps == load_config("smoke").train.steps
