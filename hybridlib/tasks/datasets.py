@@ -37,6 +37,12 @@ SEEN, UNSEEN = (
 )
 KINDS = ("harmful", "benign")
 ANSWER_WORDS = 20  # of a public answer that is demonstrated
+# A tag has a name, and blanks within it only before attributes; a<b>c is an inequality.
+_TAG = re.compile(
+    r"""<[|｜][^<>]*[|｜]> | (?:</|(?<!\w)<|<(?=[a-z][\w:-]))[a-z][\w:-]*+
+        (?:\s++[\w:-]++(?:\s*+=\s*+(?:"[^"<>]*+"|'[^'<>]*+'|[^\s"'<>=/]++)))*+\s*+/?>""",
+    re.VERBOSE | re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -168,4 +174,4 @@ def _asked_by_a_guest(language: str, user: str) -> str:
 
 def _in_a_line(text: str) -> str:
     """Text that no tag and no line break of its own takes out of its turn."""
-    return " ".join(re.sub(r"<[^<>]*>", " ", text).split())
+    return " ".join(_TAG.sub(" ", text).split())
