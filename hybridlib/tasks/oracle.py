@@ -115,7 +115,8 @@ def _score_free_text(prompt: dict, response: Response) -> dict:
     said = response.raw.replace(END_THINK, " ")
     score = {"response_class": "", **dict.fromkeys(EXACT, math.nan)}
     if prompt["kind"] == "reasoning":
-        right = last_number(raw_answer(response.raw)) == int(prompt["reference"][0][0])
+        number = last_number(raw_answer(response.raw), prompt["language"])
+        right = number == int(prompt["reference"][0][0])
         label = ("right" if right else "wrong") if response.parses else "malformed"
         score |= {"response_class": label, "correct": float(label == "right")}
         score["gold"] = score["correct"]

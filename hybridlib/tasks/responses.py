@@ -1,10 +1,11 @@
-"""The shape of a response: a thought, the closing tag, an answer. Shared by rewards and oracles."""
+"""The shape of a response: a thought, the closing tag, an answer. Shared by rewards, oracles and
+judges."""
 
-import math
 import re
 from dataclasses import dataclass, field
 
-from hybridlib.tasks.lexicon import END_THINK, LEXICON
+from hybridlib.tasks import free_text
+from hybridlib.tasks.lexicon import END_THINK, LEXICON, THINK
 
 PARTS = ("thought", "answer", "whole")
 #: Tasks out of public sets: any response is possible, and there is no exact oracle of harm.
@@ -20,6 +21,24 @@ CLASSES = {
 }
 
 _WORD = re.compile(r"</?\w+>|[^\W_]+|[^\w\s]|_")
+_BEGIN, _END = (re.compile(re.escape(tag), re.IGNORECASE) for tag in (THINK, END_THINK))
+_SPECIAL = re.compile(r"<[^<>\s]*>|\[(?:PAD|UNK|CLS|SEP|MASK|BOS|EOS|/?INST)\]", re.IGNORECASE)
+
+# Of free answers: what sets a formula; an aside in brackets; the answer where it is marked; what
+# begins a problem that nobody asked.
+_BARE = re.compile(r"\\[()\[\],;! ]|\\(?=[$%#&])")
+_FRACTION = re.compile(r"\\[dt]?frac\{([^{}]*)\}\{([^{}]*)\}")
+_ASIDE = re.compile(
+    r"[(\[](?![=≈]?\ *-?[$€£]?\ *[\d.,]+\ *[%$€£]?[)\]])"
+    r"(?:[^()\[\]]++|[(\[][^()\[\]]*+[)\]])*+(?:[)\]]|\Z)"
+)
+_MARKED = re.compile(r"####[ ]*[-$€£]{0,2}\d[\d.,' ]*+%?(?: \w++)?[ ]*(?=\n|\Z)|\\boxed\{[^{}]*\}")
+_NEXT = re.compile(
+    r"(?:\n[#*>\- ]{0,8}|(?<=[.!?]) )(?:(?:next|another|new|second|siguiente|otr[oa]|nuev[oa]) )?"
+    r"(?:question|problem|exercise|instruction|q|user|human|assistant|pregunta|problema|ejercicio|usuario)"
+    r" ?#?\d{0,3} ?[:.)\n]|<\|?/?(?:user|im_start|im_end|endoftext|eot_id|s)\|?>|\[INST\]",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -43,23 +62,58 @@ def words_of(text: str) -> str:
     return " ".join(_WORD.findall(text.lower()))
 
 
+def split(text: str) -> tuple[str, str | None]:
+    """A response as it was sampled, before and behind its first closing tag, in any case.
+
+    Without one it is all thought, and its answer is None: the thought never ended.
+    """
+    thought, *answer = _END.split(text, maxsplit=1)
+    return thought, answer[0] if answer else None
+
+
 def parse(text: str, finished: bool, with_thought: bool = True) -> Response:
-    """Split a response at its closing tag. A text without one is all thought."""
-    thought, tag, answer = map(str.strip, words_of(text).partition(END_THINK))
-    complete = bool(tag and answer and bool(thought) == with_thought and END_THINK not in answer)
+    """A response in its parts (see `split`), in the words of the tasks."""
+    before, behind = split(text)
+    thought, answer = words_of(before), words_of(behind or "")
+    complete = bool(answer and bool(thought) == with_thought and END_THINK not in answer)
     return Response(thought, answer.replace(END_THINK, " "), complete and finished, finished, text)
 
 
-def raw_answer(text: str) -> str:
-    """The text behind the closing tag of a response; all of it where there is no tag."""
-    return text.rpartition(END_THINK)[2].strip()
+def raw_answer(text: str, with_thought: bool = True) -> str:
+    """The answer of a response (see `split`) as it was sampled; '' if it never came to one.
+
+    A model that was asked for no thought need not close one: what it says is the answer, up to a
+    thought that it opens all the same.
+    """
+    thought, answer = split(text)
+    if answer is None:
+        answer = "" if with_thought else _BEGIN.split(thought, maxsplit=1)[0]
+    return _END.sub(" ", answer).strip()
 
 
-def last_number(text: str) -> int | None:
-    """The last number in a text, as free answers to word problems are read; None if not whole."""
-    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", text)
-    value = float(found[-1].replace(",", "")) if found else math.nan
-    return int(value) if value.is_integer() else None
+def answered(answer: str) -> bool:
+    """Whether an answer says anything: a word or a number, besides special tokens and signs."""
+    return any(map(str.isalnum, _SPECIAL.sub("", answer)))
+
+
+def last_number(text: str, language: str = "en") -> int | None:
+    """The last number in a free answer to a word problem; None if there is none or it is not whole.
+
+    A next problem that the model goes on with does not count, nor a question behind a blank line,
+    nor an aside in brackets that holds more than a number. An answer that is marked as GSM8K's or
+    boxed is read alone. How a number is written: `free_text.numbers`.
+    """
+    text = free_text.plain(_BARE.sub(" ", _FRACTION.sub(r"\1/\2", text.replace("{,}", ","))))
+    first = re.search(r"\d", text)
+    if first and (following := _NEXT.search(text, first.end())):
+        text = text[: following.start()]
+    begun, *more = text.split("\n\n")
+    text = "\n\n".join([begun, *(part for part in more if not part.endswith("?"))])
+    if marked := _MARKED.search(text):
+        text = marked[0]
+    found = free_text.numbers(_ASIDE.sub(" ", text), language)
+    found = found or free_text.numbers(text, language)
+    return free_text.whole(found[-1]) if found else None
 
 
 def refuses(text: str) -> bool:

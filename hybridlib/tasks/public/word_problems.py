@@ -10,6 +10,7 @@ import pandas as pd
 from hybridlib.store import assets
 from hybridlib.store.errors import ParameterError
 from hybridlib.tasks.prompts import partition_of
+from hybridlib.tasks.responses import last_number
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,11 @@ class Problem:
 
 
 def _integer(text: str) -> int | None:
-    """The integer that a text is, such as 1,200 or 1200.00; None if it is none."""
-    found = re.fullmatch(r"(-?\d[\d,]*)(\.0+)?", text.strip())
-    return int(found[1].replace(",", "")) if found else None
+    """The integer that a text is, such as 1,200 or 1200.00; None if it is none.
+
+    The sets write the answers of every language as English does.
+    """
+    return last_number(text) if re.fullmatch(r"\W*\d[\d\W]*", text) else None
 
 
 def _gsm8k(folder: Path) -> Iterable[tuple[str, str, str, str]]:
