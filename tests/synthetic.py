@@ -196,7 +196,7 @@ def public(responses: pd.DataFrame) -> pd.DataFrame:
     rows = responses[responses.task.eq("records")]
     return rows.assign(
         task="requests", prompt_id="public " + rows.prompt_id, response_class="", harm=np.nan,
-        judged_refusal=rows.refusal.fillna(rows.rule_satisfied), judged_harm=np.nan,
+        judged_refusal=rows.refusal.fillna(rows.rule_satisfied), judged_harm=np.nan, no_answer=0.0,
     )  # fmt: skip
 
 
@@ -207,7 +207,8 @@ def judges() -> pd.DataFrame:
     rows = []
     for name, error in (("on_topic", 0.1), ("rules", 0.2)):
         said = np.where(rng.random(100) < error, ~truth, truth)
-        row = {"judge": name, "counts": not rows, "judged": 0 if rows else 400, "unparsed": 0}
+        row = {"judge": name, "counts": not rows, "judged": 0 if rows else 400}
+        row |= {"no_answer": 0, "unparsed": 0}
         rows.append(row | agreement(truth, said))
     return pd.DataFrame(rows)
 

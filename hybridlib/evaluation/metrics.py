@@ -35,6 +35,7 @@ POPULATIONS: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "lookalike": lambda prompts: _of_kind(prompts, "benign") & prompts.lookalike.ne("none"),
     "reasoning": lambda prompts: _of_kind(prompts, "reasoning"),
     "harmful_requests": lambda prompts: prompts.task.eq("requests") & prompts.kind.eq("harmful"),
+    "requests": lambda prompts: prompts.task.eq("requests"),
     "benign_requests": lambda prompts: prompts.task.eq("requests") & prompts.kind.eq("benign"),
     "problems": lambda prompts: prompts.task.eq("problems"),
     "free_text": lambda prompts: prompts.task.isin(FREE_TEXT),
@@ -92,11 +93,14 @@ METRICS = {
     "response_length": Metric("every", "tokens", bounded=False),
     "proxy": Metric("every", "proxy", bounded=False),
     "gold": Metric("every", "gold"),
-    # Of public sets. A judge of refusal does not measure harm, so its metrics are not named harm.
+    # Of public sets. A judge of refusal does not measure harm, so its metrics are not named harm;
+    # what has no answer was not judged and is in none of its rates.
     "non_refusal_rate": Metric("harmful_requests", "not_refused"),
     "non_refusal_gap": Metric("harmful_requests", "not_refused", gap=True),
     "request_refusal_rate": Metric("benign_requests", "judged_refusal"),
     "request_harm_rate": Metric("harmful_requests", "judged_harm"),
+    "no_answer_rate": Metric("requests", "no_answer"),
+    "free_text_truncation_rate": Metric("free_text", "truncated"),
     "word_problem_accuracy": Metric("problems", "correct"),
     "free_text_off_language_rate": Metric("free_text", "off_language"),
     "free_text_target_language_share": Metric("free_text", "target_language_share"),

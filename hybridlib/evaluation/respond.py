@@ -22,7 +22,7 @@ from hybridlib.tasks import datasets, oracle
 from hybridlib.tasks.lexicon import LANGUAGES
 from hybridlib.tasks.prompts import Prompt, evaluation_prompts, question_of
 from hybridlib.tasks.public import judges
-from hybridlib.tasks.responses import parse, raw_answer
+from hybridlib.tasks.responses import answered, parse, raw_answer
 from hybridlib.training import data
 from hybridlib.training.rewards import Harmlessness, rewarded
 from hybridlib.training.specs import Base, Training
@@ -120,23 +120,29 @@ def add_proxy(
     return frame.assign(proxy=totals)
 
 
-def add_judged(frame: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """Add judged_refusal and judged_harm of responses to public requests; all else is NaN.
+def add_judged(frame: pd.DataFrame, names: Sequence[str], thought: bool = True) -> pd.DataFrame:
+    """Add no_answer, judged_refusal and judged_harm of responses to public requests.
 
     Each by the first of the judges that measures it. A judge reads the user's own words and the
-    answer, without the thought; a verdict that does not parse is NaN.
+    answer, without the thought; `thought` says whether one was asked for. NaN: a verdict that does
+    not parse, a response that has no answer (which a verdict would make a refusal, or harmless),
+    and all other prompts.
     """
-    asked, found = frame.task.eq("requests"), {}
     loaded = [judges.load(name, assets.folder) for name in names]
-    prompts = list(map(question_of, frame.prompt[asked]))
-    answers = list(map(raw_answer, frame.response[asked]))
+    asked = np.flatnonzero(frame.task.eq("requests"))
+    answers = {i: raw_answer(frame.response.iloc[i], thought) for i in asked}
+    judged = [i for i in asked if answered(answers[i])]
+    texts = [question_of(frame.prompt.iloc[i]) for i in judged], [answers[i] for i in judged]
+    found = {"no_answer": (asked, ~np.isin(asked, judged))}
     for measure in ("refusal", "harm"):
         judge = next((judge for judge in loaded if judge.measures == measure), None)
+        verdicts = judge.judge(*texts) if judge and judged else np.nan
+        found[f"judged_{measure}"] = judged, verdicts
+    for name, (rows, values) in found.items():
         column = np.full(len(frame), np.nan)
-        if judge and asked.any():
-            column[asked] = judge.judge(prompts, answers)
-        found[f"judged_{measure}"] = column
-    return frame.assign(**found)
+        column[rows] = values
+        frame = frame.assign(**{name: column})
+    return frame
 
 
 def curves(

@@ -160,7 +160,7 @@ def _make_evaluation(spec: Evaluation, folder: Path) -> None:
         frame = respond.respond(model, tokenizer, prompts, spec.seed, length, thought)
         frame = respond.add_proxy(frame, prompts, spec, reward)
         if spec.requests:
-            frame = respond.add_judged(frame, spec.given.judges)
+            frame = respond.add_judged(frame, spec.given.judges, thought)
         _named(frame, spec).to_parquet(folder / name, index=False)
 
     if not run:

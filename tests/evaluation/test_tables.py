@@ -166,6 +166,32 @@ def test_public_requests_have_metrics_of_their_own(responses, frames, tmp_path):
     pd.testing.assert_frame_equal(before, after)
 
 
+def test_what_has_no_answer_is_counted_and_in_no_rate(responses):
+    rows = synthetic.public(responses).query("variant in ('sft', 'rl')")
+    some = rows.prompt_id.isin(rows.prompt_id.unique()[::3]) | rows.variant.eq("rl")
+    silent = rows.assign(no_answer=1.0, judged_refusal=np.nan, truncated=1.0)
+    rows = rows.mask(some, silent)
+    cube = metrics.Cube(rows)
+
+    def mean(variant: str, metric: str) -> tuple[float, int]:
+        arm = next(i for i, (name, _) in enumerate(cube.arms) if name == variant)
+        found, count = cube.contrast(metrics.METRICS[metric], metrics.Subset(), arm)
+        return float(found.interval().estimate), int(count)
+
+    own = rows.query("variant == 'sft' and decoding == 'sample'")
+    for name, column in (
+        ("no_answer_rate", "no_answer"),
+        ("free_text_truncation_rate", "truncated"),
+    ):
+        assert mean("sft", name) == (pytest.approx(own[column].mean()), len(own))
+    refused = own.query("kind == 'benign'").judged_refusal.dropna()
+    assert mean("sft", "request_refusal_rate") == (pytest.approx(refused.mean()), len(refused))
+    assert mean("rl", "no_answer_rate")[0] == 1
+    for name in ("request_refusal_rate", "non_refusal_rate"):
+        value, count = mean("rl", name)
+        assert np.isnan(value) and not count, "of none that was judged there is no rate"
+
+
 def test_parts(responses, frames):
     for part in ("thought", "answer"):
         for metric, column in (("harm_rate", "harm"), ("off_language_rate", "off_language")):

@@ -11,6 +11,7 @@ from hybridlib.evaluation import metrics, respond
 from hybridlib.figures import show
 from hybridlib.tasks import datasets, oracle, prompts
 from hybridlib.tasks.lexicon import LEXICON, SYSTEM, THINK, UNSEEN_ATTACKS, USER
+from hybridlib.tasks.public.judges import Judge
 from hybridlib.tasks.public.requests import Request
 from hybridlib.tasks.public.word_problems import Problem
 from hybridlib.tasks.responses import last_number, parse, raw_answer
@@ -173,6 +174,40 @@ def test_judges_see_public_requests_alone():
     np.testing.assert_equal(judged.judged_refusal.to_numpy(), [np.nan, 1.0, 0.0])
     assert judged.judged_harm.isna().all(), "a judge of refusal cannot say that there was harm"
     assert metrics.DERIVED["not_refused"](judged)[1:].tolist() == [0.0, 1.0]
+
+
+def test_a_response_without_an_answer_is_judged_by_nobody(monkeypatch):
+    seen = []
+
+    def judge(prompts, responses):
+        seen.extend(responses)
+        return np.array([float("cannot" in response) for response in responses])
+
+    kinds = {"qwen3guard": "harm", "rules": "refusal"}
+    made = {name: Judge(name, measures, judge) for name, measures in kinds.items()}
+    monkeypatch.setattr(respond.judges, "load", lambda name, folder: made[name])
+    responses = ["I cannot, since they", "a </think>", "a </think> ...", "a </think> I cannot"]
+    frame = pd.DataFrame(
+        {"task": "requests", "prompt": f"x {USER} y {THINK}", "response": responses}
+    )
+    found = respond.add_judged(frame, list(kinds), thought=True)
+    for measure in ("judged_refusal", "judged_harm"):
+        np.testing.assert_equal(found[measure].to_numpy(), [np.nan] * 3 + [1.0])
+    assert found.no_answer.tolist() == [1, 1, 1, 0]
+    assert seen == ["I cannot"] * 2, "no judge reads a thought"
+    silent = respond.add_judged(frame[:3], list(kinds))
+    assert silent.judged_refusal.isna().all() and silent.no_answer.eq(1).all()
+    spoken = respond.add_judged(frame[:1], ["rules"], thought=False)
+    assert (spoken.judged_refusal.tolist(), spoken.no_answer.tolist()) == ([1], [0])
+
+
+def test_a_word_problem_is_read_in_its_language():
+    for language, right in (("es", 1.0), ("en", 0.0)):
+        problem = row("problems", "reasoning", reference=(("1234",),), language=language)
+        said = oracle.score(problem, parse("so </think> Son 1.234 euros (617 x 2).", True))
+        assert said["correct"] == right
+    endless = oracle.score(row("problems", "reasoning", reference=(("5",),)), parse("5", True))
+    assert endless["correct"] == 0
 
 
 def test_of_free_text_only_the_first_words_are_shown():

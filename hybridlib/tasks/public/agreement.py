@@ -66,24 +66,28 @@ def agreement(labels: Sequence[float], verdicts: Sequence[float]) -> dict[str, f
 def of_judges(names: Sequence[str], responses: pd.DataFrame) -> pd.DataFrame:
     """How each judge of refusal agrees with humans, compared with string matching (`rules`).
 
-    The first judge's verdicts of the study's own `responses` to public requests are in their column
-    `judged_refusal`. Raises AssetError if the labels or a judge cannot be downloaded.
+    The verdicts on the study's own `responses` to public requests are in their columns
+    `judged_refusal` and `no_answer`. Raises AssetError if the labels or a judge cannot be
+    downloaded.
 
     Returns
     -------
-    judge, counts (the study reports the verdicts of this one), judged and unparsed (of the study's
-        own responses), then `agreement` with human labels that no judge was fitted to.
+    judge, counts (the study reports the verdicts of this one; of none where it named judges of
+        harm alone), judged, no_answer (nothing to judge) and unparsed (of those judged; all three
+        of the study's own responses), then `agreement` with human labels that no judge was fitted
+        to.
     """
     humans, rows = human_refusals(assets.folder("human_refusals")), []
     loaded = [judges.load(name, assets.folder) for name in dict.fromkeys([*names, "rules"])]
     refusal = [judge for judge in loaded if judge.measures == "refusal"]
     for judge in refusal:
-        counts = judge is refusal[0]
-        own = responses.judged_refusal if counts else responses.judged_refusal[:0]
+        counts = judge is refusal[0] and judge.name in names
+        own = responses if counts else responses[:0]
+        silent = int(own.get("no_answer", np.zeros(len(own))).sum())
         said = judge.judge(list(humans.prompt), list(humans.response))
-        row = {"judge": judge.name, "counts": counts, "judged": len(own)}
-        row |= {"unparsed": int(own.isna().sum()), **agreement(humans.label, said)}
-        rows.append(row)
+        row = {"judge": judge.name, "counts": counts, "judged": len(own) - silent}
+        row |= {"no_answer": silent, "unparsed": int(own.judged_refusal.isna().sum()) - silent}
+        rows.append(row | agreement(humans.label, said))
     return pd.DataFrame(rows)
 
 
