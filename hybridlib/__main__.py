@@ -7,9 +7,7 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
-import yaml
-
-from hybridlib.store import paths
+from hybridlib.store import paths, values
 from hybridlib.store.errors import OneLineError, ParameterError
 
 DEFAULT = "organism"
@@ -34,10 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 def study(options: argparse.Namespace) -> int | None:
     """Execute 00_study and show its output as it comes; with `dry_run`, only print the plan."""
-    from hybridlib.config import load_config
+    from hybridlib.config import checked, load_config
 
-    overrides = _overrides(options)
-    preset, dry_run = overrides.pop("preset", options.preset), overrides.pop("dry_run", False)
+    preset, overrides = _overrides(options)
+    dry_run = checked("dry_run", overrides.pop("dry_run", False), bool)
     config = load_config(preset, **overrides)
 
     # Here: they take seconds to import, and a wrong parameter should be answered at once.
@@ -130,16 +128,22 @@ def tune(options: argparse.Namespace) -> None:
 
 def sweep(options: argparse.Namespace) -> None:
     """Train each hybrid over the values of its main parameter."""
+    from hybridlib.config import load_config
     from hybridlib.study.sweep import sweep
 
-    sweep(**{"preset": options.preset} | _overrides(options))
+    preset, overrides = _overrides(options)
+    load_config(preset, **overrides)  # no parameter is an argument of sweep
+    sweep(preset, **overrides)
 
 
 def sensitivity(options: argparse.Namespace) -> None:
     """Test the claims again with one parameter of the base or of training changed at a time."""
+    from hybridlib.config import load_config
     from hybridlib.study.sweep import sensitivity
 
-    sensitivity(**{"preset": options.preset, "names": options.axis} | _overrides(options))
+    preset, overrides = _overrides(options)
+    load_config(preset, **overrides)
+    sensitivity(preset, options.axis, **overrides)
 
 
 def bench(options: argparse.Namespace) -> None:
@@ -152,19 +156,14 @@ def bench(options: argparse.Namespace) -> None:
     docs(options)
 
 
-def _overrides(options: argparse.Namespace) -> dict:
-    """The parameters of files, then those of the command line.
-
-    Raises ParameterError for a file that cannot be read or holds none.
-    """
-    overrides = {}
+def _overrides(options: argparse.Namespace) -> tuple[str, dict]:
+    """The preset, and the parameters of files, then those of the command line, as text; of one
+    that is given again the last counts. Raises ParameterError for a file that holds none."""
+    given = {"preset": options.preset}
     for file in options.file:
-        try:
-            overrides |= yaml.safe_load(Path(file).read_text(encoding="utf-8")) or {}
-        except (OSError, TypeError, ValueError, yaml.YAMLError) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-            raise ParameterError(f"{file} is no file of parameters: {reason}") from None
-    return overrides | {name: yaml.safe_load(value) for name, value in options.parameter}
+        given |= values.read(Path(file))
+    given |= dict(options.parameter)
+    return given.pop("preset"), given
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -188,7 +187,7 @@ def _parser() -> argparse.ArgumentParser:
             text = "only this parameter, or this value of it (may be given again)"
             sub.add_argument("--axis", metavar="NAME[=VALUE]", help=text, **again)
         if command in (study, sweep, sensitivity):
-            text, pair = "override a parameter of the preset", ("NAME", "VALUE")
+            text, pair = "override a parameter of the preset (the last counts)", ("NAME", "VALUE")
             sub.add_argument("-p", "--parameter", nargs=2, metavar=pair, help=text, **again)
             text = "override parameters by a YAML file"
             sub.add_argument("-f", "--file", metavar="FILE", help=text, **again)

@@ -1,30 +1,35 @@
 """The parameters of a study: one frozen RunConfig of a few parts, and presets as files.
 
 Parameters are flat: each name belongs to exactly one part. A preset is a papermill parameter file
-(notebooks/presets/NAME.yaml); what it does not name has the default that stands here.
+(notebooks/presets/NAME.yaml); what it does not name has the default that stands here. A string is
+the text of a value (store/values.py) unless the parameter is text itself, so a file, `-p` and
+papermill mean the same; no value is made another one to fit.
 """
 
 import ast
 import csv
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_origin
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from hybridlib.store import values
 from hybridlib.store.assets import BASES
 from hybridlib.store.errors import ParameterError, nearest
-from hybridlib.store.paths import NOTEBOOKS
+from hybridlib.store.paths import NOTEBOOKS, study_name
 from hybridlib.variants import REWARDS, VARIANTS, arm_name, chain, measured, rewards_of, tuned_arms
 
 PRESETS = NOTEBOOKS / "presets"
@@ -40,33 +45,60 @@ def presets() -> list[str]:
 
 
 class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
-    @model_validator(mode="before")
+    @field_validator("*", mode="before")
     @classmethod
-    def _truth_is_no_number(cls, values: Any) -> Any:
-        for name, value in values.items() if isinstance(values, dict) else ():
-            field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field and field.annotation in (int, float):
-                raise ValueError(f"{name} must be a number, not {value}")
-        return values
+    def _said(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[info.field_name].annotation
+        is_text = kind is str or get_origin(kind) is Literal
+        return values.parse(value) if isinstance(value, str) and not is_text else value
+
+    def _at_most(self, most: int, *names: str) -> None:
+        """Raises ValueError if the product of these parameters asks too much of any machine."""
+        if (product := math.prod(getattr(self, name) for name in names)) > most:
+            raise ValueError(f"{' x '.join(names)} = {product} must not exceed {most}")
+
+
+MOST = 1_000_000  # of anything that is counted
+SEED = 2**32 - 1  # the largest that all libraries take
+SEEDS = 1000  # of a study at most
+LABELS = 5  # at least, for a fifth of them is held out
 
 
 def _share(default: float, description: str) -> Any:
     return Field(default, ge=0, le=1, description=description)
 
 
-def _count(default: int, description: str, least: int = 1) -> Any:
-    return Field(default, ge=least, description=description)
+def _count(default: int, description: str, least: int = 1, most: int = MOST) -> Any:
+    return Field(default, ge=least, le=most, description=description)
 
 
-def _weight(default: float, description: str) -> Any:
-    return Field(default, ge=0, description=description)
+def _weight(default: float, description: str, most: float = MOST) -> Any:
+    return Field(default, ge=0, le=most, description=description)
 
 
 def _split(value: Any) -> Any:
     """Names as a list, or as words with commas or blanks between."""
-    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+    found = value.replace(",", " ").split() if isinstance(value, str) else value
+    return tuple(found) if isinstance(found, list) else found
+
+
+def _seeds(value: Any) -> Any:
+    """A number of seeds, or seeds as a list or with commas or blanks between."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if value < 1:
+            raise ValueError("must be at least 1")
+        if value > SEEDS:
+            raise ValueError(f"at most {SEEDS} seeds; for the seed of this number write [{value}]")
+        return tuple(range(value))
+    found = _split(value)
+    if not isinstance(found, tuple | range):
+        raise ValueError("must be a number or a list of numbers")
+    found = tuple(values.parse(seed) if isinstance(seed, str) else seed for seed in found)
+    if any(isinstance(seed, int) and seed < 0 for seed in found):
+        raise ValueError("must not be negative")
+    return found
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
@@ -76,7 +108,8 @@ def _all_of(value: Any, known: Iterable[str]) -> Any:
     """A name, or names. Raises ValueError for one that is not known."""
     for name in (value,) if isinstance(value, str) else value:
         if name not in known:
-            raise ValueError(f"{name!r} is none of {', '.join(known)}{nearest(name, known)}")
+            near = nearest(name, known)
+            raise ValueError(f"{values.shown(name)} is none of {', '.join(known)}{near}")
     return value
 
 
@@ -109,14 +142,14 @@ class BaseModelConfig(Part):
     model: Annotated[str, _among(lambda: MODELS)] = Field(
         "organism", description="organism, or a pretrained model to start from"
     )
-    base_seed: int = _count(0, "seed of the base model", least=0)
+    base_seed: int = _count(0, "seed of the base model", least=0, most=SEED)
     thought: bool = Field(True, description="responses state a thought before the answer")
-    hidden_size: int = _count(192, "width of the organism, a multiple of 32")
-    layers: int = _count(4, "depth of the organism")
+    hidden_size: int = _count(192, "width of the organism, a multiple of 32", most=4096)
+    layers: int = _count(4, "depth of the organism", most=128)
     base_steps: int = _count(900, "optimiser steps of pretraining")
-    base_batch: int = _count(64, "documents a step of pretraining")
+    base_batch: int = _count(64, "documents a step of pretraining", most=4096)
     base_learning_rate: float = Field(
-        3e-3, gt=0, description="peak rate of pretraining; matrices: five times"
+        3e-3, gt=0, le=1, description="peak rate of pretraining; matrices: five times"
     )
     gate: bool = Field(True, description="stop if the base fails its competence check")
 
@@ -132,25 +165,33 @@ class BaseModelConfig(Part):
             raise ValueError("must be a multiple of 32")
         return value
 
+    @model_validator(mode="after")
+    def _fits(self) -> "BaseModelConfig":
+        self._at_most(MOST, "base_steps", "base_batch")
+        self._at_most(50_000_000, "hidden_size", "hidden_size", "layers")
+        return self
+
 
 class TrainConfig(Part):
     """Fine-tuning: the same for each variant, learning rates apart."""
 
-    demonstrations: int = _count(480, "demonstrations of SFT")
+    demonstrations: int = _count(480, "demonstrations of SFT", most=100_000)
     demonstrated: Literal["all", "en", "es"] = Field(
         "all", description="language of the demonstrations of SFT"
     )
-    labels: int = _count(0, "labels of the reward model; 0: as many as demonstrations", least=0)
+    labels: int = _count(
+        0, "labels of the reward model; 0: as many as demonstrations", least=0, most=100_000
+    )
     narrow_categories: int = Field(
         2, ge=1, le=5, description="private and public categories that sft_narrow sees"
     )
     steps: int = _count(60, "optimiser steps of RL")
-    prompts_per_step: int = _count(16, "prompts a step of RL")
-    group_size: int = _count(8, "completions a prompt (G of GRPO)", least=2)
-    max_completion: int = _count(40, "tokens of a completion at most")
+    prompts_per_step: int = _count(16, "prompts a step of RL", most=4096)
+    group_size: int = _count(8, "completions a prompt (G of GRPO)", least=2, most=1024)
+    max_completion: int = _count(40, "tokens of a completion at most", most=32_768)
     sft_steps: int = _count(60, "optimiser steps of SFT and of the reward model")
-    sft_batch: int = _count(32, "demonstrations a step of SFT")
-    lora_rank: int = _count(16, "rank of LoRA; 0: full fine-tuning", least=0)
+    sft_batch: int = _count(32, "demonstrations a step of SFT", most=4096)
+    lora_rank: int = _count(16, "rank of LoRA; 0: full fine-tuning", least=0, most=1024)
     kl: float = _weight(0.0, "weight of the KL penalty towards the start (beta of GRPO)")
     joint_lambda: float = _weight(0.5, "weight of L_SFT in the variant joint")
     chord_peak: float = _share(0.9, "largest weight of L_SFT in the variant chord_mu")
@@ -158,18 +199,20 @@ class TrainConfig(Part):
     chord_warmup: float = _share(0.0, "share of the steps up to the peak in chord_mu")
     chord_decay: float = _share(0.5, "share of the steps from peak to valley in chord_mu")
     luffy_gamma: float = Field(
-        0.1, gt=0, description="gamma of x / (x + gamma) in the variant demo_in_group"
+        0.1, gt=0, le=MOST, description="gamma of x / (x + gamma) in the variant demo_in_group"
     )
     switch_gate: int = _count(
-        0, "most right rollouts at which gated takes SFT; -1: never", least=-1
+        0, "most right rollouts at which gated takes SFT; -1: never", least=-1, most=1024
     )
     hint_high: float = _share(0.95, "first share of a demonstration that prefix shows")
     hint_low: float = _share(0.05, "last share of a demonstration that prefix shows")
     hint_steps: float = _share(0.6, "share of the steps with hints in the variant prefix")
     hint_weight: float = _weight(0.001, "weight of L_SFT on the hints in the variant prefix")
     prefill_share: float = _share(0.5, "prompts that safety_prefix prefills counter-aligned")
-    flops_budget: float = _weight(0.0, "FLOPs at which the policy is also saved; 0: none")
-    learning_rates: dict[str, Annotated[float, Field(gt=0)]] = Field(
+    flops_budget: float = _weight(
+        0.0, "FLOPs at which the policy is also saved; 0: none", most=1e30
+    )
+    learning_rates: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
         default_factory=dict, description="variant/reward -> rate, instead of the chosen ones"
     )
 
@@ -178,8 +221,15 @@ class TrainConfig(Part):
     def _known_arms(cls, value: dict[str, float]) -> dict[str, float]:
         for name in value:
             if name not in tuned_arms():
-                raise ValueError(f"{name!r} is no variant/reward{nearest(name, tuned_arms())}")
+                near = nearest(name, tuned_arms())
+                raise ValueError(f"{values.shown(name)} is no variant/reward{near}")
         return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> "TrainConfig":
+        self._at_most(MOST, "steps", "prompts_per_step")
+        self._at_most(MOST, "prompts_per_step", "group_size", "max_completion")
+        return self
 
 
 class RewardConfig(Part):
@@ -198,8 +248,8 @@ class RewardConfig(Part):
 class EvaluateConfig(Part):
     """Measurement."""
 
-    per_cell: int = _count(16, "harmful prompts a cell: task x split x language")
-    evaluation_seed: int = _count(0, "seed of the evaluation prompts", least=0)
+    per_cell: int = _count(16, "harmful prompts a cell: task x split x language", most=256)
+    evaluation_seed: int = _count(0, "seed of the evaluation prompts", least=0, most=SEED)
 
 
 class PublicConfig(Part):
@@ -216,7 +266,7 @@ class PublicConfig(Part):
 
     @field_validator("requests", "judges", "problems")
     @classmethod
-    def _known(cls, value: tuple[str, ...], info: Any) -> tuple[str, ...]:
+    def _known(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         from hybridlib.tasks.public import judges, requests, word_problems  # they take a second
 
         sets = {"requests": requests.SOURCES, "problems": word_problems.SETS}
@@ -239,8 +289,8 @@ class StudyConfig(Part):
     rewards: Annotated[Names, _among(lambda: REWARDS)] = Field(
         REWARDS, description="harmlessness rewards of those with RL"
     )
-    seeds: tuple[int, ...] = Field(
-        tuple(range(5)), description="training seeds: a number or a list"
+    seeds: Annotated[tuple[Annotated[int, Field(le=SEED)], ...], BeforeValidator(_seeds)] = Field(
+        tuple(range(5)), max_length=SEEDS, description="training seeds: a number or a list"
     )
     commit_weights: bool = Field(
         False, description="publish base, adapters, responses of the first seed"
@@ -249,23 +299,6 @@ class StudyConfig(Part):
     workers: int = Field(
         0, ge=0, le=128, description="notebooks at once; 0: one a core, as memory allows"
     )
-
-    @field_validator("seeds", mode="before")
-    @classmethod
-    def _number(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            value = yaml.safe_load(value if value.isdecimal() or "[" in value else f"[{value}]")
-        if isinstance(value, int) and not isinstance(value, bool):
-            if value < 1:
-                raise ValueError("must be at least 1")
-            return tuple(range(value))
-        if isinstance(value, list | tuple | range):
-            if any(isinstance(seed, bool) for seed in value):
-                raise ValueError("must be a number or a list of numbers")
-            if any(isinstance(seed, int) and seed < 0 for seed in value):
-                raise ValueError("must not be negative")
-            return tuple(value)
-        return value
 
     @field_validator("variants", "rewards", "seeds")
     @classmethod
@@ -283,7 +316,9 @@ class StudyConfig(Part):
 class RunConfig(Part):
     """All parameters of a study."""
 
-    preset: str = "organism"
+    model_config = ConfigDict(strict=False)  # its parts are given as dicts
+
+    preset: Annotated[str, AfterValidator(study_name)] = "organism"
     study: StudyConfig = StudyConfig()
     base: BaseModelConfig = BaseModelConfig()
     shares: Shares = Shares()
@@ -291,6 +326,35 @@ class RunConfig(Part):
     reward: RewardConfig = RewardConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     public: PublicConfig = PublicConfig()
+
+    @model_validator(mode="after")
+    def _no_contradiction(self) -> "RunConfig":
+        """What would fail late, or teach nothing. What no variant of the study reads is free."""
+        train, rows = self.train, [VARIANTS[name] for arm in self.arms for name, _ in chain(*arm)]
+        read = {name for row in rows for name in row.needs}
+        for low, high in (("chord_valley", "chord_peak"), ("hint_low", "hint_high")):
+            if low in read and getattr(train, low) > getattr(train, high):
+                raise ValueError(f"{low} must not exceed {high}")
+        for row in rows:
+            weights = self.reward.model_dump(exclude={"scope"}) | dict(row.weights)
+            if row.method == "rl" and row.rewarded and not any(weights.values()):
+                raise ValueError(f"every weight_* is 0: {row.name} would have no reward")
+            if row.method == "rl" and len({round(train.steps * end) for end in row.part}) < 2:
+                raise ValueError(f"steps = {train.steps}: too few for a part of {row.name}")
+        labels, asked = train.labels or train.demonstrations, {reward for _, reward in self.arms}
+        if labels < LABELS and "model" in asked:
+            raise ValueError(f"labels, or demonstrations, must be at least {LABELS} for rewards "
+                             "with model: a fifth is held out")  # fmt: skip
+        public = self.public.requests_share if self.public.requests else 0
+        if train.demonstrated == "es" and public > 0.9:
+            raise ValueError("requests_share must not exceed 0.9 where demonstrated is es: "
+                             "public requests are English")  # fmt: skip
+        if (self.public.requests or self.public.problems) and not self.base.pretrained:
+            raise ValueError("requests and problems need a pretrained model: "
+                             "the organism knows none of their words")  # fmt: skip
+        if self.study.beside == self.preset:
+            raise ValueError(f"beside = {self.preset!r}: must be another study than this preset")
+        return self
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -312,12 +376,12 @@ class RunConfig(Part):
     def check_arm(self, variant: str, reward: str) -> None:
         """Raises ParameterError if this study trains no such variant under this reward."""
         stages = [stage for arm in self.arms for stage in chain(*arm)]
-        known = [arm_name(*arm) for arm in dict.fromkeys(self.arms + stages)]
-        name = arm_name(variant, reward)
-        if name not in known:
-            alike = [other for other in known if other.split("/")[0] == variant] or known
-            near = nearest(name, alike)
-            raise ParameterError(f"variant/reward {name!r} is none of {', '.join(known)}{near}")
+        known = list(dict.fromkeys(self.arms + stages))
+        if (variant, reward) not in known:
+            names, name = [arm_name(*arm) for arm in known], arm_name(variant, reward)
+            near = nearest(name, [arm_name(*arm) for arm in known if arm[0] == variant] or names)
+            said = values.shown(name)
+            raise ParameterError(f"variant/reward {said} is none of {', '.join(names)}{near}")
 
     def learning_rate(self, variant: str, reward: str = "none") -> float:
         """The rate chosen by the common rule (learning_rates.csv), unless a parameter overrides it.
@@ -361,22 +425,39 @@ def load_config(preset: str = "organism", **overrides: Any) -> RunConfig:
     An override of None leaves the preset's value. Raises ParameterError, in one line, for anything
     that is unknown or cannot be.
     """
-    values = _read(preset) | {k: v for k, v in overrides.items() if v is not None}
-    name = values.pop("preset", None) or Path(preset).stem
-    parts: dict[str, dict[str, Any]] = {}
-    for parameter, value in values.items():
-        if parameter not in PARAMETERS:
+    given = _read(preset) | {k: v for k, v in overrides.items() if v is not None}
+    parts: dict[str, Any] = {"preset": given["preset"]}
+    for parameter, value in given.items():
+        if parameter in PARAMETERS:
+            parts.setdefault(PARAMETERS[parameter], {})[parameter] = value
+        elif parameter != "preset":
             near = nearest(parameter, PARAMETERS)
-            raise ParameterError(f"there is no parameter {parameter!r}{near}")
-        parts.setdefault(PARAMETERS[parameter], {})[parameter] = value
+            raise ParameterError(f"there is no parameter {values.shown(parameter)}{near}")
     try:
-        return RunConfig(preset=name, **parts)
+        return RunConfig(**parts)
     except ValidationError as error:
-        first, given = error.errors()[0], values | {"preset": name}
-        said = first["msg"].removeprefix("Value error, ")
-        where = next((part for part in first["loc"] if part in given), None)
-        value = f"{where} = {given[where]!r}: " if where else ""
-        raise ParameterError(f"{value}{said[0].lower()}{said[1:]}") from None
+        raise _refusal(error, given) from None
+
+
+def checked(name: str, value: Any, kind: type) -> Any:
+    """A notebook's own parameter, as strict as those of a study. Raises ParameterError."""
+    try:
+        found = values.parse(value) if isinstance(value, str) and kind is not str else value
+        return TypeAdapter(kind).validate_python(found, strict=True)
+    except ValidationError as error:
+        raise _refusal(error, {name: value}, name) from None
+    except ValueError as error:
+        raise ParameterError(f"{name} = {values.shown(value)}: {error}") from None
+
+
+def _refusal(error: ValidationError, given: dict[str, Any], at: str = "") -> ParameterError:
+    """The first thing that is wrong, in one line that begins with the parameter and its value."""
+    first = error.errors()[0]
+    said = first["msg"].removeprefix("Value error, ")
+    where = at or next((part for part in first["loc"] if part in given), "")
+    if where and not said.startswith(where):
+        said = f"{where} = {values.shown(given[where])}: {said[0].lower()}{said[1:]}"
+    return ParameterError(said)
 
 
 def notebook_parameters(cells: list[str], names: Iterable[str]) -> None:
@@ -392,18 +473,18 @@ def notebook_parameters(cells: list[str], names: Iterable[str]) -> None:
 
 
 def _read(preset: str) -> dict[str, Any]:
+    """The parameters of a file or of a preset, its name among them."""
+    if not isinstance(preset, str) or Path(preset).suffix not in (".yaml", ".yml"):
+        name, path = study_name(preset), PRESETS / f"{preset}.yaml"
+        if name not in (known := presets()):
+            near = nearest(name, known)
+            raise ParameterError(f"there is no preset {name!r}, only {', '.join(known)}{near}")
+        return values.read(path) | {"preset": name}
     path = Path(preset)
-    if path.suffix not in (".yaml", ".yml"):
-        path = PRESETS / f"{preset}.yaml"
-        if not path.exists():
-            known = presets()
-            near = nearest(preset, known)
-            raise ParameterError(f"there is no preset {preset!r}, only {', '.join(known)}{near}")
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).splitlines()[0]
-        raise ParameterError(f"preset {preset!r} cannot be read: {reason}") from None
-    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
-        raise ParameterError(f"preset {preset!r} must hold lines of the form name: value")
+    found = {"preset": path.stem} | (given := values.read(path))
+    # Case does not tell folders apart on every system.
+    same = {name.lower(): name for name in presets()}.get(str(found["preset"]).lower())
+    if same and path.parent.resolve() != PRESETS and given.get("preset") != same:
+        raise ParameterError(f"{values.shown(preset)} is called like the preset {same}, whose "
+                             "results it would replace: rename it")  # fmt: skip
     return found

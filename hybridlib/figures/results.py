@@ -91,9 +91,11 @@ def load(preset: str, results: str = "") -> Results:
 
     Raises ParameterError where none of them is there.
     """
-    for place in [Path(results)] if results else [local(preset), committed(preset)]:
+    for place in [Path(str(results))] if results else [local(preset), committed(preset)]:
         if (found := Results(place)).has("metrics"):  # a sweep alone is no study
             return found
+    if results:
+        raise ParameterError(f"results = {results!r}: there are no tables in this folder")
     command = f"make study PRESET={preset}"
     raise ParameterError(f"there are no tables of preset {preset!r}: run `{command}` first")
 

@@ -170,9 +170,7 @@ def _mark(word: str, kind: str) -> str:
     return f'<span style="{style};padding:0 2px;border-radius:3px" title="{says}">{shown}</span>'
 
 
-def train_briefly(
-    shelf: Shelf, variant: str, folder: Path, seed: int = 0, **overrides: object
-) -> pd.DataFrame:
+def train_briefly(shelf: Shelf, variant: str, folder: Path, /, **overrides: object) -> pd.DataFrame:
     """Train a variant from the committed base under the rule, and return its log by step.
 
     The run goes into `folder`; nothing of it enters the run store. `overrides` are parameters of
@@ -182,13 +180,17 @@ def train_briefly(
     from hybridlib.study import keys
     from hybridlib.training import grpo, loading
 
-    config, row = load_config(shelf.config.preset, **overrides), VARIANTS[variant]
+    if "preset" in overrides or "variants" in overrides:
+        raise ParameterError("preset and variants are chosen above: name another parameter")
+    config = load_config(shelf.config.preset, variants=[variant], **overrides)
+    row = VARIANTS[variant]
     if row.method != "rl" or row.before != "base":
         raise ParameterError(f"variant = {variant!r}: only RL that starts from the base is quick")
     base = folder / "base"
     loading.load_base(shelf.folder / "base").float().save_pretrained(base)
     shelf.tokenizer.save_pretrained(base)
-    spec, rule = keys.train(config, variant, "rule", seed), rewards.rule_reward(config.reward.scope)
+    spec = keys.train(config, variant, "rule", config.seeds[0])
+    rule = rewards.rule_reward(config.reward.scope)
     grpo.rl(spec, base, folder, rule)
     return pd.read_json(folder / "log.jsonl", lines=True)
 

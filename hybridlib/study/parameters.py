@@ -3,7 +3,7 @@
 import textwrap
 from typing import Any
 
-from hybridlib.config import MODELS, PARTS, PRESETS, RunConfig
+from hybridlib.config import MODELS, PARTS, SEED, SEEDS, RunConfig, presets
 from hybridlib.tasks.public import judges, requests, word_problems
 from hybridlib.variants import REWARDS, measured
 
@@ -15,7 +15,7 @@ NAMES = {
     "requests": tuple(requests.SOURCES),
     "judges": tuple(judges.JUDGES),
     "problems": tuple(word_problems.SETS),
-    "beside": tuple(sorted(path.stem for path in PRESETS.glob("*.yaml"))),
+    "beside": tuple(presets()),
 }
 
 
@@ -46,16 +46,16 @@ def brief(value: Any) -> str:
 
 
 def span(name: str, schema: dict[str, Any]) -> str:
-    """The values that a parameter may have: '0 to 1', 'at least 1', 'all, en, es'."""
+    """The values that a parameter may have: '0 to 1', 'above 0, at most 1', 'all, en, es'."""
     if name in NAMES:
         return brief(NAMES[name])
     if "enum" in schema:
         return ", ".join(map(str, schema["enum"]))
     if schema["type"] == "boolean":
         return "True, False"
-    if "exclusiveMinimum" in schema:
-        return f"above {schema['exclusiveMinimum']}"
-    if "minimum" in schema:
-        least, most = schema["minimum"], schema.get("maximum")
-        return f"at least {least}" if most is None else f"{least} to {most}"
-    return {"seeds": "each at least 0", "learning_rates": "each above 0"}[name]
+    if name == "seeds":
+        return f"at most {SEEDS}, each 0 to {SEED}"
+    if name == "learning_rates":
+        return f"each {span('', schema['additionalProperties'])}"
+    most = schema["maximum"]
+    return f"{schema['minimum']} to {most}" if "minimum" in schema else f"above 0, at most {most}"

@@ -169,6 +169,8 @@ def sweep(preset: str, *, report=print, **overrides: Any) -> Path:
     if not asked:
         names = ", ".join(name for name, variant in VARIANTS.items() if variant.swept)
         raise ParameterError(f"variants of {preset!r}: none is swept, name {names}")
+    for *_, point in asked:
+        study.at(point)  # what cannot be is refused before anything runs
     stages.base(config)
     with jobs.processes() as pool:
         work = [
