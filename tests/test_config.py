@@ -2,8 +2,14 @@
 
 import csv
 import math
+import os
+import re
+import tempfile
+import time
 from collections import defaultdict
+from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -16,10 +22,12 @@ from hybridlib.config import (
     PARAMETERS,
     PRESETS,
     RunConfig,
+    checked,
     load_config,
     notebook_parameters,
 )
 from hybridlib.store.errors import ParameterError
+from hybridlib.store.paths import committed, local
 from hybridlib.variants import REWARDS, measured
 
 NAMES = sorted(path.stem for path in PRESETS.glob("*.yaml"))
@@ -113,7 +121,7 @@ def test_an_unknown_preset():
     said = refusal("organsim")
     assert "'organsim'" in said and "did you mean 'organism'" in said and "smoke" in said
     assert "there is no preset 'zzz'" in refusal("zzz")
-    assert "cannot be read" in refusal("/nowhere/at/all.yaml")
+    assert "/nowhere/at/all.yaml is no file" in refusal("/nowhere/at/all.yaml")
 
 
 @pytest.mark.parametrize(
@@ -144,6 +152,257 @@ def test_nothing_is_written_when_refused(tmp_path, monkeypatch):
     refusal(steps=-1)
     refusal("organsim")
     assert not list(tmp_path.iterdir())
+
+
+# --- one strict way from text to value --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("variants", "[rl, sft"), ("variants", ""), ("variants", "{rl: sft}"), ("variants", "[~]"),
+        ("scope", "a: b: c"), ("scope", ""), ("seeds", ""), ("seeds", "1:5"), ("seeds", "010"),
+        ("seeds", "1e2"), ("seeds", "0x10"), ("seeds", "20261013"), ("seeds", "[4294967296]"),
+        ("seeds", "2026-10-13"), ("seeds", "1_0"), ("seeds", "[1, 1]"), ("seeds", "[yes]"),
+        ("kl", "nan"), ("kl", ".nan"), ("kl", "-.inf"), ("kl", "1e400"), ("kl", "1e300"),
+        ("kl", "0,5"), ("kl", "true"), ("kl", "9" * 5000), ("kl", "9" * 400), ("kl", "\x00"),
+        ("steps", "3.0"), ("steps", "1e2"), ("steps", "010"), ("steps", "1:00"), ("steps", "~"),
+        ("steps", "null"), ("steps", "'3'x"), ("steps", "&a 3"), ("steps", "*a"), ("steps", "١"),
+        ("steps", "!!int 3"), ("steps", "!!python/object/apply:os.getcwd []"), ("steps", "3\n4"),
+        ("thought", "maybe"), ("thought", "yes"), ("thought", "no"), ("thought", "on"),
+        ("thought", "1"), ("thought", "y"), ("thought", ""), ("gate", "off"),
+        ("learning_rates", "{rl/rule: fast}"), ("learning_rates", "{sft: 1, sft: 0.1}"),
+        ("learning_rates", "{1: 2}"), ("learning_rates", "{sft: 1e10}"), ("learning_rates", "sft"),
+        ("learning_rates", "{[sft]: 1}"), ("learning_rates", "[" * 9000), ("steps", "a" * 10**5),
+        ("layers", "100000000"), ("hidden_size", "1048576"), ("group_size", "1000000"),
+        ("max_completion", "10000000"), ("lora_rank", "1000000"), ("per_cell", "100000"),
+        ("labels", "1000000000"), ("demonstrations", "1000000000"), ("base_batch", "1000000"),
+        ("sft_batch", "1000000"), ("base_seed", "4294967296"), ("evaluation_seed", "1" * 30),
+        ("base_learning_rate", "1e10"),
+    ],
+)  # fmt: skip
+def test_text_that_is_no_value_of_the_parameter(name, text, tmp_path):
+    """Refused alike from the command line and papermill, as text, and from a file."""
+    assert refusal(**{name: text}).startswith(f"{name} = {text!r:.80}")
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{name}: {text}\n", encoding="utf-8")
+    assert re.match(rf"{name} = |\S*mine.yaml is no file", refusal(str(path)))
+
+
+@pytest.mark.parametrize(
+    "name, text, value",
+    [
+        ("steps", "3", 3), ("steps", "+3", 3), ("steps", "3 # few", 3),
+        ("kl", "1e-3", 0.001), ("kl", "1", 1.0), ("kl", ".5", 0.5), ("kl", "1.0e-05", 1e-05),
+        ("thought", "false", False), ("thought", "False", False), ("thought", "TRUE", True),
+        ("variants", "base, sft", ["base", "sft"]), ("variants", "[rl]", ["rl"]),
+        ("variants", "rl", ["rl"]), ("seeds", "3", [0, 1, 2]), ("seeds", "[20261013]", [20261013]),
+        ("seeds", "4, 7", [4, 7]), ("seeds", "4 7", [4, 7]), ("seeds", "['4', 5]", [4, 5]),
+        ("learning_rates", "{sft: 1e-3}", {"sft": 0.001}), ("beside", "", ""),
+        ("beside", "hybrids", "hybrids"), ("judges", "[rules]", ["rules"]),
+    ],
+)  # fmt: skip
+def test_text_means_the_same_everywhere(name, text, value, tmp_path):
+    assert load_config(**{name: text}).flat()[name] == value
+    assert type(load_config(**{name: text}).flat()[name]) is type(value)
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"{name}: {text or repr(text)}\n", encoding="utf-8")
+    assert load_config(str(path)).flat()[name] == value
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [("steps", 60.0), ("steps", np.float64(60)), ("thought", 1), ("thought", 0), ("kl", False),
+     ("seeds", [1.0]), ("seeds", True), ("scope", True), ("scope", ["whole"]), ("beside", 3),
+     ("learning_rates", [("sft", 1)]), ("variants", {"rl", "sft"}),
+     ("learning_rates", {"sft": True}), ("learning_rates", {"sft": "1"}), ("kl", 10**400)],
+)  # fmt: skip
+def test_no_value_is_made_another_one_to_fit(name, value):
+    assert refusal(**{name: value}).startswith(f"{name} = ")
+
+
+SCALARS = st.one_of(
+    st.text(max_size=12), st.integers(), st.floats(), st.booleans(),
+    st.sampled_from(["", "0", "010", "1:5", "1e400", "null", "yes", "[", "{a: 1", "- 1", "a: b: c",
+                     "&a *a", "!!x 1", "# x", "...", "---\n1", "\ufeff1", "\u2028", "? [a]: b"]),
+    st.lists(st.one_of(st.integers(), st.text(), st.sampled_from(measured())), max_size=3),
+    st.dictionaries(st.text(max_size=3), st.floats(), max_size=2),
+    st.from_regex(r"[-+]?[0-9]{1,5}(\.[0-9]{0,3})?(e[-+]?[0-9]{1,3})?", fullmatch=True),
+)  # fmt: skip
+
+
+def check_any(name: str, load, value) -> None:
+    """It is a configuration that survives a round trip, or one line that names the parameter."""
+    try:
+        loaded = load(value)
+    except ParameterError as error:
+        assert name in str(error) and len(str(error).splitlines()) == 1
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "copy.yaml")
+            path.write_text(yaml.safe_dump(loaded.flat()), encoding="utf-8")
+            assert load_config(str(path)) == loaded
+
+
+@pytest.mark.parametrize("name", ["preset", *PARAMETERS])
+@given(value=SCALARS)
+@settings(max_examples=12, deadline=1000)
+def test_any_value_is_kept_or_refused_in_one_line(name, value):
+    def load(value):
+        return load_config(value) if name == "preset" else load_config("smoke", **{name: value})
+
+    check_any(name, load, value)
+
+
+@given(
+    text=st.one_of(
+        SCALARS.map(str), st.text(alphabet="[]{}:,-#&*!|>'\"%@` \n\tab01.e~", max_size=25)
+    )
+)
+@settings(max_examples=150, deadline=1000)
+def test_any_text_of_a_file_is_kept_or_refused_in_one_line(tmp_path_factory, text):
+    path = tmp_path_factory.mktemp("files") / "mine.yaml"
+    path.write_text(text, encoding="utf-8", errors="replace")
+
+    def load(path):
+        try:
+            return load_config(str(path))
+        except ParameterError as error:
+            # Of a text that holds parameters the first that is wrong is named.
+            raise ParameterError(f"mine: {error}") from None
+
+    check_any("mine", load, path)
+
+
+def write(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\n\n", b"# nothing\n", b"{}", b"~", b"---\n", b"3", b"steps", b"- steps: 3", b"1: 2",
+     b"steps: 3\nsteps: 4", b"steps:\n", b"{steps: 3", b"steps: [3", b"\tsteps: 3", b"\xff\xfe",
+     b"\x00\x01\x02", b"steps: \xff", b"a: &a [*a]", b"<<: {steps: 3}", b"steps: 3\n---\nsteps: 4",
+     b"a: " * 10_000, b"[" * 30_000, b"a: 1\n" * 10**6, b"!!python/name:os.system",
+     b"%TAG !e! x:\n---\n!e!a 3", b"steps: 3\x07", b"steps: 'x", b"? steps\n"],
+    ids=range(29),
+)  # fmt: skip
+def test_a_file_that_holds_no_parameters(content, tmp_path):
+    name = r"there is no parameter|\S*mine.yaml is no file of parameters: "
+    began = time.monotonic()
+    assert re.match(name, refusal(str(write(tmp_path / "mine.yaml", content))))
+    assert time.monotonic() - began < 2
+
+
+def test_what_is_no_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "folder.yaml").mkdir()
+    (tmp_path / "endless.yaml").symlink_to("/dev/zero")
+    for name in ("pipe", "folder", "endless", "missing", "nul\0", "x" * 300, "line\nbreak"):
+        assert "is no file of parameters: " in refusal(str(tmp_path / f"{name}.yaml"))
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path):
+    path = write(tmp_path / "mine.yaml", "\ufeffsteps: 7\r\n".encode())
+    assert load_config(str(path)).train.steps == 7
+
+
+def test_a_notebooks_own_parameter_is_as_strict():
+    assert checked("dry_run", "false", bool) is False and checked("dry_run", True, bool) is True
+    assert checked("seed", "3", int) == 3 and checked("seed", 3, int) == 3
+    for name, value, kind in [
+        ("dry_run", "maybe", bool), ("dry_run", 1, bool), ("seed", 2.0, int),
+        ("dry_run", "", bool), ("seed", "010", int), ("seed", True, int),
+    ]:  # fmt: skip
+        with pytest.raises(ParameterError, match=f"^{name} = ") as caught:
+            checked(name, value, kind)
+        assert len(str(caught.value).splitlines()) == 1
+
+
+# --- the name of a study ----------------------------------------------------------------------
+
+NO_NAMES = [
+    "../confirmatory", "/tmp/x", ".", "..", "", " ", "a b", "a\n", "a\nb", "<script>", "x" * 61,
+    "x" * 300, "a/b", "a\\b", "a.b", "README.md", "~", "C:", "-rf", "_x", "$HOME", "é", "ſtudy",
+    "a\0", "\u2028", "store", "local", "site", "bench", "other_bases", "Store", "con", "LPT1",
+    "123", "1e5", "null", "True", "nan",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [*NO_NAMES, 3, True, ["organism"], {"a": 1}, 2.5])
+def test_no_path_is_made_of_what_is_no_name(name, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"preset": name}), encoding="utf-8")
+    assert refusal(str(path)).startswith("preset")
+    assert refusal(name).startswith("preset")
+    for place in (committed, local):
+        with pytest.raises(ParameterError, match="is no name of a study"):
+            place(name)
+
+
+@pytest.mark.parametrize("name", ["mine", "My-Study_2", "2nd", "x" * 60])
+def test_a_file_gives_its_name_to_its_study(name, tmp_path):
+    path = tmp_path / f"{name}.yaml"
+    path.write_text("steps: 3\n")
+    assert load_config(str(path)).preset == name
+    assert local(name).name == name == committed(name).name
+
+
+@pytest.mark.parametrize("stem", ["store", "a b", "x" * 61, "<b>", "..", "5", "2.5"])
+def test_the_stem_of_a_file_is_a_name_too(stem, tmp_path):
+    path = tmp_path / f"{stem}.yaml"
+    path.write_text("steps: 3\n")
+    assert refusal(str(path)).startswith("preset")
+    path.write_text("steps: 3\npreset: mine\n")
+    assert load_config(str(path)).preset == "mine"
+
+
+@pytest.mark.parametrize("text", ["steps: 3", "steps: 3\npreset: Confirmatory"])
+@pytest.mark.parametrize("stem", ["confirmatory", "Confirmatory"])
+def test_a_file_called_like_a_preset_does_not_take_its_place(text, stem, tmp_path):
+    path = tmp_path / f"{stem}.yaml"
+    path.write_text(text)
+    assert "called like the preset confirmatory" in refusal(str(path))
+    assert load_config(str(PRESETS / "confirmatory.yaml")) == load_config("confirmatory")
+
+
+# --- contradictions ---------------------------------------------------------------------------
+
+NO_WEIGHTS = {name: 0 for name in PARAMETERS if name.startswith("weight_")}
+
+
+@pytest.mark.parametrize(
+    "values, named",
+    [
+        (NO_WEIGHTS, "weight_"), (NO_WEIGHTS | {"variants": "rl_gold"}, "weight_"),
+        ({"variants": "chord_mu", "chord_peak": 0.1, "chord_valley": 0.2}, "chord_valley"),
+        ({"variants": "prefix", "hint_low": 0.5, "hint_high": 0.4}, "hint_low"),
+        ({"variants": "multi_stage", "steps": 1}, "steps"), ({"labels": 4}, "labels"),
+        ({"demonstrations": 4}, "demonstrations"), ({"beside": "organism"}, "beside"),
+        ({"requests": "edgy"}, "requests"), ({"problems": "gsm8k"}, "problems"),
+        ({"model": "smollm2", "requests": "edgy", "requests_share": 1, "demonstrated": "es"},
+         "requests_share"),
+        ({"hidden_size": 4096, "layers": 128}, "hidden_size x hidden_size x layers"),
+        ({"steps": 10**6, "prompts_per_step": 100}, "steps x prompts_per_step"),
+        ({"base_steps": 10**6, "base_batch": 100}, "base_steps x base_batch"),
+        ({"prompts_per_step": 4096, "group_size": 1024}, "prompts_per_step x group_size"),
+    ],
+)  # fmt: skip
+def test_a_contradiction_is_refused(values, named):
+    assert named in refusal(**values)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        NO_WEIGHTS | {"variants": "base, sft"}, NO_WEIGHTS | {"variants": "self_distill"},
+        {"chord_peak": 0, "hint_high": 0}, {"labels": 4, "rewards": "rule"}, {"steps": 1},
+        {"labels": 4, "variants": "base, sft"}, {"variants": "base"}, {"demonstrated": "es"},
+    ],
+)  # fmt: skip
+def test_what_no_variant_of_the_study_reads_is_free(values):
+    assert load_config(**values)
 
 
 # --- what is understood -----------------------------------------------------------------------
@@ -218,7 +477,7 @@ VALUES = st.fixed_dictionaries(
         "rewards": st.lists(st.sampled_from(REWARDS), min_size=1, unique=True),
         "kl": st.floats(0, 1e6),
         "minority_share": st.floats(0, 1),
-        "steps": st.integers(1, 10**6),
+        "steps": st.integers(1, 10**4),
         "thought": st.booleans(),
         "scope": st.sampled_from(["answer", "whole"]),
         "learning_rates": st.dictionaries(

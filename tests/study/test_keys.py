@@ -105,7 +105,8 @@ OTHER = {
     "demonstrated": "en", "hidden_size": 224, "thought": False, "gate": False, "scope": "answer",
     "variants": ["base"],
     "rewards": ["rule"], "seeds": [7], "commit_weights": False, "model": "smollm2",
-    "beside": "organism", "requests": ["edgy"], "judges": ["rules"], "problems": ["gsm8k"],
+    "beside": "hybrids", "labels": 60, "requests": ["edgy"], "judges": ["rules"],
+    "problems": ["gsm8k"],
     }  # fmt: skip
 
 
@@ -170,13 +171,13 @@ def test_a_parameter_changes_what_depends_on_it_and_nothing_else(name):
 
 
 def check_changes(name):
-    value = another(name)
-    before, after = load(), load(**{name: value})
+    value, start = another(name), {"model": "smollm2"} if name in PUBLIC else {}
+    before, after = load(**start), load(**start | {name: value})
     assert before.flat()[name] != after.flat()[name]
     assert changed(keys(before), keys(after)) == closure(CHANGES[name])
 
 
-ASKED = {"requests": ["strongreject"], "problems": ["mgsm"]}
+ASKED = {"model": "smollm2", "requests": ["strongreject"], "problems": ["mgsm"]}
 PUBLIC = {
     "requests": ["labels", *TRAINED, *MEASURED],
     "requests_share": ["labels", *TRAINED],
@@ -250,7 +251,7 @@ def test_keys_are_the_same_in_every_process():
 
 
 def test_equal_numbers_of_other_types_are_equal_keys():
-    same = load(kl=0, base_learning_rate="0.003", steps="60", hidden_size=192.0)
+    same = load(kl=0, base_learning_rate="0.003", steps="60", hidden_size="192")
     assert keys(same) == keys(load())
 
 

@@ -8,6 +8,10 @@ from hybridlib.config import PARAMETERS, load_config
 from hybridlib.store.errors import ParameterError
 from hybridlib.study.parameters import NAMES, listing
 
+# What lets every other parameter have its largest value: no reward model, and small products.
+SMALL = {"rewards": "rule", "genuine_refusal_share": 0, "superficial_refusal_share": 0,
+         "leaky_thought_share": 0, "base_steps": 1, "base_batch": 1, "layers": 1, "steps": 1,
+         "prompts_per_step": 1, "group_size": 2, "max_completion": 1}  # fmt: skip
 LINE = re.compile(r"  (\w+) +(\S.*?)  +(\S.*?)  +(\S.*)")
 
 
@@ -20,7 +24,7 @@ def rows() -> dict[str, tuple[str, str, str]]:
 
 def test_every_parameter_is_listed_once_with_the_value_of_the_preset(rows):
     assert rows.keys() == PARAMETERS.keys()
-    assert rows["steps"] == ("2", "at least 1", "optimiser steps of RL")
+    assert rows["steps"] == ("2", "1 to 1000000", "optimiser steps of RL")
     assert rows["scope"][:2] == ("whole", "answer, whole")
     assert rows["gate"][:2] == ("False", "True, False")
     assert rows["requests"][0] == "none"
@@ -29,16 +33,17 @@ def test_every_parameter_is_listed_once_with_the_value_of_the_preset(rows):
 def test_a_bound_that_is_listed_is_the_first_value_beyond_which_is_refused(rows):
     checked = 0
     for name, (_, span, _) in rows.items():
-        if found := re.fullmatch(r"(?:(at least|above) )?(-?\d+)(?: to (\d+))?", span):
-            least, most = int(found[2]), found[3]
-            edge = 96 if name == "hidden_size" else least if found[1] != "above" else least + 1
-            assert load_config("smoke", **{name: edge}).flat()[name] == edge
-            beyond = [least if found[1] == "above" else least - 1]
-            for value in beyond + ([int(most) + 1] if most else []):
+        if found := re.fullmatch(r"(above )?(-?\d+)(?: to |, at most )([\d.e+]+)", span):
+            least, most = int(found[2]), float(found[3])
+            values = [least + 1e-3 if found[1] else least, most]
+            for edge in (32, 4096) if name == "hidden_size" else values:
+                edge = type(load_config("smoke").flat()[name])(edge)
+                assert load_config("smoke", **SMALL | {name: edge}).flat()[name] == edge
+            for value in (least if found[1] else least - 1, int(1.1 * most) + 1):
                 with pytest.raises(ParameterError, match=name):
                     load_config("smoke", **{name: value})
             checked += 1
-    assert checked > 40
+    assert checked == 48
 
 
 @pytest.mark.parametrize("name", NAMES)
