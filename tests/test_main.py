@@ -63,6 +63,74 @@ def test_a_bad_parameter_is_one_line_and_writes_nothing(project: Project, capfd,
     assert sorted(project.root.rglob("*")) == before
 
 
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty project with the real parameters."""
+    monkeypatch.setattr("hybridlib.store.paths.PROJECT", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "arguments, named",
+    [
+        (["study", "-p", "variants", "[rl, sft"], "variants = '[rl, sft': "),
+        (["study", "-p", "scope", "a: b: c"], "scope = 'a: b: c': "),
+        (["study", "-p", "preset", "123"], "preset '123' is no name"),
+        (["study", "-p", "preset", "[organism]"], "preset '[organism]' is no name"),
+        (["study", "-p", "", "x"], "there is no parameter ''"),
+        (["study", "-p", "a\nb", "x"], r"there is no parameter 'a\nb'"),
+        (["study", "-p", "seeds", ""], "seeds = '': "),
+        (["study", "-p", "seeds", "20261013"], "seeds = '20261013': at most 1000 seeds; for the"),
+        (["study", "-p", "kl", "1e400"], "kl = '1e400': "),
+        (["study", "-p", "steps", "010"], "steps = '010': "),
+        (["study", "-p", "kl", "0", "-p", "kl", "x"], "kl = 'x': "),
+        (["study", "-p", "dry_run", "maybe"], "dry_run = 'maybe': "),
+        (["study", "-p", "dry_run", ""], "dry_run = '': "),
+        (["study", "../confirmatory"], "preset '../confirmatory' is no name"),
+        (["study", "mine.yaml"], "preset '../confirmatory' is no name"),
+        (["study", "-f", "mine.yaml"], "preset '../confirmatory' is no name"),
+        (["study", "-f", "twice.yaml"], "twice.yaml is no file of parameters: line 1: 'kl' is"),
+        (["study", "-f", "."], ". is no file of parameters: it is no regular file"),
+        (["sweep", "hybrids", "-p", "report", "3"], "there is no parameter 'report'"),
+        (["sweep", "hybrids", "-p", "preset", ".."], "preset '..' is no name"),
+        (["sweep", "hybrids", "-p", "chord_valley", "0.2"], "chord_valley must not exceed"),
+        (["sensitivity", "-p", "names", "3"], "there is no parameter 'names'"),
+        (["sensitivity", "-p", "dry_run", "true"], "there is no parameter 'dry_run'"),
+        (["params", "<script>"], "preset '<script>' is no name"),
+        (["tune", "/etc/x"], "preset '/etc/x' is no name"),
+        (["compare", "../x"], "preset '../x' is no name"),
+        (["publish", "store"], "preset 'store' is no name"),
+        (["publish", ""], "preset '' is no name"),
+        (["figures", "other_bases"], "preset 'other_bases' is no name"),
+        (["figures", "..", "--only", "cost"], "preset '..' is no name"),
+    ],
+)
+def test_what_cannot_be_is_one_line_and_writes_nothing(place: Path, capfd, arguments, named):
+    (place / "mine.yaml").write_text("preset: ../confirmatory\n")
+    (place / "twice.yaml").write_text("kl: 0\nkl: 1\n")
+    assert main(arguments) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and err.startswith(f"ParameterError: {named}")
+    assert err.count("\n") == 1
+    assert {path.name for path in place.rglob("*")} == {"mine.yaml", "twice.yaml"}
+
+
+def test_the_last_of_a_parameter_counts_and_before_a_file(project: Project, capfd):
+    project.source("00_study", "print(seeds)")
+    (project.root / "more.yaml").write_text("seeds: 2")
+    again = ["-p", "seeds", "3", "-p", "seeds", "4", "-f", str(project.root / "more.yaml")]
+    assert main(["study", *again]) == 0
+    assert capfd.readouterr().out == "4\n"
+
+
+@pytest.mark.parametrize("text, planned", [("false", False), ("False", False), ("true", True)])
+def test_a_truth_is_read_as_it_is_written(project: Project, capfd, text, planned):
+    project.source("00_study", "print('executed')")
+    assert main(["study", "-p", "dry_run", text]) == 0
+    assert ("executed" in capfd.readouterr().out) is not planned
+
+
 def test_a_wrong_parameter_is_answered_before_anything_slow_is_imported():
     code = """
 import sys

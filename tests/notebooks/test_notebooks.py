@@ -9,8 +9,12 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from papermill.cli import _resolve_type
+from papermill.iorw import load_notebook_node
+from papermill.parameterize import parameterize_notebook
 
 from hybridlib.figures.registry import figures
+from hybridlib.store.errors import ParameterError
 
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
 FIGURES: dict[str, list[str]] = {}
@@ -159,6 +163,55 @@ def test_misspelt_parameter_ends_at_once(results, tmp_path):
             parameters={"result": str(results)},
             progress_bar=False,
         )
+
+
+def given(name: str, **texts: str) -> dict:
+    """The names of a notebook once it has read what `papermill -p NAME TEXT` gives it."""
+    (source,) = (path for path in NOTEBOOKS if path.stem == name)
+    values = {parameter: _resolve_type(text) for parameter, text in texts.items()}
+    node = parameterize_notebook(load_notebook_node(str(source)), values)
+    code = [cell.source for cell in node.cells if cell.cell_type == "code"]
+    (reads,) = (at for at, text in enumerate(code) if "notebook_parameters(In" in text)
+    names = {"In": code[:reads]}
+    for text in code[: reads + 1]:
+        exec(text, names)
+    return names
+
+
+@pytest.mark.parametrize("text, value", [("false", False), ("False", False), ("true", True)])
+def test_papermill_hands_a_truth_over_as_text(text, value):
+    assert given("00_study", preset="smoke", dry_run=text)["dry_run"] is value
+    assert given("00_study", preset="smoke", thought=text)["config"].base.thought is value
+
+
+def test_papermill_hands_over_what_a_file_would_say():
+    texts = {"seeds": "3", "variants": "base, sft", "learning_rates": "{sft: 1e-2}", "kl": "1e-3"}
+    config = given("00_study", preset="smoke", steps="5", **texts)["config"]
+    assert (config.seeds, config.variants) == ((0, 1, 2), ("base", "sft"))
+    assert (config.train.learning_rates, config.train.kl) == ({"sft": 0.01}, 0.001)
+    config = given("03_evaluate", preset="smoke", variant="sft", reward="none", seeds="[7]")
+    assert config["config"].seeds == (7,)
+    assert given("02_train", preset="smoke", seed="4")["config"].seeds == (4,)
+
+
+@pytest.mark.parametrize(
+    "name, texts",
+    [
+        ("00_study", {"dry_run": "maybe"}), ("00_study", {"dry_run": ""}),
+        ("00_study", {"dry_run": "1"}), ("00_study", {"steps": "3.0"}), ("00_study", {"kl": "nan"}),
+        ("00_study", {"seeds": "1:5"}), ("00_study", {"variants": "[rl, sft"}),
+        ("00_study", {"preset": "123"}), ("00_study", {"preset": "../confirmatory"}),
+        ("01_base", {"gate": "off"}), ("02_train", {"seed": "x"}), ("02_train", {"seed": "1.5"}),
+        ("02_train", {"seed": "-1"}), ("02_train", {"variant": "rl/rule", "reward": "none"}),
+        ("02_train", {"reward": "3"}), ("03_evaluate", {"per_cell": "0"}),
+        ("04_harmlessness", {"results": "123"}), ("05_readability", {"preset": ".."}),
+        ("08_hybrids", {"preset": "3"}), ("explore", {"preset": "../results/organism"}),
+    ],
+)  # fmt: skip
+def test_what_papermill_hands_over_and_cannot_be_is_one_line(name, texts):
+    with pytest.raises(ParameterError, match="|".join(texts)) as caught:
+        given(name, **texts)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", FIGURES)
