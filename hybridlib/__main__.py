@@ -9,6 +9,7 @@ from pathlib import Path
 
 from hybridlib.store import paths, values
 from hybridlib.store.errors import OneLineError, ParameterError
+from hybridlib.store.lock import only_here
 
 DEFAULT = "organism"
 HEADLINE = "confirmatory"  # the preset whose verdicts a reader finds first
@@ -49,9 +50,10 @@ def study(options: argparse.Namespace) -> int | None:
         print(outline(plan(config), config.study.workers or default_workers()))
         return None
     output = paths.local(config.preset) / "notebooks" / "00_study.ipynb"
-    output.parent.mkdir(parents=True, exist_ok=True)
     try:
-        execute(paths.NOTEBOOKS / "00_study.ipynb", output, {"preset": preset} | overrides)
+        with only_here(paths.local(config.preset)):
+            output.parent.mkdir(exist_ok=True)
+            execute(paths.NOTEBOOKS / "00_study.ipynb", output, {"preset": preset} | overrides)
     except PapermillExecutionError:
         print(f"{error_in(output)}\n(all of it is in {os.path.relpath(output)})", file=sys.stderr)
         return 1

@@ -4,8 +4,9 @@
         -> tables -> 04 to 07, and 08 where hybrids are compared
 """
 
+import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -15,9 +16,10 @@ import yaml
 from hybridlib import config as configuration
 from hybridlib.config import RunConfig
 from hybridlib.figures import markdown
+from hybridlib.store.lock import only_here
 from hybridlib.store.paths import NOTEBOOKS, local
-from hybridlib.study import stages
-from hybridlib.study.jobs import Job, duration
+from hybridlib.study import jobs, stages
+from hybridlib.study.jobs import Job, Outcome, duration
 from hybridlib.study.notebook import metadata_of
 from hybridlib.variants import arm_name, before, chain, compares_hybrids
 
@@ -31,8 +33,9 @@ HYBRIDS = "08_hybrids"
 def plan(config: RunConfig, folder: Path | None = None) -> list[Job]:
     """Every job of the study, each after those that it needs.
 
-    The resolved configuration is written to the `folder` of the results (default:
-    results/local/<preset>); every notebook is given that file as its `preset`.
+    Nothing is written: `run` does that, in the `folder` of the results (default:
+    results/local/<preset>). Every notebook is given the file of the resolved configuration as its
+    `preset`; the file is named by its content, so that it never changes under a notebook.
     """
     from hybridlib.figures import results  # here: the kernels of single jobs need neither
     from hybridlib.study.collect import write_tables
@@ -40,9 +43,7 @@ def plan(config: RunConfig, folder: Path | None = None) -> list[Job]:
     if config.study.beside:
         results.load(config.study.beside)  # if there are none, this says so now and not at the end
     folder = folder or local(config.preset)
-    folder.mkdir(parents=True, exist_ok=True)
-    preset = folder / "config.yaml"
-    preset.write_text(yaml.safe_dump(config.flat(), sort_keys=False), encoding="utf-8")
+    preset = _preset(config, folder)
 
     def job(name: str, source: str, units: list[tuple], needs: list[str], **at: object) -> Job:
         # 02_train-rl-model-seed0, 03_evaluate-sft
@@ -58,7 +59,7 @@ def plan(config: RunConfig, folder: Path | None = None) -> list[Job]:
             alone=source == "01_base",
         )
 
-    jobs = [job("base", "01_base", [("base", "base", "none", 0)], [])]
+    planned = [job("base", "01_base", [("base", "base", "none", 0)], [])]
     # A stage of a chain is trained once, even if it is no arm.
     first = [arm for arm in FIRST if arm in config.arms]
     trained = dict.fromkeys(phase for arm in (*first, *config.arms) for phase in chain(*arm))
@@ -68,7 +69,7 @@ def plan(config: RunConfig, folder: Path | None = None) -> list[Job]:
             needs = ["base" if last[0] == "base" else f"train {arm_name(*last)} seed {seed}"]
             name = f"train {arm_name(variant, reward)} seed {seed}"
             at = {"variant": variant, "reward": reward, "seed": seed}
-            jobs.append(job(name, "02_train", [("train", *at.values())], needs, **at))
+            planned.append(job(name, "02_train", [("train", *at.values())], needs, **at))
     evaluations = []
     for variant, reward in config.arms:
         arm = arm_name(variant, reward)
@@ -81,7 +82,44 @@ def plan(config: RunConfig, folder: Path | None = None) -> list[Job]:
     tables = Job("tables", call=partial(write_tables, config, folder / "tables"), needs=needs)
     variants = {variant for variant, _ in config.arms}
     drawn = figures(config.preset, variants, folder, folder / "notebooks", (tables.name,))
-    return [*jobs, *evaluations, tables, *drawn]
+    return [*planned, *evaluations, tables, *drawn]
+
+
+def run(
+    config: RunConfig,
+    plan: Sequence[Job],
+    workers: int | None = None,
+    *,
+    report: Callable[[str], object] = print,
+) -> list[Outcome]:
+    """Run the plan of a study in results/local/<preset>, and return one outcome a job.
+
+    config.yaml is there only while the results are those of a study that has finished. Raises
+    BusyError if another command is writing there, StudyError if a job failed.
+    """
+    folder, text = local(config.preset), _text(config)
+    with only_here(folder):
+        (folder / "config.yaml").unlink(missing_ok=True)
+        _write(_preset(config, folder), text)
+        outcomes = jobs.run(plan, workers, report=report)
+        _write(folder / "config.yaml", text)
+    return outcomes
+
+
+def _text(config: RunConfig) -> str:
+    return yaml.safe_dump(config.flat(), sort_keys=False)
+
+
+def _preset(config: RunConfig, folder: Path) -> Path:
+    return folder / "configs" / f"{hashlib.sha256(_text(config).encode()).hexdigest()[:16]}.yaml"
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".new")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
 
 
 def figures(

@@ -8,6 +8,7 @@ kernels that would find everything there.
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -54,10 +55,12 @@ class Job:
     def stamp(self) -> str:
         """A hash that changes when the executed notebook would show something else.
 
-        Paths count as they are within the project, which may lie anywhere.
+        Paths count as they are within the project, which may lie anywhere. Of the file of the
+        study's parameters the name does not count, since the key tells of those that matter.
         """
         project = json.dumps(f"{paths.PROJECT}/")[1:-1]
         shown = json.dumps([dict(self.parameters), self.key], sort_keys=True).replace(project, "")
+        shown = re.sub(r"/configs/[0-9a-f]{16}\.yaml", "/config.yaml", shown)
         return hashlib.sha256(self.notebook.read_bytes() + shown.encode()).hexdigest()[:16]
 
     def unchanged(self) -> bool:

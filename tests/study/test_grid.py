@@ -1,6 +1,10 @@
 """The graph of the study's notebooks."""
 
+import os
 import shutil
+import threading
+from concurrent import futures
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_origin
 
@@ -12,6 +16,8 @@ from standin import ARMS, Config, Project
 
 from hybridlib import config
 from hybridlib.store.errors import OneLineError
+from hybridlib.store.lock import BusyError
+from hybridlib.store.paths import local
 from hybridlib.study import grid, parameters
 from hybridlib.study import notebook as nb
 from hybridlib.study.jobs import StudyError, Work, run
@@ -78,8 +84,7 @@ def test_stages_that_are_no_arms_are_trained_once_and_not_evaluated(project: Pro
 def test_notebooks_are_given_the_resolved_configuration(project: Project):
     jobs = {job.name: job for job in grid.plan(project.config)}
     folder = project.root / "results" / "local" / "organism"
-    preset = str(folder / "config.yaml")
-    assert yaml.safe_load(Path(preset).read_text()) == project.config.flat()
+    preset = jobs["base"].parameters["preset"]
     train, evaluate = jobs["train rl/model seed 1"], jobs["evaluate sft"]
     at = {"variant": "rl", "reward": "model"}
     assert train.parameters == {"preset": preset, "seed": 1} | at
@@ -87,6 +92,84 @@ def test_notebooks_are_given_the_resolved_configuration(project: Project):
     assert evaluate.parameters == {"preset": preset, "variant": "sft", "reward": "none"}
     assert evaluate.output == folder / "notebooks" / "03_evaluate-sft.ipynb"
     assert jobs["figures 05_readability"].parameters["results"] == str(folder)
+
+
+class Gate:
+    """Stands in for kernels: each job notes the parameters that its notebook would read, and waits
+    until the gate is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened, self.entered = threading.Event(), threading.Event()
+        self.read: list[dict] = []
+        monkeypatch.setattr(Work, "execute", lambda work: self.execute(work))
+
+    def execute(self, work: Work) -> str:
+        self.entered.set()
+        assert self.opened.wait(30)
+        if "figures" not in work.job.name:
+            self.read.append(yaml.safe_load(Path(work.job.parameters["preset"]).read_text()))
+        return ""
+
+
+def listing(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+
+
+def test_planning_writes_nothing(project: Project):
+    before = listing(project.root)
+    grid.outline(grid.plan(project.config), 2)
+    assert listing(project.root) == before
+
+
+def test_no_other_study_changes_one_that_runs(project: Project, monkeypatch):
+    gate, report = Gate(monkeypatch), lambda line: None
+    first, second = Config(seeds=(0,)), Config(seeds=(0, 1, 2))
+    with futures.ThreadPoolExecutor(1) as pool:
+        study = pool.submit(grid.run, first, grid.plan(first), 2, report=report)
+        assert gate.entered.wait(30)
+        before = listing(project.root)
+        dry = grid.outline(grid.plan(second), 2)
+        with pytest.raises(BusyError, match=f"process {os.getpid()} on .*since.*wait"):
+            grid.run(second, grid.plan(second), 2, report=report)
+        assert listing(project.root) == before
+        gate.opened.set()
+        outcomes = study.result(30)
+    assert dry.startswith("base: 0 of 1 done")
+    assert {outcome.status for outcome in outcomes} == {"finished"}
+    trained = [outcome for outcome in outcomes if outcome.job.name.startswith("train ")]
+    assert len(gate.read) == 1 + len(trained) + len(ARMS)
+    assert all(read == first.flat() for read in gate.read)
+    # and then it is the second's turn, with its own
+    gate.read.clear()
+    grid.run(second, grid.plan(second), 2, report=report)
+    assert all(read == second.flat() for read in gate.read) and gate.read
+
+
+def test_results_are_of_a_configuration_once_all_of_it_ran(project: Project, monkeypatch):
+    """`make publish` asks config.yaml; it is not there while a study runs, or after one failed."""
+    Gate(monkeypatch).opened.set()
+    of = local("organism") / "config.yaml"
+    few, many = Config(seeds=(0,)), Config(seeds=(0, 1))
+    grid.run(few, grid.plan(few), 2, report=str)
+    assert yaml.safe_load(of.read_text()) == few.flat()
+    monkeypatch.setattr(Work, "execute", lambda work: "no" if "sft" in work.job.name else "")
+    with pytest.raises(StudyError):
+        grid.run(many, grid.plan(many), 2, report=str)
+    assert not of.exists()
+
+
+def test_other_seeds_leave_what_is_executed_as_it_is(project: Project):
+    """The key of a job says which parameters it rests on; the file's name is a hash of all."""
+    few, many = (
+        {job.name: job for job in grid.plan(Config(seeds=seeds)) if job.notebook}
+        for seeds in ((0,), (0, 1))
+    )
+    name = "train rl/rule seed 0"
+    assert few[name].parameters["preset"] != many[name].parameters["preset"]
+    assert few[name].stamp() == many[name].stamp()
+    as_before = few[name].parameters | {"preset": str(local("organism") / "config.yaml")}
+    assert replace(few[name], parameters=as_before).stamp() == few[name].stamp()
+    assert few["evaluate rl/rule"].stamp() != many["evaluate rl/rule"].stamp()  # of other keys
 
 
 def test_a_checkout_that_was_moved_has_nothing_to_do_again(tmp_path: Path, monkeypatch):
