@@ -25,6 +25,7 @@ from hybridlib.figures.results import Results
 from hybridlib.store import assets
 from hybridlib.store.environment import environment
 from hybridlib.store.errors import OneLineError
+from hybridlib.store.lock import only_here
 from hybridlib.store.paths import PROJECT, committed, local
 from hybridlib.store.run_store import sha256
 from hybridlib.study import collect, grid
@@ -88,14 +89,16 @@ def publish(preset: str, *, report: Callable[[str], object] = print) -> Path:
     """
     source, target = local(preset), committed(preset)
     if (source / "config.yaml").exists():
-        return _replace(target, lambda draft: _study(draft, source), report)
+        with only_here(source):
+            return _replace(target, lambda draft: _study(draft, source), report)
     tables = sorted((source / "tables").glob("*.csv"))
     if not tables or (source / "tables" / "runs.csv").exists() or not target.is_dir():
         raise PublishError(f"no local results of {preset}: {RERUN.format(preset)} first")
     if not collect.is_present(target):
         again = f"{RERUN.format(preset)} and publish that"
         raise PublishError(f"results/{preset} is of other stages or hypotheses: {again}")
-    return _replace(target, lambda draft: _drawn(draft, target, report, tables), report)
+    with only_here(source):
+        return _replace(target, lambda draft: _drawn(draft, target, report, tables), report)
 
 
 def redraw(preset: str, *, report: Callable[[str], object] = print) -> Path:
@@ -106,7 +109,8 @@ def redraw(preset: str, *, report: Callable[[str], object] = print) -> Path:
     target = committed(preset)
     if not (target / "manifest.json").exists():
         raise PublishError(f"there are no committed results of {preset}")
-    return _replace(target, lambda draft: _drawn(draft, target, report), report)
+    with only_here(local(preset)):
+        return _replace(target, lambda draft: _drawn(draft, target, report), report)
 
 
 def _replace(

@@ -27,6 +27,7 @@ from hybridlib.evaluation import comparison, hypotheses, statistics, tables
 from hybridlib.evaluation.metrics import Cube
 from hybridlib.figures.results import EFFECT
 from hybridlib.store.errors import OneLineError, ParameterError
+from hybridlib.store.lock import only_here
 from hybridlib.store.paths import committed, local
 from hybridlib.study import collect, grid, jobs, keys, stages
 from hybridlib.variants import VARIANTS, arm_name
@@ -109,22 +110,23 @@ def tune(preset: str) -> pd.DataFrame:
     lacking = [arm for arm in dict.fromkeys((*TUNED_FIRST, *config.arms)) if arm not in have]
     if not lacking:
         return there
-    stages.base(config)
-    rows, chosen = [], configuration.chosen_rates() | config.train.learning_rates
-    for first in (True, False):
-        trials = list(product([a for a in lacking if (a in TUNED_FIRST) == first], RATES))
-        with jobs.processes() as pool:
-            work = [pool.submit(_objective, preset, chosen, *trial) for trial in trials]
-            found = [(*arm, DEVELOPMENT_SEED, rate) for arm, rate in trials]
-            rows += [(*at, trial.result()) for at, trial in zip(found, work)]
-        table = pd.DataFrame(rows, columns=columns[:-1]).astype({"objective": float})
-        best = table.loc[table.groupby(["variant", "reward"]).objective.idxmax()]
-        chosen |= {
-            arm_name(row.variant, row.reward): row.learning_rate for row in best.itertuples()
-        }
-    table["chosen"] = table.index.isin(best.index)
-    table = pd.concat([there, table]) if len(there) else table
-    tables.write(table, path)
+    with only_here(local(config.preset).parent):  # the rates are those of all presets
+        stages.base(config)
+        rows, chosen = [], configuration.chosen_rates() | config.train.learning_rates
+        for first in (True, False):
+            trials = list(product([a for a in lacking if (a in TUNED_FIRST) == first], RATES))
+            with jobs.processes() as pool:
+                work = [pool.submit(_objective, preset, chosen, *trial) for trial in trials]
+                found = [(*arm, DEVELOPMENT_SEED, rate) for arm, rate in trials]
+                rows += [(*at, trial.result()) for at, trial in zip(found, work)]
+            table = pd.DataFrame(rows, columns=columns[:-1]).astype({"objective": float})
+            best = table.loc[table.groupby(["variant", "reward"]).objective.idxmax()]
+            chosen |= {
+                arm_name(row.variant, row.reward): row.learning_rate for row in best.itertuples()
+            }
+        table["chosen"] = table.index.isin(best.index)
+        table = pd.concat([there, table]) if len(there) else table
+        tables.write(table, path)
     return table
 
 
@@ -172,7 +174,7 @@ def sweep(preset: str, *, report=print, **overrides: Any) -> Path:
     for *_, point in asked:
         study.at(point)  # what cannot be is refused before anything runs
     stages.base(config)
-    with jobs.processes() as pool:
+    with only_here(local(config.preset)), jobs.processes() as pool:
         work = [
             [pool.submit(study.make, point, (*arm, seed)) for seed in config.seeds]
             for *arm, point in asked
@@ -255,7 +257,7 @@ def sensitivity(preset: str, names: Sequence[str] = (), *, report=print, **overr
     config, study = load_config(preset, **overrides), _Study(preset, overrides)
     asked, table = points(names), here if len(here) else there
     path = local(first.preset) / "tables" / "sensitivity.csv"
-    with jobs.processes() as pool:
+    with only_here(local(first.preset)), jobs.processes() as pool:
         bases = {keys.base(study.at(point)).key for point in asked if not point.default}
         shared = len(unchanged) and keys.base(config).key in bases
         if shared and not pool.submit(_is_committed_base, config).result():

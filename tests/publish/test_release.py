@@ -17,6 +17,7 @@ from standin import Config, Project
 from hybridlib.evaluation import hypotheses
 from hybridlib.publish import release
 from hybridlib.publish.release import PublishError
+from hybridlib.store.lock import BusyError, only_here
 from hybridlib.store.paths import committed, local
 from hybridlib.store.run_store import sha256
 from hybridlib.study import grid
@@ -162,6 +163,15 @@ def test_manifest_leads_from_a_figure_to_runs_and_code(finished: Project):
     assert (asset["name"], asset["licence"]) == ("smollm2", "Apache-2.0") and asset["sha256"]
     assert manifest["environment"]["python"] == sys.version.split()[0]
     assert manifest["hypotheses_sha256"] == sha256(hypotheses.FILE)
+
+
+def test_nothing_is_published_or_drawn_while_another_command_writes(finished: Project):
+    before = digests(published(finished))
+    with only_here(local("organism")):
+        for command in (release.publish, release.redraw):
+            with pytest.raises(BusyError):
+                command("organism", report=str)
+    assert digests(committed("organism")) == before
 
 
 @pytest.mark.parametrize("fault", ["no results", "outdated", "no driver", "failed", "too large"])

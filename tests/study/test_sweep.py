@@ -14,6 +14,7 @@ from hybridlib.config import PARAMETERS, PARTS, load_config
 from hybridlib.evaluation import tables
 from hybridlib.figures.results import EFFECT
 from hybridlib.store.errors import ParameterError
+from hybridlib.store.lock import BusyError, only_here
 from hybridlib.study import collect, jobs, stages, sweep
 from hybridlib.study.sweep import AXES, NO_BASE, Point, points
 from hybridlib.training.reward_model import OneSidedLabels
@@ -42,6 +43,10 @@ def test_only_arms_that_are_lacking_are_tuned_and_the_rest_stays(tmp_path, monke
     monkeypatch.setattr(stages, "base", lambda config: None)
     chosen = load_config("hybrids", variants=["base", "rl", "sft", "gated"], rewards=["rule"])
     monkeypatch.setattr(sweep, "load_config", lambda preset: chosen)
+    monkeypatch.setattr(sweep, "local", lambda preset: tmp_path / preset)
+    with only_here(tmp_path), pytest.raises(BusyError):
+        sweep.tune("hybrids")
+    assert path.read_text() == before and not asked
     table = sweep.tune("hybrids")
     assert path.read_text().startswith(before)
     assert [arm for arm, *_ in asked] == [("sft", "none")] * 3 + [("gated", "rule")] * 3
@@ -124,6 +129,8 @@ def test_each_point_is_measured_with_its_value_and_one_that_diverges_is_told(tmp
     joint = replace(VARIANTS["joint"], swept=("joint_lambda", (0.5, 2.0)))
     monkeypatch.setitem(VARIANTS, "joint", joint)
     few = {"variants": ["base", "joint"], "rewards": ["rule"], "seeds": 2, "gate": False}
+    with only_here(tmp_path / "organism"), pytest.raises(BusyError):
+        sweep.sweep("organism", report=said.append, **few)
     path = sweep.sweep("organism", report=said.append, **few)
     assert asked == [("joint", "rule", value, seed) for value in (0.5, 2.0) for seed in (0, 1)]
     assert said[0] == "joint_lambda 2: joint/rule seed 1 diverged"
@@ -245,7 +252,9 @@ def test_without_its_control_no_verdict_on_rl_is_given(made, runs):
     assert "descriptive" not in set(rows[~with_rl].verdict)
 
 
-def test_what_the_tests_compare_is_trained_on_the_seeds_of_a_verdict(made):
+def test_what_the_tests_compare_is_trained_on_the_seeds_of_a_verdict(made, tmp_path):
+    with only_here(tmp_path / "local"), pytest.raises(BusyError):
+        sweep.sensitivity("confirmatory", ["base_seed"], report=str)
     sweep.sensitivity("confirmatory", ["base_seed"], report=str)
     arms = ["base/none", "rl/rule", "rl/model", "rl_gold/gold", "sft/none", "sft_narrow/none",
             "two_stage/model"]  # fmt: skip
