@@ -2,8 +2,10 @@
 
 import argparse
 import os
+import signal
 import sys
 import warnings
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,18 +19,42 @@ HEADLINE = "confirmatory"  # the preset whose verdicts a reader finds first
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:  # closed: else a file or a socket would get its number
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
     options = _parser().parse_args(arguments)
     warnings.filterwarnings("ignore")  # of tools: no concern of a study's reader
     os.environ["PYTHONWARNINGS"] = "ignore"
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # "frozen modules are being used"
     try:
-        return options.command(options) or 0
+        status = options.command(options) or 0
+        sys.stdout.flush()  # now, and not when nobody could say why it fails
+        return status
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # pressed again: it ends already
+        return _end(130, "\nstopped; the same command goes on from here")
     except OneLineError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ParameterError) else 1
+        status = 2 if isinstance(error, ParameterError) else 1
+        return _end(status, f"{type(error).__name__}: {error}")
+    except BrokenPipeError:
+        return _end(141, "stopped, as nobody reads the output; the same command goes on from here")
+    except OSError as error:
+        where = f": {error.filename}" if error.filename else ""
+        why = f"{type(error).__name__}: {error.strerror or error}{where}"
+        return _end(1, f"{why}; mend that, and the same command goes on from here")
+
+
+def _end(status: int, said: str) -> int:
+    """Say why a command ended, if that can be said, and leave nothing to be written at the exit."""
+    with suppress(OSError):
+        print(said, file=sys.stderr, flush=True)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return status
 
 
 def study(options: argparse.Namespace) -> int | None:
