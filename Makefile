@@ -5,7 +5,7 @@ ARGS ?=
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 # One process a core, at most four; each with one thread, or they slow one another down.
-CORES := $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() or 1))")
+CORES = $(shell $(BIN)/python -c "from hybridlib.store.environment import cores; print(min(4, cores()))")
 
 .PHONY: help setup study params figures compare publish docs site tune sweep sensitivity bench lab \
   test test-slow test-browser lint

@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import threading
@@ -25,7 +24,7 @@ from statistics import fmean
 from typing import Literal
 
 from hybridlib.store import paths
-from hybridlib.store.environment import cores
+from hybridlib.store.environment import cores, has_gpu, memory
 from hybridlib.store.errors import OneLineError
 from hybridlib.study import notebook as nb
 
@@ -145,10 +144,7 @@ def run(
 
 def default_workers() -> int:
     """How many notebooks run at once: one on a GPU, else one a core as memory allows."""
-    if shutil.which("nvidia-smi"):
-        return 1
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(cores(), memory // MEMORY_A_JOB))
+    return 1 if has_gpu() else max(1, min(cores(), memory() // MEMORY_A_JOB))
 
 
 @contextmanager
