@@ -1,6 +1,8 @@
 """Errors that are for people: one line that names the input and the fix."""
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable
 
 
@@ -13,6 +15,12 @@ class OneLineError(Exception):
 
 class ParameterError(OneLineError, ValueError):
     """A parameter that cannot be: one line that names it and, where there is one, the nearest."""
+
+
+def disk_is_full(error: object) -> bool:
+    """Whether an error, or what a program said, is that a disk, or one's share of it, is full."""
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", 0) in full or any(os.strerror(n) in str(error) for n in full)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

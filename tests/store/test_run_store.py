@@ -1,8 +1,11 @@
 """The run store: kills, damage, races."""
 
+import errno
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -10,9 +13,13 @@ import time
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from hybridlib.store import run_store
-from hybridlib.store.run_store import Store, read_manifest
+from hybridlib.store.errors import ParameterError
+from hybridlib.store.run_store import Store, StoreError, damage, read_manifest
+from hybridlib.store.stage import digest
 
 KEY = "0123456789abcdef"
 TIMEOUT = 30
@@ -110,11 +117,100 @@ def no_manifest(folder: Path) -> None:
     (folder / "manifest.json").unlink()
 
 
+def another_manifest(content: bytes):
+    def spoil(folder: Path) -> None:
+        (folder / "manifest.json").write_bytes(content)
+
+    return spoil
+
+
+def signed(**changes):
+    """A manifest of another shape whose own hash is right; None removes an entry."""
+
+    def spoil(folder: Path) -> None:
+        body = json.loads((folder / "manifest.json").read_text()) | changes
+        body = {name: value for name, value in body.items() if value is not None}
+        del body["sha256"]
+        text = json.dumps(body | {"sha256": digest(body)})
+        (folder / "manifest.json").write_text(text)
+
+    return spoil
+
+
+def instead(name: str, make):
+    """`make` in the place of a file of the folder, or beside its files."""
+
+    def spoil(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        make(folder / name)
+
+    return spoil
+
+
+def link_to(target: str):
+    return lambda path: path.symlink_to(path.parent / target)
+
+
+def listen(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as end:
+        os.chdir(path.parent)  # the name of a socket may have about a hundred letters
+        end.bind(path.name)
+
+
+def empty_then_pipe(folder: Path) -> None:
+    """A pipe where an empty file was recorded: whoever opens it waits for good."""
+    (folder / "log.csv").unlink()
+    os.mkfifo(folder / "log.csv")
+    files = json.loads((folder / "manifest.json").read_text())["files"]
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    signed(files=files | {"log.csv": [0, empty]})(folder)
+
+
+def a_file(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.write_text("")
+
+
+def a_lost_link(folder: Path) -> None:
+    shutil.rmtree(folder)
+    folder.symlink_to(folder.parent / "nowhere")
+
+
+ODD = {
+    "a folder": instead("manifest.json", Path.mkdir),
+    "a circle of links": instead("manifest.json", link_to("manifest.json")),
+    "a lost link": instead("manifest.json", link_to("nowhere")),
+    "a pipe": instead("manifest.json", os.mkfifo),
+    "zero bytes": another_manifest(b""),
+    "a number": another_manifest(b"7"),
+    "no utf-8": another_manifest(b'{"stage": "\xff"}'),
+    "a string that no utf-8 writes": another_manifest(b'{"stage": "\\ud800", "sha256": "x"}'),
+    "ten thousand lists": another_manifest(b"[" * 10_000),
+    "a number of many digits": another_manifest(b"[" + b"1" * 10_000 + b"]"),
+    "no list of files": signed(files=None),
+    "files as a list": signed(files=["log.csv", "inner/model.bin"]),
+    "numbers for pairs": signed(files={"log.csv": 7, "inner/model.bin": 8}),
+    "a string for a pair": signed(files={"log.csv": "ab", "inner/model.bin": "cd"}),
+    "no stage": signed(stage=None),
+    "a pipe beside": instead("extra", os.mkfifo),
+    "a socket beside": instead("extra", listen),
+    "a circle of links beside": instead("extra", link_to("extra")),
+    "a lost link for a file": instead("log.csv", link_to("nowhere")),
+    "a folder for a file": instead("log.csv", Path.mkdir),
+    "a pipe for an empty file": empty_then_pipe,
+    "a name that is no utf-8": instead(os.fsdecode(b"\xff"), Path.touch),
+    "a file for the folder": a_file,
+    "a lost link for the folder": a_lost_link,
+}
+
+
 @pytest.mark.parametrize(
     "spoil",
-    [edit, truncate, remove, add, rename, edit_inputs, tear_manifest, hollow_manifest, no_manifest],
+    [edit, truncate, remove, add, rename, edit_inputs, tear_manifest, hollow_manifest, no_manifest]
+    + [pytest.param(spoil, id=name) for name, spoil in ODD.items()],
 )
-def test_a_damaged_folder_is_set_aside_and_redone(store: Store, caplog, spoil):
+def test_a_damaged_folder_is_set_aside_and_redone(store: Store, caplog, monkeypatch, spoil):
+    monkeypatch.chdir(store.root)
     folder = store.get("train", KEY, write(), {"steps": 3})
     spoil(folder)
     assert not store.has("train", KEY)
@@ -124,7 +220,199 @@ def test_a_damaged_folder_is_set_aside_and_redone(store: Store, caplog, spoil):
     assert "set aside" in caplog.text
     assert store.has("train", KEY)
     assert (folder / "inner" / "model.bin").read_text() == "weights"
-    assert folder.with_name(f".{KEY}.damaged").is_dir()
+    assert os.path.lexists(folder.with_name(f".{KEY}.damaged"))
+    caplog.text.encode()
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
+    max_leaves=8,
+)
+FILES = st.fixed_dictionaries({"log.csv": VALUES, "inner/model.bin": VALUES})
+ENTRIES = {"stage": VALUES, "key": VALUES, "files": VALUES | FILES}
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=st.fixed_dictionaries({}, optional=ENTRIES) | VALUES, whole=st.booleans())
+def test_no_value_as_manifest_is_taken_or_raises(store: Store, value, whole):
+    folder = store.get("train", KEY, write(), {})
+    if whole and isinstance(value, dict):
+        body = {"stage": "train", "key": KEY} | value
+        value = body | {"sha256": digest(body)}
+    before = (folder / "manifest.json").read_text()
+    try:
+        (folder / "manifest.json").write_text(json.dumps(value))
+        assert damage(folder, "train", KEY)
+    finally:
+        (folder / "manifest.json").write_text(before)
+
+
+def test_a_file_that_cannot_be_read_is_damage(store: Store, monkeypatch):
+    folder = store.get("train", KEY, write(), {})
+
+    def refuse(path: Path) -> str:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(run_store, "sha256", refuse)
+    assert damage(folder, "train", KEY) == "it cannot be read (Permission denied)"
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, link_to("nowhere"), link_to("aside"), os.mkfifo])
+@pytest.mark.parametrize("name", ["lock", "partial", "damaged"])
+def test_odd_things_under_the_names_of_the_store_do_not_stop_it(store: Store, name, make):
+    place = store.path("train", KEY).with_name(f".{KEY}.{name}")
+    place.parent.mkdir(parents=True)
+    make(place)
+    hollow_manifest(store.get("train", KEY, write(), {}))
+    folder = store.get("train", KEY, write(), {})
+    assert store.has("train", KEY) and not list(folder.glob("**/checkpoints"))
+
+
+LEFT = [
+    (name, make)
+    for name in ("manifest.json", "checkpoints", "log.csv", "inner/model.bin")
+    for make in (os.mkfifo, link_to("nowhere"), Path.touch)
+]
+
+
+@pytest.mark.parametrize(("name", "make"), [*LEFT, ("manifest.json", Path.mkdir)])
+def test_what_an_earlier_try_left_in_an_odd_shape_is_made_again(store: Store, name, make):
+    place = store.path("train", KEY).with_name(f".{KEY}.partial") / name
+    place.parent.mkdir(parents=True)
+    make(place)
+
+    def resume(folder: Path) -> None:
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        write()(folder)
+
+    folder = store.get("train", KEY, resume, {})
+    assert store.has("train", KEY)
+    assert sorted(path.name for path in folder.iterdir()) == ["inner", "log.csv", "manifest.json"]
+
+
+def test_a_damaged_folder_that_cannot_be_removed_stays_beside_the_next(store: Store, monkeypatch):
+    def spoil() -> Path:
+        folder = store.get("train", KEY, write(), {})
+        tear_manifest(folder)
+        return folder
+
+    spoil()
+    spoil()
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as of another user's files
+    folder = spoil()
+    monkeypatch.undo()
+    assert store.get("train", KEY, write(), {}) == folder
+    assert store.has("train", KEY)
+    there = sorted(path.name for path in folder.parent.glob(f".{KEY}.damaged*"))
+    assert there == [f".{KEY}.damaged", f".{KEY}.damaged1"]
+
+
+def raising(error: Exception):
+    def make(folder: Path) -> None:
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        (folder / "checkpoints" / "step-1").write_text("1")
+        raise error
+
+    return make
+
+
+FULL = [
+    OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model.safetensors"),
+    OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)),
+    RuntimeError("IoError(Os { code: 28, message: 'No space left on device' })"),  # of safetensors
+]
+
+
+@pytest.mark.parametrize("error", FULL, ids=["disk", "quota", "in words"])
+def test_a_full_disk_is_one_line_and_the_next_call_goes_on(store: Store, error):
+    with pytest.raises(StoreError, match=r"the disk of the store .* is full: free some") as caught:
+        store.get("train", KEY, raising(error), {})
+    assert "\n" not in str(caught.value)
+
+    def resume(folder: Path) -> None:
+        assert (folder / "checkpoints" / "step-1").read_text() == "1"
+        write()(folder)
+
+    store.get("train", KEY, resume, {})
+    assert store.has("train", KEY)
+
+
+def test_a_disk_that_is_full_at_the_manifest_is_one_line(store: Store, monkeypatch):
+    def refuse(path: Path) -> None:
+        raise FULL[0]
+
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match="is full"):
+        patch.setattr(run_store, "_sync", refuse)
+        store.get("train", KEY, write(), {})
+    store.get("train", KEY, write(), {})
+    assert store.has("train", KEY)
+
+
+def test_an_error_on_a_disk_without_room_is_that_it_is_full(store: Store, monkeypatch):
+    """torch's writer says: unexpected pos 576 vs 534."""
+    left = shutil.disk_usage(store.root)._replace(free=0)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: left)
+    with pytest.raises(StoreError, match="is full"):
+        store.get("train", KEY, raising(RuntimeError("unexpected pos 576 vs 534")), {})
+
+
+def test_other_errors_of_the_work_stay_what_they_are(store: Store, tmp_path: Path):
+    for error in (
+        FileNotFoundError(errno.ENOENT, "no such file", str(store.root / "a")),
+        PermissionError(errno.EACCES, "denied", "/elsewhere"),
+        MemoryError(),
+    ):
+        with pytest.raises(type(error)) as caught:
+            store.get("train", KEY, raising(error), {})
+        assert caught.value is error
+
+
+@pytest.mark.parametrize("place", ["file", "file/store", "lost", "loop/store"])
+def test_a_store_where_no_folder_can_be_is_one_line(tmp_path: Path, monkeypatch, place):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "lost").symlink_to("/proc/nowhere/store")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    monkeypatch.setenv("HYBRIDLIB_STORE", str(tmp_path / place))
+    with pytest.raises((StoreError, ParameterError), match="HYBRIDLIB_STORE") as caught:
+        Store().get("train", KEY, write(), {})
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_store_that_cannot_be_written_still_hands_out(store: Store, monkeypatch):
+    folder = store.get("train", KEY, write(), {})
+
+    def refuse(path: Path, *_, **__) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    assert store.get("train", KEY, never, {}) == folder
+    with pytest.raises(StoreError, match=r"cannot be used \(Read-only file system: .*HYBRIDLIB_ST"):
+        store.get("train", "f" * 16, never, {})
+
+
+def test_a_file_system_without_locks_is_one_line(store: Store, monkeypatch):
+    def refuse(*_, **__) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(run_store.FileLock, "acquire", refuse)
+    with pytest.raises(StoreError, match=r"cannot be used \(No locks available"):
+        store.get("train", KEY, never, {})
+
+
+def test_the_place_of_the_store_is_absolute_or_a_home(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    default = Path(__file__).resolve().parents[2] / "results" / "local" / "store"
+    for named, root in (("", default), ("~", tmp_path / "home"), ("~/a b", tmp_path / "home/a b")):
+        monkeypatch.setenv("HYBRIDLIB_STORE", named)
+        assert Store().root == root
+    for named in ("store", "./store", "..", " ", "~nobody-of-this-name/store", f" {tmp_path}"):
+        monkeypatch.setenv("HYBRIDLIB_STORE", named)
+        with pytest.raises(ParameterError, match=r"HYBRIDLIB_STORE is .* an absolute path"):
+            Store()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
