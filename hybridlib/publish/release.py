@@ -160,7 +160,7 @@ def _drawn(
     """Fill the draft with the committed results and tables added to them, redraw the figures and
     execute their notebooks; return the manifest, in which an added table names its commit."""
     shutil.copytree(target, draft, ignore=shutil.ignore_patterns("*.html"))
-    made = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
+    made = collect.manifest(target)
     for path in added:
         shutil.copyfile(path, draft / "tables" / path.name)
         made["tables"][path.stem] = _table(draft, path) | {"commit": _commit()}

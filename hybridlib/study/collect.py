@@ -3,12 +3,15 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel
 
 from hybridlib.config import LEARNING_RATES, RunConfig
 from hybridlib.evaluation import comparison, hypotheses, tables
 from hybridlib.figures import results
+from hybridlib.store.errors import OneLineError
 from hybridlib.study import keys, stages
 from hybridlib.tasks import language
 from hybridlib.tasks.public import agreement, judges, requests
@@ -163,8 +166,41 @@ def artifacts(config: RunConfig, seed: int) -> dict[str, Path]:
     return found
 
 
+class ResultsError(OneLineError, ValueError):
+    """Committed results have no manifest that can be read: one line that names it."""
+
+
+class _Code(BaseModel):
+    stages: dict[str, int]
+
+
+class _Manifest(BaseModel):
+    """What is read of the manifest of committed results."""
+
+    code: _Code
+    hypotheses_sha256: str
+    runs: dict[str, dict[str, Any]]
+    tables: dict[str, dict[str, Any]]
+
+
+def manifest(results: Path) -> dict[str, Any]:
+    """The manifest of committed results. Raises ResultsError."""
+    try:
+        content = (results / "manifest.json").read_bytes()
+        _Manifest.model_validate_json(content)
+    except (OSError, ValueError) as error:
+        raise ResultsError(
+            f"manifest.json of {results.name} cannot be read ({type(error).__name__}): "
+            f"restore results/{results.name}, or publish it again"
+        ) from None
+    return json.loads(content)
+
+
 def is_present(results: Path) -> bool:
     """Whether committed results are of the present stages and hypotheses."""
-    made = json.loads((results / "manifest.json").read_text(encoding="utf-8"))
+    try:
+        made = manifest(results)
+    except ResultsError:
+        return False
     stages_are = made["code"]["stages"].items() <= keys.VERSIONS.items()
     return stages_are and made["hypotheses_sha256"] == hypotheses.digest()

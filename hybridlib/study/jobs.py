@@ -206,7 +206,8 @@ class Work:
         """Execute the notebook in a child process; return "" or why it failed."""
         job, stamp = self.job, self.job.stamp()  # now: the source may be edited while it runs
         job.output.parent.mkdir(parents=True, exist_ok=True)
-        job.output.unlink(missing_ok=True)
+        if not job.output.is_dir():
+            job.output.unlink(missing_ok=True)
         command = [sys.executable, "-m", "hybridlib.study.notebook", job.notebook, job.output]
         with self._lock:
             if self._stopped:

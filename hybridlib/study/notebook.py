@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybridlib.store.errors import OneLineError
+from hybridlib.store.run_store import set_aside
+
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
@@ -31,7 +34,19 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
     # nbformat imports jsonschema, which builds a grammar of URIs for most of a second if it can.
     sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
+    from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpecManager
+    from jupyter_client.manager import AsyncKernelManager
+    from traitlets import default
 
+    class OwnKernel(AsyncKernelManager):
+        """The kernel of this interpreter, whatever else may be installed under its name."""
+
+        @default("kernel_spec_manager")
+        def _none_but_the_native(self) -> KernelSpecManager:
+            return KernelSpecManager(kernel_dirs=[])
+
+    if output.is_dir():
+        set_aside(output)
     logging.getLogger("papermill").setLevel(logging.ERROR)
     for may_again in (True, False):
         try:
@@ -39,6 +54,9 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
                 notebook,
                 output,
                 dict(parameters),
+                kernel_name=NATIVE_KERNEL_NAME,
+                language="python",
+                kernel_manager_class=OwnKernel,
                 progress_bar=False,
                 stdout_file=sys.stdout,
                 start_timeout=START,
@@ -72,11 +90,31 @@ def one_line(text: str) -> str:
     return next(filter(None, lines), "")
 
 
+class NotebookError(OneLineError, ValueError):
+    """A file is no executed notebook: one line that names it."""
+
+
+def _read(executed: Path) -> dict[str, Any]:
+    """An executed notebook as JSON. Raises NotebookError if the file, if there is one, is none."""
+    import nbformat  # here: it takes a while, which kernels need not spend
+
+    try:
+        node = json.loads(executed.read_text(encoding="utf-8"))
+        nbformat.validate(node, version=4)
+    except Exception as error:  # of some shapes nbformat raises what it happens to meet
+        said = one_line(f"{type(error).__name__}: {error}")
+        raise NotebookError(f"{executed.name} is no executed notebook ({said}): run it") from None
+    return node
+
+
 def error_in(executed: Path) -> str:
-    """`name: message` of the error that ended an executed notebook; "" if there was none."""
-    if not executed.exists():
+    """`name: message` of the error that ended an executed notebook; "" if there was none, or if it
+    is no notebook."""
+    try:
+        cells = _read(executed)["cells"]
+    except NotebookError:
         return ""
-    for cell in json.loads(executed.read_text(encoding="utf-8"))["cells"]:
+    for cell in cells:
         for output in cell.get("outputs", ()):
             if output["output_type"] == "error":
                 return one_line(f"{output['ename']}: {output['evalue']}")
@@ -86,23 +124,27 @@ def error_in(executed: Path) -> str:
 def metadata_of(executed: Path) -> dict[str, Any]:
     """What a finished execution left in its metadata: `stamp` and, of papermill, `duration`.
 
-    Empty if the notebook is missing, failed or has no stamp.
+    Empty if the notebook is missing, failed, has no stamp or is none.
     """
     try:
-        metadata = json.loads(executed.read_text(encoding="utf-8"))["metadata"]
-    except (FileNotFoundError, ValueError, KeyError):
+        metadata = _read(executed)["metadata"]
+        found = {**metadata.get("papermill", {}), **metadata["hybridlib"]}
+    except (NotebookError, KeyError, TypeError):
         return {}
-    if "hybridlib" not in metadata:
+    stamp, took = found.get("stamp"), found.get("duration")
+    if not isinstance(stamp, str):
         return {}
-    return metadata["hybridlib"] | metadata.get("papermill", {})
+    timed = isinstance(took, int | float) and 0 < took < 1e9  # seconds
+    return {"stamp": stamp} | ({"duration": took} if timed else {})
 
 
 def write_stamp(executed: Path, value: str) -> None:
-    """Mark an executed notebook, atomically."""
-    node = json.loads(executed.read_text(encoding="utf-8"))
+    """Mark an executed notebook, atomically. Raises NotebookError if it is none."""
+    node = _read(executed)
     node["metadata"]["hybridlib"] = {"stamp": value}
     draft = executed.with_suffix(".new")
-    draft.write_text(json.dumps(node, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(node, indent=1, ensure_ascii=False) + "\n"
+    draft.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a letter, as in JSON
     draft.replace(executed)
 
 
@@ -110,7 +152,10 @@ def cleaned(executed: Path, places: Mapping[str, str]) -> "NotebookNode":
     """An executed notebook without what differs from run to run and machine to machine.
 
     places : absolute path -> what is written instead.
+
+    Raises NotebookError if it is none.
     """
+    _read(executed)
     import nbformat  # here: they take seconds, which kernels need not spend
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 

@@ -1,6 +1,5 @@
 """Jobs on local processes, with notebooks made for the purpose."""
 
-import json
 import os
 import signal
 import subprocess
@@ -134,7 +133,7 @@ def test_a_kernel_that_dies_is_one_line(bench: Bench):
 def test_a_kernel_that_dies_before_it_answers_is_started_once_more(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deaths: int, status: str
 ):
-    starts, folder = tmp_path / "starts", tmp_path / "kernels" / "python3"
+    starts, folder = tmp_path / "starts", tmp_path / "first"
     launcher = f"""
         import runpy, sys
         with open({str(starts)!r}, "a+") as file:
@@ -142,14 +141,12 @@ def test_a_kernel_that_dies_before_it_answers_is_started_once_more(
             file.seek(0)
             if len(file.read().split()) <= {deaths}:
                 sys.exit(1)
+        sys.path.remove({str(folder)!r})
         runpy.run_module("ipykernel_launcher", run_name="__main__")
     """
-    folder.mkdir(parents=True)
-    (folder / "launcher.py").write_text(textwrap.dedent(launcher))
-    argv = [sys.executable, str(folder / "launcher.py"), "-f", "{connection_file}"]
-    spec = {"argv": argv, "display_name": "Python 3", "language": "python"}
-    (folder / "kernel.json").write_text(json.dumps(spec))
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
+    folder.mkdir()
+    (folder / "ipykernel_launcher.py").write_text(textwrap.dedent(launcher))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
     job = bench.job("one", touch(tmp_path / "trace"), parameters={"x": 1})
     if status == "finished":
         assert statuses(bench.run(job)) == {"one": status}
