@@ -3,6 +3,7 @@
 An arm is 'variant/reward' ('base/none', 'rl/rule'), as in contrasts.csv.
 """
 
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hybridlib.config import PARAMETERS
 from hybridlib.evaluation import statistics
 from hybridlib.evaluation.statistics import DECIDED
 from hybridlib.figures.style import order_of
-from hybridlib.store.errors import ParameterError
+from hybridlib.store.errors import OneLineError, ParameterError
 from hybridlib.store.paths import committed, local
 from hybridlib.variants import REWARDS
 
@@ -29,6 +30,17 @@ LANGUAGES = {"en": "English", "es": "Spanish"}
 EFFECT = ["claim", "metric", "contrast", "reward"]  # what names a row of verdicts.csv
 
 
+class ResultsError(OneLineError, ValueError):
+    """A file of results cannot be read: one line that names it."""
+
+    @classmethod
+    def of(cls, path: Path, error: Exception) -> "ResultsError":
+        """The error of a file that raised `error`."""
+        return cls(
+            f"{path} cannot be read ({type(error).__name__}): restore it, or run the study again"
+        )
+
+
 @dataclass(frozen=True)
 class Results:
     """The tables of one preset: `folder` holds tables/ and figures/."""
@@ -40,11 +52,17 @@ class Results:
         """tables/NAME.csv, or NAME.csv.gz; with a column `arm` where rows have a variant and a
         reward.
 
-        Raises FileNotFoundError where the preset has no such table.
+        Raises FileNotFoundError where the preset has no such table, ResultsError if it is none.
         """
         if name not in self._read:
-            # 'none' is a word of the tables, not a missing value
-            frame = pd.read_csv(self._path(name), keep_default_na=False, na_values=["", "nan"])
+            path = self._path(name)
+            try:
+                # 'none' is a word of the tables, not a missing value
+                frame = pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
+            except FileNotFoundError:
+                raise
+            except (OSError, ValueError, EOFError, zlib.error) as error:
+                raise ResultsError.of(path, error) from None
             if {"variant", "reward"} <= set(frame):
                 frame["arm"] = frame.variant + "/" + frame.reward
             self._read[name] = frame

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from hybridlib.config import LEARNING_RATES, RunConfig
 from hybridlib.evaluation import comparison, hypotheses, tables
 from hybridlib.figures import results
-from hybridlib.store.errors import OneLineError
+from hybridlib.figures.results import ResultsError
 from hybridlib.study import keys, stages
 from hybridlib.tasks import language
 from hybridlib.tasks.public import agreement, judges, requests
@@ -166,10 +166,6 @@ def artifacts(config: RunConfig, seed: int) -> dict[str, Path]:
     return found
 
 
-class ResultsError(OneLineError, ValueError):
-    """Committed results have no manifest that can be read: one line that names it."""
-
-
 class _Code(BaseModel):
     stages: dict[str, int]
 
@@ -184,15 +180,13 @@ class _Manifest(BaseModel):
 
 
 def manifest(results: Path) -> dict[str, Any]:
-    """The manifest of committed results. Raises ResultsError."""
+    """The manifest of committed results. Raises ResultsError if it cannot be read."""
+    path = results / "manifest.json"
     try:
-        content = (results / "manifest.json").read_bytes()
+        content = path.read_bytes()
         _Manifest.model_validate_json(content)
     except (OSError, ValueError) as error:
-        raise ResultsError(
-            f"manifest.json of {results.name} cannot be read ({type(error).__name__}): "
-            f"restore results/{results.name}, or publish it again"
-        ) from None
+        raise ResultsError.of(path, error) from None
     return json.loads(content)
 
 

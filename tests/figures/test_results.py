@@ -1,5 +1,7 @@
 """The tables of a preset, and what is looked up in them."""
 
+import gzip
+
 import pandas as pd
 import pytest
 
@@ -36,3 +38,25 @@ def test_load_prefers_what_is_named_then_local(tmp_path, monkeypatch):
     assert lookup.load("organism").folder.name == "committed"
     with pytest.raises(ParameterError, match="make study PRESET=organism"):
         lookup.load("organism", str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("metrics.csv", b""),
+        ("metrics.csv", b"\xff\xfe"),
+        ("metrics.csv", b'a,b\n"1'),
+        ("metrics.csv", None),
+        ("metrics.csv.gz", b""),
+        ("metrics.csv.gz", b"no gzip"),
+        ("metrics.csv.gz", gzip.compress(b"a,b\n" * 99)[:-9]),
+        ("metrics.csv.gz", None),
+    ],
+)
+def test_a_file_that_is_no_table_is_one_line(tmp_path, file, content):
+    (tmp_path / "tables").mkdir()
+    path = tmp_path / "tables" / file
+    path.mkdir() if content is None else path.write_bytes(content)
+    with pytest.raises(lookup.ResultsError, match=rf"{file} cannot be read \(\w+\): ") as caught:
+        lookup.Results(tmp_path).table("metrics")
+    assert "\n" not in str(caught.value)

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hybridlib.evaluation import hypotheses
+from hybridlib.figures.results import ResultsError
 from hybridlib.study import collect, keys
 
 WHOLE = {
@@ -65,7 +66,7 @@ def test_an_odd_manifest_is_one_line_and_of_no_present_results(tmp_path: Path, c
     elif content:
         (tmp_path / "manifest.json").symlink_to(tmp_path / "manifest.json")
     assert not collect.is_present(tmp_path)
-    with pytest.raises(collect.ResultsError, match=rf"manifest.json of {tmp_path.name}") as caught:
+    with pytest.raises(ResultsError, match=r"manifest\.json cannot be read") as caught:
         collect.manifest(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -84,5 +85,5 @@ def test_no_value_raises_another_error(tmp_path: Path, change):
     assert collect.is_present(tmp_path) in (True, False)
     try:
         assert collect.manifest(tmp_path)
-    except collect.ResultsError:
+    except ResultsError:
         assert not collect.is_present(tmp_path)

@@ -14,6 +14,8 @@ from hybridlib.store.errors import OneLineError
 from hybridlib.study import notebook as nb
 from hybridlib.study.jobs import Job, run
 
+pytestmark = pytest.mark.filterwarnings("ignore")  # nbformat's, of cells without an id
+
 
 def executed(path: Path, **metadata) -> dict:
     """A notebook as an execution leaves it, with a stamp; written to `path`."""
@@ -137,7 +139,6 @@ NOTEBOOK = st.fixed_dictionaries(
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=VALUES | NOTEBOOK)
-@pytest.mark.filterwarnings("ignore")  # nbformat's, of cells without an id
 def test_no_value_as_notebook_raises_another_error(tmp_path: Path, value):
     (path := tmp_path / "one.ipynb").write_text(json.dumps(value))
     found = nb.metadata_of(path)
