@@ -4,6 +4,7 @@ Nothing is told apart by colour alone: lines have markers, bars have hatches, an
 marker (refusal-keyword reward) or leaves it open (reward model).
 """
 
+import io
 import textwrap
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import matplotlib.style
 from matplotlib.figure import Figure
 from PIL import Image
 
+from hybridlib.store import replace
 from hybridlib.variants import VARIANTS, Look, families
 
 # No variant, but it has learning rates.
@@ -121,12 +123,14 @@ def title(fig: Figure, text: str) -> None:
 def save(fig: Figure, folder: Path, name: str, kind: str = "png") -> Path:
     """Write NAME.png, or another kind, into `folder`; the same figure gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.{kind}"
+    path, drawn = folder / f"{name}.{kind}", io.BytesIO()
     # no date and no program version: a file changes only when its picture does
     metadata = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}[kind]
     with styled():
-        fig.savefig(path, metadata=metadata)
+        fig.savefig(drawn, format=kind, metadata=metadata)
     if kind == "png":  # 256 colours look the same and take two fifths of the bytes
-        image = Image.open(path).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        image.save(path, optimize=True)
+        image = Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        drawn = io.BytesIO()
+        image.save(drawn, format="png", optimize=True)
+    replace.write(path, drawn.getvalue())
     return path

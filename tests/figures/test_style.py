@@ -1,10 +1,14 @@
 """How variants and classes look: told apart by colour, marker and hatch."""
 
 import itertools
+import shutil
+from contextlib import suppress
 
 import numpy as np
 import pytest
+from failing import at_change, full
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from PIL import Image
 
 from hybridlib.figures import registry, style
@@ -92,3 +96,17 @@ def test_a_saved_figure_has_few_colours_and_looks_the_same(results, tmp_path):
     full = np.asarray(Image.open(tmp_path / "full.png").convert("RGB"), float)
     assert saved.mode == "P" and saved.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
     assert np.abs(np.asarray(saved.convert("RGB"), float) - full).mean() < 1
+
+
+def test_a_figure_that_cannot_be_written_whole_leaves_the_one_before(tmp_path):
+    figure = Figure()
+    path = style.save(figure, tmp_path, "cost")
+    before = path.read_bytes()
+    figure.subplots().plot([1, 2])
+    after = style.save(figure, tmp_path / "whole", "cost").read_bytes()
+    shutil.rmtree(tmp_path / "whole")
+    for nth in range(3):
+        with suppress(OSError), at_change(nth, full):
+            style.save(figure, tmp_path, "cost")
+        assert path.read_bytes() in (before, after)
+        assert [file.name for file in tmp_path.iterdir()] == ["cost.png"]
