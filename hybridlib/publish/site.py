@@ -24,6 +24,7 @@ from hybridlib.figures import markdown, prose
 from hybridlib.figures.registry import Declared
 from hybridlib.figures.results import Results
 from hybridlib.publish import docs
+from hybridlib.store import replace
 from hybridlib.store.errors import OneLineError
 from hybridlib.study.notebook import one_line
 
@@ -66,16 +67,19 @@ def build(project: Path, headline: str, site: Path) -> Path:
 
     Raises SiteError if something does not render or lead anywhere; the site is left as it was.
     """
-    site.parent.mkdir(parents=True, exist_ok=True)
     warnings = io.StringIO()
-    with tempfile.TemporaryDirectory(dir=site.parent) as draft:
-        html, read = Path(draft, "html"), Path(draft, "read")
-        pages = sources(project, headline, Path(draft, "pages"))
-        Sphinx(pages, None, html, read, "html", SETTINGS, status=None, warning=warnings).build()
-        if said := one_line(warnings.getvalue()):
-            raise SiteError(said.replace(f"{pages}/", ""))
-        shutil.rmtree(site, ignore_errors=True)
-        html.rename(site)
+    replace.recover_all(project / "results")
+    try:
+        site.parent.mkdir(parents=True, exist_ok=True)
+        with replace.drafted(site) as html, tempfile.TemporaryDirectory(dir=site.parent) as draft:
+            pages, read = sources(project, headline, Path(draft, "pages")), Path(draft, "read")
+            Sphinx(pages, None, html, read, "html", SETTINGS, status=None, warning=warnings).build()
+            if said := one_line(warnings.getvalue()):
+                raise SiteError(said.replace(f"{pages}/", ""))
+            with replace.placed(site):
+                pass
+    except OSError as error:
+        raise SiteError(f"the site is as it was: {one_line(str(error))}") from error
     return site / "index.html"
 
 
@@ -95,7 +99,7 @@ def _equation(translator: Any, node: nodes.math | nodes.math_block) -> None:
 
 def sources(project: Path, headline: str, pages: Path) -> Path:
     """Write what Sphinx reads: Markdown, notebooks and figures, laid out as in the project."""
-    folders = [path.parent for path in (project / "results").glob("*/manifest.json")]
+    folders = [path.parent for path in (project / "results").glob("[!.]*/manifest.json")]
     folders.sort(key=lambda folder: (folder.name != headline, folder.name))
     for folder in folders:
         target = pages / "results" / folder.name

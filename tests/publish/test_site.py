@@ -138,3 +138,25 @@ def test_a_link_that_leads_nowhere_is_one_line_and_leaves_the_site_as_it_was(pro
     assert "\n" not in str(error.value)
     assert "as it was" in (tmp_path / "site" / "index.html").read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["site"]
+
+
+def test_a_site_that_cannot_be_put_in_its_place_leaves_the_one_before(
+    project, tmp_path, monkeypatch
+):
+    project("as it was")
+    place = site.build(PROJECT, HEADLINE, tmp_path / "site").parent
+    rename = Path.rename
+
+    def fails_once(path: Path, target: Path) -> Path:
+        if target == place:
+            monkeypatch.setattr(Path, "rename", rename)
+            raise OSError(28, "No space left on device")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fails_once)
+    project("new")
+    with pytest.raises(SiteError, match=r"the site is as it was: .*No space left") as error:
+        site.build(PROJECT, HEADLINE, place)
+    assert "\n" not in str(error.value)
+    assert "as it was" in (place / "index.html").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["site"]
