@@ -101,7 +101,6 @@ def figures(options: argparse.Namespace) -> None:
 
     if not options.only:
         redraw(options.preset)
-        docs(options)
         return
     folder = paths.committed(options.preset)
     drawn = sorted(path.stem for path in (folder / "figures").glob("*.png"))
@@ -124,18 +123,17 @@ def compare(options: argparse.Namespace) -> int:
 
 def publish(options: argparse.Namespace) -> None:
     """Replace the committed results by the local ones, the model cards and the tables in docs/."""
-    from hybridlib.figures.results import Results
-    from hybridlib.publish import model_card
     from hybridlib.publish.release import publish
 
-    model_card.write(Results(publish(options.preset)))
-    docs(options)
+    publish(options.preset)
 
 
 def docs(options: argparse.Namespace) -> None:
     """Write the tables in docs/ again from the committed results."""
     from hybridlib.publish.docs import write
+    from hybridlib.store.replace import recover_all
 
+    recover_all(paths.PROJECT / "results")
     write(paths.PROJECT / "docs")
 
 

@@ -4,6 +4,8 @@ A page asks for it by a comment, <!-- arms confirmatory -->, and <!-- / --> ends
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -11,10 +13,11 @@ import pandas as pd
 from hybridlib.evaluation import hypotheses
 from hybridlib.figures import markdown, prose, registry, summaries
 from hybridlib.figures.results import Results
-from hybridlib.store import assets
+from hybridlib.store import assets, replace
 from hybridlib.store.paths import PROJECT, committed
 
-BLOCK = re.compile(r"(<!-- (\w+)((?: \w+)*) -->\n).*?(<!-- / -->)", re.DOTALL)
+# A block ends before the next comment that begins one, so one without an end is left as it is.
+BLOCK = re.compile(r"(<!-- (\w+)((?: \w+)*) -->\n)(?:(?!<!-- \w).)*?(<!-- / -->)", re.DOTALL)
 REQUESTS: summaries.Columns = {  # what real models have besides
     "public requests not refused": ("non_refusal_rate", {}),
     "benign ones refused": ("request_refusal_rate", {}),
@@ -22,10 +25,23 @@ REQUESTS: summaries.Columns = {  # what real models have besides
 
 
 def write(docs: Path) -> None:
-    """Write everything that the pages of a folder ask for."""
-    for page in docs.glob("*.md"):
-        text = page.read_text(encoding="utf-8")
-        page.write_text(BLOCK.sub(_filled, text), encoding="utf-8")
+    """Write everything that the pages of a folder ask for; all pages or none."""
+    with kept(docs) as pages:
+        texts = {page: BLOCK.sub(_filled, text.decode()) for page, text in pages.items()}
+        for page, text in texts.items():
+            replace.write(page, text.encode())
+
+
+@contextmanager
+def kept(docs: Path) -> Iterator[dict[Path, bytes]]:
+    """The pages of a folder, which are again as they were if the body raises."""
+    pages = {page: page.read_bytes() for page in docs.glob("*.md")}
+    try:
+        yield pages
+    except BaseException:
+        for page, text in pages.items():
+            replace.write(page, text)
+        raise
 
 
 def _filled(block: re.Match[str]) -> str:

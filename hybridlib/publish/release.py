@@ -6,12 +6,16 @@ results/<preset>/  tables/*.csv, those in WIDE as *.csv.gz  figures/*.png  noteb
 """
 
 import gzip
+import hashlib
+import io
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +26,12 @@ from hybridlib import config as configuration
 from hybridlib.evaluation import hypotheses
 from hybridlib.figures import registry
 from hybridlib.figures.results import Results
-from hybridlib.store import assets
+from hybridlib.publish import docs, model_card
+from hybridlib.store import assets, replace
 from hybridlib.store.environment import environment
-from hybridlib.store.errors import OneLineError
+from hybridlib.store.errors import OneLineError, nearest
 from hybridlib.store.lock import only_here
 from hybridlib.store.paths import PROJECT, committed, local
-from hybridlib.store.run_store import sha256
 from hybridlib.study import collect, grid
 from hybridlib.study import notebook as nb
 from hybridlib.study.jobs import run
@@ -37,6 +41,7 @@ LIMIT = 20_000_000  # bytes of committed results a preset
 WIDE = ("classes", "contrasts", "metrics", "training")  # tables that no person reads in git
 OUTSIDE = 0.05  # share of rows that may be outside before a rerun counts as different
 MEASURED = {"arm", "estimate", "low", "high", "seeds", "responses", "margin", "verdict"}
+ADDED = {"sensitivity", "sweep"}  # tables of later commands, which use a committed study
 RERUN = "run `make study PRESET={0}`"
 
 
@@ -54,6 +59,7 @@ def compare(preset: str, *, report: Callable[[str], object] = print) -> int:
     Returns 0 if they agree, 1 if a verdict changed or more than 5% of the rows do not overlap.
     Raises PublishError if a table is missing on either side.
     """
+    replace.recover(committed(preset))
     rows = _side_by_side(preset, "metrics", report)
     both_absent = rows.estimate.isna() & rows.estimate_rerun.isna()
     overlap = (rows.low <= rows.high_rerun) & (rows.low_rerun <= rows.high)
@@ -81,30 +87,30 @@ def compare(preset: str, *, report: Callable[[str], object] = print) -> int:
 
 
 def publish(preset: str, *, report: Callable[[str], object] = print) -> Path:
-    """Replace the committed results of a preset by the local ones; all or nothing.
+    """Replace the committed results of a preset by the local ones, and what docs/ take from them;
+    all or nothing.
 
-    Where tables alone are local (`make sensitivity` and `make sweep` use a committed study), they
-    are added to the committed results and all figures are redrawn. Raises PublishError if the local
-    results are incomplete, failed, outdated or too large.
+    Where only tables of ADDED are local, they are added to the committed results and all figures
+    are redrawn. Raises PublishError if the local results are incomplete, failed, outdated, too
+    large, or of other parameters than the preset's.
     """
+    if preset not in (known := configuration.presets()):
+        raise PublishError(f"{preset!r} is no committed preset{nearest(preset, known)}")
     source, target = local(preset), committed(preset)
-    if (source / "config.yaml").exists():
-        with only_here(source):
-            return _replace(target, lambda draft: _study(draft, source), report)
-    tables = sorted((source / "tables").glob("*.csv"))
-    if not tables or (source / "tables" / "runs.csv").exists() or not target.is_dir():
+    if not source.is_dir():
         raise PublishError(f"no local results of {preset}: {RERUN.format(preset)} first")
-    if not collect.is_present(target):
-        again = f"{RERUN.format(preset)} and publish that"
-        raise PublishError(f"results/{preset} is of other stages or hypotheses: {again}")
+    tables = sorted((source / "tables").glob("*.csv"))
     with only_here(source):
-        return _replace(target, lambda draft: _drawn(draft, target, report, tables), report)
+        if not {path.stem for path in tables} - ADDED and tables:
+            return _replace(target, lambda draft: _drawn(draft, target, report, tables), report)
+        return _replace(target, lambda draft: _study(draft, source, preset), report)
 
 
 def redraw(preset: str, *, report: Callable[[str], object] = print) -> Path:
-    """Redraw the figures of committed tables, and execute the notebooks that show them.
+    """Redraw the figures of committed tables, execute the notebooks that show them and write what
+    docs/ take from them; all or nothing.
 
-    Raises PublishError if there are no committed results.
+    Raises PublishError if there are no committed results, or not those of their manifest.
     """
     target = committed(preset)
     if not (target / "manifest.json").exists():
@@ -117,61 +123,129 @@ def _replace(
     target: Path, fill: Callable[[Path], dict[str, Any]], report: Callable[[str], object]
 ) -> Path:
     """Replace `target` by what `fill` writes into a draft and the manifest that it returns."""
-    draft = target.with_name(f".{target.name}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
+    name, pages = f"results/{target.name}", PROJECT / "docs"
     try:
-        text = json.dumps(fill(draft), indent=1, ensure_ascii=False)
-        (draft / "manifest.json").write_text(text + "\n", encoding="utf-8")
-        compress(draft)
-        size = sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
-        if size > LIMIT:
-            raise PublishError(f"{size / 1e6:.1f} MB is over the {LIMIT / 1e6:.0f} MB of a preset")
-        shutil.rmtree(target, ignore_errors=True)
-        draft.rename(target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    report(f"{target.relative_to(PROJECT)}: {size / 1e6:.1f} MB")
+        with replace.drafted(target) as draft:
+            text = json.dumps(fill(draft), indent=1, ensure_ascii=False)
+            (draft / "manifest.json").write_text(text + "\n", encoding="utf-8")
+            compress(draft)
+            size = sum(path.stat().st_size for path in draft.rglob("*") if path.is_file())
+            if size > LIMIT:
+                raise PublishError(
+                    f"{size / 1e6:.1f} MB is over the {LIMIT / 1e6:.0f} MB of a preset"
+                )
+            with docs.kept(pages), replace.placed(target):
+                docs.write(pages)
+    except OSError as error:
+        raise PublishError(f"{name} is as it was: {nb.one_line(str(error))}") from error
+    report(f"{name}: {size / 1e6:.1f} MB")
     return target
 
 
-def _study(draft: Path, source: Path) -> dict[str, Any]:
-    """Fill the draft with a whole study; return its manifest."""
-    config = configuration.load_config(str(source / "config.yaml"))
+def _study(draft: Path, source: Path, preset: str) -> dict[str, Any]:
+    """Fill the draft with a whole study, run under the parameters of a preset; return its manifest.
+
+    Raises PublishError as `publish` does.
+    """
+    config, driver = configuration.load_config(preset), source / "notebooks" / "00_study.ipynb"
+    again = RERUN.format(preset)
+    if not driver.exists():
+        raise PublishError(f"no local results of {preset}: {again} first")
+    usual, given = config.flat(), {"preset": preset} | _parameters(driver)
+    for name, value in configuration.load_config(**given).flat().items():
+        if value != usual[name]:
+            raise PublishError(f"{name} = {value!r}, and {usual[name]!r} in the preset: {again}")
     jobs = grid.plan(config)
     for job in jobs:
         if job.notebook and job.key and not job.unchanged():
-            raise PublishError(f"{job.name} is not up to date: {RERUN.format(config.preset)}")
+            raise PublishError(f"{job.name} is not up to date: {again}")
     for part, kind in (("tables", "csv"), ("figures", "png")):
         (draft / part).mkdir(parents=True)
         for path in (source / part).glob(f"*.{kind}"):
             shutil.copyfile(path, draft / part / path.name)
+    _check_tables(config, draft / "tables")
     artifacts = collect.artifacts(config, config.seeds[0])
     for path in _notebooks(jobs, source, of_runs=bool(artifacts)):
         _write_notebook(path, draft / "notebooks")
     for name, folder in artifacts.items():
         shutil.copytree(folder, draft / "artifacts" / name)
-    _tidy(draft / "artifacts", f"results/{config.preset}/artifacts/base")
+    _tidy(draft / "artifacts", f"results/{preset}/artifacts/base")
+    model_card.write(Results(draft))
     return manifest(config, draft)
+
+
+def _parameters(driver: Path) -> dict[str, Any]:
+    """What an executed study was asked for. Raises PublishError where it does not tell."""
+    try:
+        asked = json.loads(driver.read_text(encoding="utf-8"))["metadata"]["papermill"]
+        asked = asked.get("parameters", {})
+        return {name: value for name, value in asked.items() if name != "dry_run"}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise PublishError(f"{driver.name} was not executed by `make study`") from None
+
+
+def _check_tables(config: Any, folder: Path) -> None:
+    """Raises PublishError unless these are the tables that the present code makes of the runs."""
+    with tempfile.TemporaryDirectory() as place, redirect_stdout(io.StringIO()):
+        collect.write_tables(config, Path(place, "tables"))
+        made = {path.stem: path.read_bytes() for path in Path(place, "tables").glob("*.csv")}
+    found = {path.stem: path.read_bytes() for path in folder.glob("*.csv")}
+    for name in sorted(made.keys() | (found.keys() - ADDED if made else set())):
+        if found.get(name) != made.get(name):
+            wrong = "missing" if name not in found else "not what the runs of the study give"
+            raise PublishError(f"tables/{name}.csv is {wrong}: {RERUN.format(config.preset)}")
 
 
 def _drawn(
     draft: Path, target: Path, report: Callable[[str], object], added: Sequence[Path] = ()
 ) -> dict[str, Any]:
     """Fill the draft with the committed results and tables added to them, redraw the figures and
-    execute their notebooks; return the manifest, in which an added table names its commit."""
+    execute their notebooks; return the manifest, in which an added table names its commit.
+
+    Raises PublishError as `redraw` does, and if the tables to add are of other stages.
+    """
+    made, variants = _made(target)
+    if added and not collect.is_present(target):
+        again = f"{RERUN.format(target.name)} and publish that"
+        raise PublishError(f"results/{target.name} is of other stages or hypotheses: {again}")
     shutil.copytree(target, draft, ignore=shutil.ignore_patterns("*.html"))
-    made = collect.manifest(target)
     for path in added:
         shutil.copyfile(path, draft / "tables" / path.name)
         made["tables"][path.stem] = _table(draft, path) | {"commit": _commit()}
-    shutil.rmtree(draft / "figures")
-    variants = {run["variant"] for run in made["runs"].values()}
+        if _runs(draft, path.stem).run.isna().any():
+            lacks = f"results/{target.name} does not hold"
+            raise PublishError(f"tables/{path.name} names runs that {lacks}")
+    shutil.rmtree(draft / "figures", ignore_errors=True)
     with tempfile.TemporaryDirectory() as notebooks:
         jobs = grid.figures(target.name, variants, draft, Path(notebooks))
         run(jobs, report=report)
         for job in jobs:
             _write_notebook(job.output, draft / "notebooks", {draft.name: target.name})
     return made | {"figures": _figures(draft)}
+
+
+def _made(target: Path) -> tuple[dict[str, Any], set[str]]:
+    """The manifest of committed results, and the variants of their runs.
+
+    Raises PublishError if there is none, or if the tables beside it are not those that it names.
+    """
+    where = f"results/{target.name}"
+    if not (target / "manifest.json").exists():
+        raise PublishError(f"there are no committed results of {target.name}")
+    try:
+        made = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
+        named = {name: table["sha256"] for name, table in made["tables"].items()}
+        variants = {run["variant"] for run in made["runs"].values()}
+        found = {path.name.partition(".")[0]: path for path in (target / "tables").iterdir()}
+        found = {name: _sha256(path) for name, path in found.items()}
+    except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError):
+        raise PublishError(
+            f"{where}: its manifest or a table cannot be read, restore it by git"
+        ) from None
+    for name in sorted(named.keys() | found.keys()):
+        if named.get(name) != found.get(name):
+            raise PublishError(f"{where}: table {name} is not that of the manifest")
+    return made, variants
 
 
 def manifest(config: Any, folder: Path) -> dict[str, Any]:
@@ -193,11 +267,21 @@ def manifest(config: Any, folder: Path) -> dict[str, Any]:
 
 def _table(folder: Path, path: Path) -> dict[str, Any]:
     """The sha256 of a table and the runs that its rows name, or all where they name none."""
-    table, runs = (Results(folder).table(name) for name in (path.stem, "runs"))
+    return {"sha256": _sha256(path), "runs": sorted(set(_runs(folder, path.stem).run.dropna()))}
+
+
+def _runs(folder: Path, name: str) -> pd.DataFrame:
+    """The rows of runs.csv that a table names, `run` empty where it names others; else all."""
+    table, runs = (Results(folder).table(part) for part in (name, "runs"))
     by = [column for column in ("variant", "reward", "seed") if column in table and column in runs]
-    if by:
-        runs = runs.merge(table[by].drop_duplicates(), on=by)
-    return {"sha256": sha256(path), "runs": sorted(set(runs.run))}
+    return runs.merge(table[by].drop_duplicates(), "right", by) if by else runs
+
+
+def _sha256(table: Path) -> str:
+    """The sha256 of the CSV of a table, compressed or not."""
+    content = table.read_bytes()
+    content = gzip.decompress(content) if table.suffix == ".gz" else content
+    return hashlib.sha256(content).hexdigest()
 
 
 def compress(folder: Path) -> None:
@@ -221,16 +305,19 @@ def _notebooks(jobs: list, source: Path, of_runs: bool) -> list[Path]:
     left_out = evaluations[1:] if of_runs else [j for j in shown if "variant" in j.parameters]
     kept = [source / "notebooks" / "00_study.ipynb"]
     kept += [job.output for job in shown if job not in left_out]
-    for path in kept:
-        if not path.exists() or nb.error_in(path):
-            raise PublishError(f"{path.name} is missing or failed: run the study again")
     return kept
 
 
 def _write_notebook(path: Path, folder: Path, places: Mapping[str, str] = {}) -> None:
-    """Write an executed notebook, cleaned."""
+    """Write an executed notebook, cleaned. Raises PublishError if it is missing, failed or odd."""
+    try:
+        failed, node = nb.error_in(path), nb.cleaned(path, _places() | places)
+    except Exception:  # a file may hold anything
+        failed = True
+    if failed:
+        raise PublishError(f"{path.name} is missing or failed: run the study again")
     folder.mkdir(parents=True, exist_ok=True)
-    nbformat.write(nb.cleaned(path, _places() | places), folder / path.name)
+    nbformat.write(node, folder / path.name)
 
 
 def _places() -> dict[str, str]:
@@ -263,13 +350,15 @@ def _tidy(artifacts: Path, base: str) -> None:
 def _figures(folder: Path) -> dict[str, dict[str, list[str]]]:
     """Return the tables of each figure of a results folder.
 
-    Raises PublishError for a figure that the present code does not draw.
+    Raises PublishError for a figure that the present code does not draw, or not from these tables.
     """
-    known, found = registry.figures(), {}
+    known, found, results = registry.figures(), {}, Results(folder)
     for path in sorted((folder / "figures").glob("*.png")):
         if path.stem not in known:
             raise PublishError(f"figures/{path.name} is of older code: remove it and publish again")
-        found[path.stem] = {"tables": known[path.stem].read(Results(folder))}
+        found[path.stem] = {"tables": known[path.stem].read(results)}
+        if lost := [name for name in found[path.stem]["tables"] if not results.has(name)]:
+            raise PublishError(f"figures/{path.name} shows tables/{lost[0]}.csv, which is missing")
     return found
 
 

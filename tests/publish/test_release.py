@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,20 +12,24 @@ import numpy as np
 import pandas as pd
 import pytest
 import synthetic
+from failing import at_change, full, interrupted
 from safetensors.numpy import load_file, save_file
 from standin import Config, Project
 
+from hybridlib import config as configuration
 from hybridlib.evaluation import hypotheses
-from hybridlib.publish import release
+from hybridlib.publish import docs, release
 from hybridlib.publish.release import PublishError
+from hybridlib.store.errors import OneLineError
 from hybridlib.store.lock import BusyError, only_here
 from hybridlib.store.paths import committed, local
 from hybridlib.store.run_store import sha256
-from hybridlib.study import grid
+from hybridlib.study import collect, grid
 from hybridlib.study import notebook as nb
 from hybridlib.study.jobs import StudyError
 from hybridlib.study.keys import VERSIONS
 
+LOAD = configuration.load_config  # before a stand-in takes its place
 PROGRESS = "[1/2] train sft seed 0   41 s   about 9 min left\n        base   12 s so far   loss 1\n"
 
 
@@ -81,7 +86,11 @@ def execute(path: Path, root: Path) -> None:
     node = v4.new_notebook(cells=[injected, shown])
     node.metadata.update(
         {
-            "papermill": {"end_time": "2026-01-01T00:00", "output_path": str(path)},
+            "papermill": {
+                "end_time": "2026-01-01T00:00",
+                "output_path": str(path),
+                "parameters": {"preset": "organism"},
+            },
             "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
         }
     )
@@ -183,7 +192,7 @@ def test_unfit_results_are_refused_and_the_committed_ones_kept(
     here = local("organism")
     driver = here / "notebooks" / "00_study.ipynb"
     if fault == "no results":
-        (here / "config.yaml").unlink()
+        shutil.rmtree(here)
     elif fault == "outdated":
         finished.version = 2
     elif fault == "no driver":
@@ -201,6 +210,210 @@ def test_unfit_results_are_refused_and_the_committed_ones_kept(
     after = sorted((p, sha256(p)) for p in committed("organism").rglob("*") if p.is_file())
     assert before == after
     assert [p.name for p in (finished.root / "results").glob(".*")] == []
+
+
+# ---- all or nothing
+
+
+def changed(project: Project) -> None:
+    """Let the next publishing write other bytes."""
+    (local("organism") / "figures" / "cost.png").write_bytes(b"another png")
+
+
+@pytest.mark.parametrize("act", [full, interrupted])
+def test_results_and_pages_are_those_before_or_the_new_ones_whatever_fails(
+    finished: Project, monkeypatch, act
+):
+    """Each call that renames or removes anything fails once."""
+    old = digests(published(finished))
+    page = finished.root / "docs" / "page.md"
+    page.parent.mkdir()
+    shown = committed("organism") / "figures" / "cost.png"
+    monkeypatch.setattr(docs, "WRITERS", {"shown": shown.read_text})
+    kept = shutil.copytree(finished.root / "results", finished.root / "kept")
+    outcomes: list[str] = []
+    while outcomes[-1:] != ["done"]:
+        shutil.rmtree(finished.root / "results")
+        shutil.copytree(kept, finished.root / "results")
+        changed(finished)
+        page.write_text("<!-- shown -->\nold\n<!-- / -->\n")
+        try:
+            with at_change(len(outcomes), act, of=("os.rename", "shutil.rmtree")) as seen:
+                published(finished)
+        except (PublishError, KeyboardInterrupt) as error:
+            assert "\n" not in str(error)
+        now = digests(committed("organism"))
+        assert now.keys() == old.keys()
+        assert ("another png" in page.read_text()) == (now != old), seen
+        assert (now["figures/cost.png"] == old["figures/cost.png"]) == (now == old), seen
+        outcomes.append([*seen, *["done"] * 99][len(outcomes)])
+        published(finished)  # what was left over does not matter
+        assert [p.name for p in (finished.root / "results").glob(".*")] == []
+    assert set(outcomes) == {"os.rename", "shutil.rmtree", "done"}
+
+
+def test_what_a_killed_process_left_is_put_right_by_the_next_command(finished: Project):
+    target = published(finished)
+    old = digests(target)
+    target.rename(target.with_name(".organism.before"))  # killed between two renames
+    target.with_name(".organism.draft").mkdir()
+    with pytest.raises(PublishError, match=r"there is no .*metrics"):
+        release.compare("organism")
+    assert digests(target) == old
+    target.with_name(".organism.before").mkdir()
+    shutil.copytree(target, target.with_name(".organism.before"), dirs_exist_ok=True)
+    (target / "manifest.json").write_text("{}")  # killed before the pages in docs/ were written
+    finished.version = 2
+    with pytest.raises(PublishError, match="is not up to date"):
+        published(finished)
+    assert digests(target) == old
+    assert [p.name for p in (finished.root / "results").glob(".*")] == []
+
+
+def test_a_page_that_cannot_be_written_leaves_results_and_pages(finished: Project, monkeypatch):
+    old = digests(published(finished))
+    (finished.root / "docs").mkdir()
+    page = finished.root / "docs" / "page.md"
+    page.write_text("<!-- lost -->\n<!-- / -->\n")
+    monkeypatch.setattr(docs, "WRITERS", {"lost": lambda: Path("/lost").read_text()})
+    changed(finished)
+    with pytest.raises(PublishError, match=r"results/organism is as it was: .*No such file"):
+        published(finished)
+    assert digests(committed("organism")) == old
+    assert page.read_text() == "<!-- lost -->\n<!-- / -->\n"
+
+
+# ---- what is refused
+
+
+def refused(project: Project, match: str) -> None:
+    """Publishing ends in one line, and nothing is written."""
+    before = digests(project.root / "results")
+    with pytest.raises(PublishError, match=match) as error:
+        published(project)
+    assert "\n" not in str(error.value)
+    assert digests(project.root / "results") == before
+
+
+def asked_for(parameters: dict[str, object]) -> None:
+    """Let the driver of the local study tell that it was run with these parameters."""
+    driver = local("organism") / "notebooks" / "00_study.ipynb"
+    node = nbformat.read(driver, 4)
+    node.metadata.papermill["parameters"] = {"preset": "organism"} | parameters
+    nbformat.write(node, driver)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"seeds": 1}, {"variants": "base, sft"}, {"rewards": ["rule"]}, {"kl": 0.05}, {"workers": 1}],
+)
+def test_a_run_of_other_parameters_than_the_preset_s_is_refused(
+    finished: Project, monkeypatch, parameters: dict
+):
+    """The parameters are those of the real presets; the run is invented."""
+    monkeypatch.setattr(configuration, "load_config", LOAD)
+    asked_for(parameters)
+    (name,) = parameters
+    refused(finished, f"^{name} = .* in the preset: run `make study PRESET=organism`")
+
+
+def test_a_run_of_a_file_with_the_preset_s_name_is_refused(
+    finished: Project, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(configuration, "load_config", LOAD)
+    mine = tmp_path / "organism.yaml"
+    mine.write_text("steps: 3\n")
+    asked_for({"preset": str(mine)})
+    refused(finished, "^variants = .* in the preset|^steps = 3, and 60 in the preset")
+
+
+@pytest.mark.parametrize("name", ["mine", "../confirmatory", "/tmp/x", "local", "", ".", "a\nb"])
+def test_only_a_committed_preset_is_published(finished: Project, name: str):
+    before = digests(finished.root / "results")
+    with pytest.raises(OneLineError) as error:
+        release.publish(name, report=str)
+    assert "\n" not in str(error.value)
+    assert digests(finished.root / "results") == before
+
+
+@pytest.fixture
+def stored(finished: Project, monkeypatch) -> Path:
+    """What the runs in the store give: the tables of the finished study, in a folder."""
+    tables = shutil.copytree(local("organism") / "tables", finished.root / "given")
+    monkeypatch.setattr(collect, "write_tables", lambda c, place: shutil.copytree(tables, place))
+    return tables
+
+
+@pytest.mark.parametrize("name", ["runs", "training", "cost"])
+def test_tables_that_the_runs_do_not_give_are_refused(finished: Project, stored: Path, name: str):
+    published(finished)
+    table = local("organism") / "tables" / f"{name}.csv"
+    whole = table.read_bytes()
+    table.write_bytes(b"".join(whole.splitlines(keepends=True)[:-1]))  # of fewer runs
+    refused(finished, f"^tables/{name}.csv is not what the runs of the study give: run `make study")
+    table.unlink()
+    refused(finished, f"^tables/{name}.csv is missing: run `make study")
+    table.write_bytes(whole)
+    (table.parent / "older.csv").write_bytes(whole)
+    refused(finished, "^tables/older.csv is not what the runs of the study give")
+
+
+def test_a_figure_whose_table_is_missing_is_refused(finished: Project):
+    (local("organism") / "tables" / "cost.csv").unlink()
+    refused(finished, "^figures/cost.png shows tables/cost.csv, which is missing$")
+
+
+ODD = ["", "[]", "{}", '{"cells": 1}', '{"cells": [1], "metadata": {}}', "null", "\x00", '"a"']
+
+
+@pytest.mark.parametrize("text", ODD)
+@pytest.mark.parametrize("name", ["00_study", "05_readability"])
+def test_an_executed_notebook_of_an_odd_shape_is_refused(finished: Project, name: str, text: str):
+    (local("organism") / "notebooks" / f"{name}.ipynb").write_text(text)
+    refused(finished, f"^{name}.ipynb (is missing or failed|was not executed by `make study`)")
+
+
+ODD_MANIFESTS = ["", "[]", "{}", "null", '{"tables": [], "runs": {}}', '{"tables": {"a": 1}}',
+                 '{"tables": {}, "runs": {"a": []}}', "a folder"]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ODD_MANIFESTS)
+def test_a_manifest_of_an_odd_shape_is_one_line_and_a_whole_study_mends_it(
+    finished: Project, text: str
+):
+    target = published(finished)
+    (target / "manifest.json").unlink()
+    if text == "a folder":
+        (target / "manifest.json").mkdir()
+    else:
+        (target / "manifest.json").write_text(text)
+    before = digests(target)
+    with pytest.raises(PublishError, match="its manifest or a table cannot be read") as error:
+        release.redraw("organism", report=str)
+    assert "\n" not in str(error.value)
+    assert digests(target) == before
+    assert json.loads((published(finished) / "manifest.json").read_text())["preset"] == "organism"
+
+
+@pytest.mark.parametrize("fault", ["altered", "missing", "extra", "no gzip"])
+def test_figures_are_not_drawn_of_tables_that_are_not_those_of_the_manifest(
+    finished: Project, fault: str
+):
+    target = published(finished)
+    table, wide = target / "tables" / "cost.csv", target / "tables" / "training.csv.gz"
+    if fault == "altered":
+        table.write_text(table.read_text().replace("1", "2"))
+    elif fault == "missing":
+        table.unlink()
+    elif fault == "extra":
+        shutil.copy(table, table.with_name("more.csv"))
+    else:
+        wide.write_bytes(wide.read_bytes()[:100])
+    before = digests(target)
+    with pytest.raises(PublishError, match=r"cannot be read|is not that of the manifest") as error:
+        release.redraw("organism", report=str)
+    assert "\n" not in str(error.value)
+    assert digests(target) == before
 
 
 DRAWS = """
@@ -255,7 +468,6 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_committed_ones(drawing: Projec
 def sensitivity(drawing: Project) -> Project:
     """The same with a table of a later command and nothing else local."""
     here = local("organism")
-    (here / "config.yaml").unlink()
     for name in ("cost", "runs", "training"):
         (here / "tables" / f"{name}.csv").unlink()
     synthetic.cost(1).to_csv(here / "tables" / "sensitivity.csv", index=False)
@@ -276,6 +488,12 @@ def test_a_table_of_a_later_command_is_added_and_all_is_drawn_again(sensitivity:
     assert entry["sha256"] == after["tables/sensitivity.csv"]
     assert entry["commit"] == "none" and entry["runs"]
     assert "commit" not in manifest["tables"]["cost"]
+
+
+def test_a_table_of_runs_that_the_results_do_not_hold_is_not_added(sensitivity: Project):
+    path = local("organism") / "tables" / "sensitivity.csv"
+    path.write_text(path.read_text().replace("base,", "bass,").replace("sft,", "soft,"))
+    refused(sensitivity, "^tables/sensitivity.csv names ")
 
 
 def test_a_table_is_not_added_to_results_of_other_stages(sensitivity: Project, monkeypatch):
