@@ -11,6 +11,7 @@ from pathlib import Path
 
 import datasets
 import torch
+from jinja2 import TemplateError
 from peft import LoraConfig, PeftModel, get_peft_model
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
@@ -24,8 +25,9 @@ from transformers.utils import logging
 
 from hybridlib.engine.fused import fuse
 from hybridlib.store import assets
+from hybridlib.store.errors import ParameterError
 from hybridlib.store.run_store import Store
-from hybridlib.tasks.lexicon import SYSTEM, THINK, USER, vocabulary
+from hybridlib.tasks.lexicon import END_THINK, SYSTEM, THINK, USER, vocabulary
 
 # Bars over files of a few MB, reports of what was loaded and renames to come would fill notebooks.
 logging.set_verbosity_error()
@@ -75,37 +77,76 @@ def chat_tokenizer(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFas
 
     The text behind the tags `<system>` and `<user>` becomes those turns, in the words of the
     model's chat template, and `<think>` begins the assistant's; blanks before full stops, commas
-    and the like are dropped. The end of a response is what ends a turn. Raises ValueError if the
-    tokenizer has no chat template with a system turn.
+    and the like are dropped. The end of a response is what ends a turn. A date in the template
+    stays that of today. Raises ParameterError if the model's template or tokenizer cannot be read
+    so.
     """
-    roles = ("system", "user", "assistant")
-    turns = [{"role": role, "content": f"[{role}]"} for role in roles]
-    if not tokenizer.chat_template:
-        raise ValueError("the model has no chat template; choose one that does")
-    text = tokenizer.apply_chat_template(turns, tokenize=False)
-    parts = re.split(r"\[(?:system|user|assistant)\]", text)
-    if len(parts) != 4:
-        raise ValueError("the model's chat template has no system turn; choose another model")
+    parts = re.split(r"\[\[(\w+)]]", _begun(tokenizer, "[[system]]", "[[user]]"))
+    if parts[1::2] != ["system", "user"]:
+        raise ParameterError("the model's chat template has no system turn; choose another model")
+    _, found, behind = _written(tokenizer, "", "", "[[assistant]]").partition("[[assistant]]")
     described = json.loads(tokenizer.backend_tokenizer.to_str())
-    special = {token["content"]: token for token in described["added_tokens"] if token["special"]}
-    end = next(name for name in special if parts[3].startswith(name))
-    pads = (token for token in (tokenizer.pad_token, tokenizer.unk_token, *special) if token != end)
-    written = {f"{SYSTEM} ": parts[0], f" {USER} ": parts[1], f" {THINK}": f"{parts[2]}{THINK}"}
-    written |= {f" {sign}": sign for sign in ".,:?"} | {f" {EOS}": end}
-    for token in special.values():
+    added = {token["content"]: token for token in described["added_tokens"]}
+    end = max((name for name in added if behind.lstrip().startswith(name)), key=len, default="")
+    if not (found and end):
+        raise ParameterError("the model's chat template ends no turn by a token; choose another")
+    for token in added.values():
         token["normalized"] = True  # else it is looked for before the tags are replaced
+        # What is special is left out of a response, which must keep the tags of its thought.
+        token["special"] &= token["content"] not in (THINK, END_THINK)
+    added[end]["special"] = True
+    special = (name for name, token in added.items() if token["special"])
+    pads = (token for token in (tokenizer.pad_token, tokenizer.unk_token, *special) if token != end)
+    if not (pad := next(filter(None, pads), "")):
+        raise ParameterError("the model's tokenizer has no token to pad with; choose another model")
+    written = {f"{SYSTEM} ": parts[0], f" {USER} ": parts[2], f" {THINK}": parts[4]}
+    written |= {f" {sign}": sign for sign in ".,:?"} | {f" {EOS}": behind.partition(end)[0] + end}
+    if tokenizer.num_special_tokens_to_add():
+        described["post_processor"] = None  # else it would write again what the template writes
     backend = Tokenizer.from_str(json.dumps(described))
-    before = [backend.normalizer] if backend.normalizer else []
+    after = [backend.normalizer] if backend.normalizer else []
     backend.normalizer = normalizers.Sequence(
-        before + [normalizers.Replace(*pair) for pair in written.items()]
+        [normalizers.Replace(*pair) for pair in written.items()] + after
     )
-    return PreTrainedTokenizerFast(
+    chat = PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        pad_token=next(token for token in pads if token),
+        pad_token=pad,
         eos_token=end,
         chat_template=tokenizer.chat_template,
         padding_side="left",
     )
+    own = tokenizer(_begun(tokenizer, "be kind.", "is it: 2, 3?"), add_special_tokens=False)
+    read = chat(f"{SYSTEM} be kind . {USER} is it : 2 , 3 ? {THINK}")
+    said = chat.decode(chat(f" 2 {END_THINK} 3 . {EOS}")["input_ids"], skip_special_tokens=True)
+    if read["input_ids"] != own["input_ids"] or said.split() != ["2", END_THINK, "3."]:
+        raise ParameterError("the model's tokenizer reads no tags as turns; choose another model")
+    return chat
+
+
+def _begun(tokenizer: PreTrainedTokenizerFast, *asked: str) -> str:
+    """A conversation up to the thought of the assistant, in the words of the chat template."""
+    text = _written(tokenizer, *asked, add_generation_prompt=True)
+    if text == _written(tokenizer, *asked):  # it begins no turn unless there is something to say
+        answered = _written(tokenizer, *asked, "[[assistant]]").partition("[[assistant]]")[0]
+        text = text if answered.strip() == text.strip() else answered
+    text = re.sub(rf"(?:{THINK}\s*)?{END_THINK}\s*\Z", "", text)  # an empty thought
+    return text if text.rstrip().endswith(THINK) else text + THINK
+
+
+def _written(tokenizer: PreTrainedTokenizerFast, *said: str, **options: bool) -> str:
+    """What the system, the user and the assistant say, in the words of the chat template.
+
+    Raises ParameterError if there is none, or if it refuses such turns.
+    """
+    if not tokenizer.chat_template:
+        raise ParameterError("the model has no chat template; choose one that does")
+    roles = ("system", "user", "assistant")
+    turns = [{"role": role, "content": text} for role, text in zip(roles, said)]
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, **options)
+    except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ParameterError(f"the model's chat template refuses a system turn: {reason}") from None
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
