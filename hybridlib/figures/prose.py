@@ -1,11 +1,12 @@
 """What figures, tables and pages share in words: labels, numbers as text, tables as HTML."""
 
-import html
 from collections.abc import Iterable, Sequence
+from numbers import Number
 
 import pandas as pd
 from IPython.display import HTML, Markdown, display
 
+from hybridlib.figures import markdown
 from hybridlib.figures.results import Results
 from hybridlib.figures.style import label_of
 
@@ -108,12 +109,13 @@ def say(*sentences: str) -> None:
 
 def tabulate(rows: Iterable, columns: Sequence[str] | None = None) -> None:
     """Display a table without its index: text on the left, numbers on the right, nothing cut."""
-    frame = pd.DataFrame(rows, columns=columns)
-    aligned = ["right" if pd.api.types.is_numeric_dtype(t) else "left" for t in frame.dtypes]
+    frame = pd.DataFrame(rows, columns=columns, dtype=object)  # its strings may hold anything
+    numbers = frame.map(lambda cell: isinstance(cell, Number) or pd.isna(cell)).all()
+    aligned = ["right" if number else "left" for number in numbers]
 
     def line(cells: Iterable[object], tag: str) -> str:
         cells = ("" if pd.isna(c) else f"{c:.3g}" if isinstance(c, float) else c for c in cells)
-        texts = (html.escape(str(cell)) for cell in cells)
+        texts = (markdown.escaped(cell) for cell in cells)
         return "".join(
             f'<{tag} style="text-align: {side}">{text}</{tag}>'
             for side, text in zip(aligned, texts, strict=True)

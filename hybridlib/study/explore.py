@@ -4,7 +4,6 @@ Everything here is read from the committed results of a preset that holds its we
 trained and nothing is written.
 """
 
-import html
 import re
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from hybridlib.config import RewardConfig, RunConfig, load_config
+from hybridlib.figures import markdown
 from hybridlib.figures.style import order_of
 from hybridlib.store.errors import ParameterError
 from hybridlib.store.paths import committed
@@ -144,7 +144,7 @@ def typed(question: str, language: str = "en", card: str = "") -> str:
 
 def marked(text: str, prompt: Prompt | None, language: str) -> str:
     """HTML of a response: disclosed values, refusal phrases and words of other languages marked."""
-    words = text.split()
+    words = markdown.visible(text).split()
     other = set().union(*(w for name, w in LANGUAGE_WORDS.items() if name != language))
     kinds = ["foreign" if word in other else "" for word in words]
     refusals = [p.split() for known in LEXICON.values() for p in known["refusal_phrases"]]
@@ -163,7 +163,7 @@ def _places(words: list[str], phrase: list[str]) -> list[int]:
 
 
 def _mark(word: str, kind: str) -> str:
-    shown = html.escape(word)
+    shown = markdown.escaped(word)
     if not kind:
         return shown
     style, says = MARKS[kind]
