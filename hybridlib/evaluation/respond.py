@@ -3,7 +3,6 @@
 A run -> one row a response. Every run answers the same prompts, so contrasts are paired.
 """
 
-import json
 from collections.abc import Iterable, Sequence
 from itertools import product
 from pathlib import Path
@@ -16,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hybridlib.engine.sampling import sample
 from hybridlib.engine.scoring import score_completions
 from hybridlib.evaluation.specs import Evaluation
-from hybridlib.store import assets
+from hybridlib.store import assets, jsonl
 from hybridlib.store.errors import OneLineError
 from hybridlib.tasks import datasets, oracle
 from hybridlib.tasks.lexicon import LANGUAGES
@@ -154,14 +153,17 @@ def curves(
     `kl` is KL(pi || base) in nats a response, estimated on what the policy itself has drawn, and
     `base_nll` what the base thinks of that: nats a token, the logarithm of its perplexity.
     """
-    log = pd.DataFrame([json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()])
+    log = pd.DataFrame(jsonl.read(run / "log.jsonl"))
     log = log.drop_duplicates("step", keep="last").set_index("step")
     names = {"loss": "loss", "entropy": "entropy", "frac_reward_zero_std": "zero_variance_groups"}
     table = pd.DataFrame({new: log.get(old, np.nan) for old, new in names.items()}, index=log.index)
     if (run / "rollouts.jsonl").exists():
-        rollouts = list(map(json.loads, (run / "rollouts.jsonl").read_text().splitlines()))
-        # What the policy drew from the first word on: no hint, no demonstration.
-        rollouts = [r for r in rollouts if not (r.get("forced") or r.get("demonstration"))]
+        rollouts = [
+            record
+            for record in jsonl.read(run / "rollouts.jsonl")
+            # What the policy drew from the first word on: no hint, no demonstration.
+            if not (record.get("forced") or record.get("demonstration"))
+        ]
         asked = {prompt.id: prompt for prompt in data.rl_prompts(spec)}
         pairs = [(asked[record["prompt"]].row(), record) for record in rollouts]
         found = pd.DataFrame([_rollout(*pair, spec.base.thought) for pair in pairs])

@@ -12,6 +12,7 @@ from hybridlib.config import LEARNING_RATES, RunConfig
 from hybridlib.evaluation import comparison, hypotheses, tables
 from hybridlib.figures import results
 from hybridlib.figures.results import ResultsError
+from hybridlib.store import jsonl
 from hybridlib.study import keys, stages
 from hybridlib.tasks import language
 from hybridlib.tasks.public import agreement, judges, requests
@@ -28,7 +29,7 @@ def costs(config: RunConfig, measured: Iterable[Unit]) -> pd.DataFrame:
     for variant, reward, seed in measured:
         for phase in chain(variant, reward):
             spec = keys.train(config, *phase, seed)
-            cost = json.loads((stages.folder_of(spec) / "cost.json").read_text())
+            cost = json.loads((stages.folder_of(spec) / "cost.json").read_text(encoding="utf-8"))
             named = {"variant": variant, "reward": reward, "seed": seed}
             named |= {"phase": spec.variant.method, "optimiser_steps": cost["optimiser_steps"]}
             counted = {name: cost.get(name, 0) for name in OPERATIONS}
@@ -58,7 +59,7 @@ def _training(config: RunConfig, runs: Mapping[Unit, Path], cost: pd.DataFrame) 
         curve = pd.read_csv(run / "training.csv").assign(variant=variant, reward=reward, seed=seed)
         if compares_hybrids(config.variants):
             trained = stages.train(config, variant, reward, seed)
-            log = pd.read_json(trained / "log.jsonl", lines=True)
+            log = pd.DataFrame(jsonl.read(trained / "log.jsonl"))
             if "completion_tokens" in log:
                 parameters = stages.parameters(keys.base(config))
                 spent = flops_by_step(log, total[variant, reward, seed], parameters)

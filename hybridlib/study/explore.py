@@ -13,6 +13,7 @@ import pandas as pd
 from hybridlib.config import RewardConfig, RunConfig, load_config
 from hybridlib.figures import markdown
 from hybridlib.figures.style import order_of
+from hybridlib.store import jsonl
 from hybridlib.store.errors import ParameterError
 from hybridlib.store.paths import committed
 from hybridlib.store.stage import Given
@@ -192,7 +193,7 @@ def train_briefly(shelf: Shelf, variant: str, folder: Path, /, **overrides: obje
     spec = keys.train(config, variant, "rule", config.seeds[0])
     rule = rewards.rule_reward(config.reward.scope)
     grpo.rl(spec, base, folder, rule)
-    return pd.read_json(folder / "log.jsonl", lines=True)
+    return pd.DataFrame(jsonl.read(folder / "log.jsonl"))
 
 
 def stored_curve(shelf: Shelf, arm: str) -> pd.DataFrame:

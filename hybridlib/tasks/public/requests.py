@@ -24,7 +24,7 @@ import yaml
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hybridlib.store import assets
+from hybridlib.store import assets, jsonl
 from hybridlib.store.errors import ParameterError
 from hybridlib.store.run_store import MANIFEST
 from hybridlib.tasks.prompts import PARTITIONS, partition_of
@@ -75,7 +75,7 @@ def _lines(path: Path) -> list[str]:
 READERS: dict[str, Callable[[Path], Iterable[Row]]] = {
     ".csv": lambda path: csv.DictReader(StringIO(path.read_bytes().decode(), newline="")),
     ".json": lambda path: json.loads(path.read_text(encoding="utf-8")),
-    ".jsonl": lambda path: [{"file": path.stem} | json.loads(line) for line in _lines(path)],
+    ".jsonl": lambda path: [{"file": path.stem} | row for row in jsonl.read(path)],
     ".parquet": lambda path: pd.read_parquet(path).to_dict("records"),
     ".txt": lambda path: [{"line": line, "category": "uncategorised"} for line in _lines(path)],
 }
