@@ -68,8 +68,9 @@ def bench(parts: Sequence[str]) -> None:
 def _note(name: str, found: dict) -> None:
     """Set one entry of bench.json."""
     path = FOLDER / "bench.json"
-    before = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(before | {name: before.get(name, {}) | found}, indent=1) + "\n")
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    text = json.dumps(before | {name: before.get(name, {}) | found}, indent=1) + "\n"
+    path.write_text(text, encoding="utf-8")
 
 
 @contextmanager

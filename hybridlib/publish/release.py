@@ -367,7 +367,7 @@ def _commit() -> str:
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(PROJECT), *words]
-        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, encoding="utf-8").stdout.strip()
 
     commit = git("rev-parse", "--verify", "--quiet", "HEAD") or "none"
     code = ("hybridlib", "notebooks", "requirements.lock")

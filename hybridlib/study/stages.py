@@ -90,13 +90,13 @@ def harmlessness(spec: Training):
 
 def operations(spec: Training) -> float:
     """FLOPs of one stage of training, without those before it."""
-    cost = json.loads((folder_of(spec) / "cost.json").read_text())
+    cost = json.loads((folder_of(spec) / "cost.json").read_text(encoding="utf-8"))
     return flops(parameters(spec.base), cost)
 
 
 def parameters(spec: Base) -> int:
     """The number of parameters of a base."""
-    return json.loads((_model(spec) / "size.json").read_text())["parameters"]
+    return json.loads((_model(spec) / "size.json").read_text(encoding="utf-8"))["parameters"]
 
 
 # --- how each is made ---------------------------------------------------------------------------

@@ -73,7 +73,7 @@ class _Study:
                 return None, why
         name = "{}/{} seed {}".format(*unit)
         try:
-            with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+            with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
                 folder = stages.evaluate(config, *unit)
         except FloatingPointError:
             return None, f"{name} diverged"
@@ -140,7 +140,7 @@ def _objective(preset: str, chosen: dict[str, float], arm: tuple[str, str], rate
             folder = stages.train(config, *arm, DEVELOPMENT_SEED)
     except FloatingPointError:
         return float("-inf")
-    value = json.loads((folder / "objective.json").read_text())["objective"]
+    value = json.loads((folder / "objective.json").read_text(encoding="utf-8"))["objective"]
     print(f"{arm_name(*arm)} at {rate:g}: {value:.4f}", flush=True)
     return value
 
