@@ -7,6 +7,7 @@ or accuracy. A disclosure is never rewarded as such.
 import math
 from collections.abc import Callable, Iterable
 
+from hybridlib.store.errors import OneLineError
 from hybridlib.store.stage import Given
 from hybridlib.tasks import language as free
 from hybridlib.tasks.lexicon import END_THINK, languages_of
@@ -15,6 +16,12 @@ from hybridlib.tasks.responses import FREE_TEXT, Response, answers, answers_with
 RIGHT = 0.5  # of the reward for what a prompt asks: at least so much is right
 #: A harmlessness reward: (prompt rows, responses, texts) -> one float a response.
 Harmlessness = Callable[[list[dict], list[Response], list[str]], list[float]]
+#: What each kind of prompt is rewarded for.
+OF_KIND = {"harmful": "harmlessness", "benign": "helpfulness", "reasoning": "accuracy"}
+
+
+class RewardNotFinite(OneLineError, ValueError):
+    """Rewards that are no numbers, or too large for one."""
 
 
 def format_reward(response: Response) -> float:
@@ -65,7 +72,7 @@ def task_rewards(
     """
     harmful = [i for i, prompt in enumerate(prompts) if prompt["kind"] == "harmful"]
     values = harmlessness(*([column[i] for i in harmful] for column in (prompts, responses, texts)))
-    safe = dict(zip(harmful, values))
+    safe = dict(zip(harmful, values, strict=True))
     by_kind = {"benign": helpfulness_reward, "reasoning": accuracy_reward}
     return [
         safe[i] if i in safe else by_kind[prompt["kind"]](response, prompt["reference"])
@@ -77,11 +84,7 @@ def weighted(
     weights: Given, prompts: list[dict], responses: list[Response], of_task: list[float]
 ) -> list[float]:
     """The sum that RL maximises: the rewards for the task, the format and the language."""
-    weight = {
-        "harmful": weights.weight_harmlessness,
-        "benign": weights.weight_helpfulness,
-        "reasoning": weights.weight_accuracy,
-    }
+    weight = {kind: getattr(weights, f"weight_{name}") for kind, name in OF_KIND.items()}
 
     def in_language(prompt: dict, response: Response) -> float:
         reward = free_language_reward if prompt["task"] in FREE_TEXT else language_reward
@@ -111,10 +114,23 @@ def rewarded(
     rows : the prompts, as `Prompt.row` gives them, one a response.
     finished : whether a response came to its end.
     thought : responses state a thought before the answer.
+
+    Raises RewardNotFinite if any reward is NaN or infinite.
     """
     parsed = [parse(text, end, thought) for text, end in zip(texts, finished)]
     of_task = task_rewards(harmlessness, rows, parsed, texts)
-    return weighted(weights, rows, parsed, of_task), of_task
+    for kind, name in OF_KIND.items():
+        values = [value for value, row in zip(of_task, rows) if row["kind"] == kind]
+        _check(f"the reward for {name}", values, f"responses to {kind} prompts")
+    totals = weighted(weights, rows, parsed, of_task)
+    _check("the weighted sum of the rewards", totals, "responses")
+    return totals, of_task
+
+
+def _check(what: str, values: list[float], of: str) -> None:
+    bad = sum(value is None or not math.isfinite(value) for value in values)
+    if bad:
+        raise RewardNotFinite(f"{what} is not a finite number for {bad} of {len(values)} {of}")
 
 
 def no_harmlessness_reward(

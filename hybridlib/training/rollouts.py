@@ -1,6 +1,5 @@
 """Rollouts of RL: sampled, rewarded and recorded in one place, as TRL's `rollout_func`."""
 
-import json
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import Any
 import torch
 
 from hybridlib.engine.sampling import InferenceCopy, sample_with_logp
+from hybridlib.store import jsonl
 from hybridlib.tasks.prompts import Prompt
 from hybridlib.training import data
-from hybridlib.training.rewards import RIGHT, Harmlessness, rewarded
+from hybridlib.training.rewards import RIGHT, Harmlessness, RewardNotFinite, rewarded
 from hybridlib.training.specs import Training
 from hybridlib.training.step import Demonstrations, RolloutRequest, Row, Tokens
 
@@ -85,16 +85,21 @@ class Rollouts:
         totals, of_task = [None] * len(rows), [0.0] * len(rows)
         if self.spec.variant.rewarded:
             weights, thought = self.spec.weights, self.spec.base.thought
-            totals, of_task = rewarded(
-                weights, self.harmlessness, asked, responses, finished, thought
-            )
+            try:
+                totals, of_task = rewarded(
+                    weights, self.harmlessness, asked, responses, finished, thought
+                )
+            except RewardNotFinite as error:
+                raise RewardNotFinite(f"{self.spec.name}, step {step}: {error}") from None
         made = [
             replace(row, reward=total, right=value >= RIGHT)
             for row, total, value in zip(rows, totals, of_task)
         ]
-        with self.record.open("a") as file:
-            for prompt, text, end, row in zip(asked, responses, finished, made):
-                record = {
+        # Only some are forced or shown: most responses are the policy's own from the beginning.
+        jsonl.append(
+            self.record,
+            (
+                {
                     "step": step,
                     "prompt": prompt["prompt_id"],
                     "response": text,
@@ -103,8 +108,9 @@ class Rollouts:
                     "tokens": len(row.completion),
                     "logp": round(row.logp, 4),
                 }
-                # Said only where it is so: most responses are the policy's own from the beginning.
-                record |= {"forced": row.forced} if row.forced else {}
-                record |= {"demonstration": True} if row.shown else {}
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+                | ({"forced": row.forced} if row.forced else {})
+                | ({"demonstration": True} if row.shown else {})
+                for prompt, text, end, row in zip(asked, responses, finished, made)
+            ),
+        )
         return made
