@@ -30,6 +30,7 @@ from hybridlib.store import values
 from hybridlib.store.assets import BASES
 from hybridlib.store.errors import ParameterError, nearest
 from hybridlib.store.paths import NOTEBOOKS, study_name
+from hybridlib.training.specs import LEAST_LABELS
 from hybridlib.variants import REWARDS, VARIANTS, arm_name, chain, measured, rewards_of, tuned_arms
 
 PRESETS = NOTEBOOKS / "presets"
@@ -63,7 +64,6 @@ class Part(BaseModel):
 MOST = 1_000_000  # of anything that is counted
 SEED = 2**32 - 1  # the largest that all libraries take
 SEEDS = 1000  # of a study at most
-LABELS = 5  # at least, for a fifth of them is held out
 
 
 def _share(default: float, description: str) -> Any:
@@ -342,9 +342,9 @@ class RunConfig(Part):
             if row.method == "rl" and len({round(train.steps * end) for end in row.part}) < 2:
                 raise ValueError(f"steps = {train.steps}: too few for a part of {row.name}")
         labels, asked = train.labels or train.demonstrations, {reward for _, reward in self.arms}
-        if labels < LABELS and "model" in asked:
-            raise ValueError(f"labels, or demonstrations, must be at least {LABELS} for rewards "
-                             "with model: a fifth is held out")  # fmt: skip
+        if labels < LEAST_LABELS and "model" in asked:
+            raise ValueError(f"labels, or demonstrations, must be at least {LEAST_LABELS} for "
+                             "the reward model: a fifth is held out")  # fmt: skip
         public = self.public.requests_share if self.public.requests else 0
         if train.demonstrated == "es" and public > 0.9:
             raise ValueError("requests_share must not exceed 0.9 where demonstrated is es: "
@@ -407,7 +407,7 @@ def chosen_rates() -> dict[str, float]:
     """The chosen rows of the committed grid of learning rates (written by `make tune`)."""
     if not LEARNING_RATES.exists():
         return {}
-    with LEARNING_RATES.open(newline="") as file:
+    with LEARNING_RATES.open(encoding="utf-8", newline="") as file:
         return {
             arm_name(row["variant"], row["reward"]): float(row["learning_rate"])
             for row in csv.DictReader(file)

@@ -56,6 +56,11 @@ class Labels(_OnPrompts):
     NAME, VERSION = "labels", 4
 
 
+#: Share of the labels that the accuracy of a reward model is reported on, and the fewest labels
+#: of which that is one.
+HELD_OUT, LEAST_LABELS = 0.2, 5
+
+
 @dataclass(frozen=True)
 class RewardModel(Stage):
     """A reward model fitted to labels."""
