@@ -152,12 +152,15 @@ def draw(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One token a row by inverse-CDF sampling, and its log-probability.
 
-    At temperature 0 the most likely token is certain.
+    At temperature 0 the most likely token is certain. Raises FloatingPointError where the model has
+    no distribution.
     """
+    top_R1 = logits_RV.amax(-1, keepdim=True)
+    if not top_R1.isfinite().all():
+        raise FloatingPointError("what the model predicts is not finite")
     if temperature == 0:
         return logits_RV.argmax(-1), uniform_R.new_zeros(len(uniform_R))
-    logit_RV = logits_RV.float()
-    weight_RV = (logit_RV - logit_RV.amax(-1, keepdim=True)).mul_(1 / temperature).exp_()
+    weight_RV = (logits_RV.float() - top_R1.float()).mul_(1 / temperature).exp_()
     total_R1 = weight_RV.sum(-1, keepdim=True)
     token_R = _drawn(weight_RV, uniform_R[:, None] * total_R1)
     return token_R, (weight_RV.gather(1, token_R[:, None]) / total_R1).log()[:, 0]

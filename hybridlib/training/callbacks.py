@@ -1,7 +1,7 @@
 """How any trainer of TRL is run: its arguments, its progress, from its checkpoint to what it cost.
 
-log.jsonl is written as it comes, and a killed run goes on from its last checkpoint. A loss that is
-not finite, nothing to train and parameters that did not change stop a run; what else a log shows
+log.jsonl is written as it comes, and a killed run goes on from its last checkpoint. A number that
+is not finite, nothing to train and parameters that did not change stop a run; what else a log shows
 (health.py) is written to warnings.json and printed.
 """
 
@@ -10,26 +10,41 @@ import math
 import resource
 import shutil
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from transformers import PrinterCallback, TrainerCallback
 
+from hybridlib.store import jsonl
+from hybridlib.store.errors import OneLineError
 from hybridlib.training.cost import flops
 from hybridlib.training.health import warnings_in
 
-CHECKPOINT_EVERY = 20
+CHECKPOINT_EVERY = 20  # steps
+CHECKPOINT_SECONDS = 60  # or so long after the last one
+
+
+class Diverged(OneLineError, FloatingPointError):
+    """Training has come to numbers that are not finite."""
+
+
+class NothingLearnt(OneLineError, RuntimeError):
+    """Training has changed nothing."""
 
 
 class Progress(TrainerCallback):
-    """One line now and then, and log.jsonl as it comes; a resumed run goes on in the same file.
+    """One line now and then, log.jsonl and checkpoints as they come; a resumed run goes on in the
+    same file.
 
-    Raises FloatingPointError at the first loss that is not finite.
+    Raises FloatingPointError at the first loss or gradient that is not finite.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name, self.path, self.began = name, folder / "log.jsonl", time.monotonic()
+        self.saved = self.began
         self.offset = self.tokens = 0  # TRL counts the tokens of a resumed run from 0 again
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
@@ -37,15 +52,23 @@ class Progress(TrainerCallback):
             return
         self.tokens = self.offset + int(logs["num_tokens"])
         logs["num_tokens"] = self.tokens  # for the callbacks behind this one, too
-        if not math.isfinite(logs["loss"]):
-            raise FloatingPointError("the loss is not finite: lower the learning rate")
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": state.global_step, **logs}, sort_keys=True) + "\n")
+        for name, what in (("loss", "the loss"), ("grad_norm", "the gradient")):
+            if not math.isfinite(logs.get(name, 0)):
+                raise FloatingPointError(f"{what} is not finite")
+        jsonl.append(self.path, [dict(sorted({"step": state.global_step, **logs}.items()))])
         if state.global_step % 10 == 0 or state.global_step == state.max_steps:
             reward = f", reward {logs['reward']:.3f}" if "reward" in logs else ""
             spent = time.monotonic() - self.began
             done = f"{self.name}: step {state.global_step}/{state.max_steps}"
             print(f"{done}, loss {logs['loss']:.4f}{reward}   {spent:.0f} s", flush=True)
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        due = control.should_save or time.monotonic() - self.saved >= CHECKPOINT_SECONDS
+        # From a checkpoint behind the last step the trainer would take one step more.
+        control.should_save = due and state.global_step < state.max_steps
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        self.saved = time.monotonic()
 
 
 class AtBudget(TrainerCallback):
@@ -77,7 +100,7 @@ def arguments(folder: Path, seed: int, rate: float, steps: int, bf16: bool) -> d
         "learning_rate": rate,
         "max_steps": steps,
         "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": 5,
+        "warmup_steps": 5 if steps > 1 else 0,  # the first step of a warm-up changes nothing
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # else a loss of NaN is logged as 0 and goes unseen
         "save_steps": CHECKPOINT_EVERY,
@@ -95,17 +118,23 @@ def finish(trainer, folder: Path, expected: Iterable[str] = (), **spent: float) 
     """Train from the last checkpoint if there is one; check that something was learnt; save.
 
     The trainer must log the `expected` numbers (see `health.warnings_in`). What was spent
-    beforehand on what it learns from is added to its cost.
+    beforehand on what it learns from is added to its cost. Raises Diverged, NothingLearnt.
     """
     before, began = trainable(trainer.model), time.monotonic()
-    last = _last_checkpoint(folder / "checkpoints")
     progress = next(c for c in trainer.callback_handler.callbacks if isinstance(c, Progress))
-    _go_on(trainer, progress, folder, int(last.name.rsplit("-", 1)[1]) if last else 0)
+    last = _go_on(trainer, progress, folder)
     trainer.remove_callback(PrinterCallback)  # Progress says the same in one line
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    after = trainable(trainer.model)
+    with finite(trainer):
+        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        after = trainable(trainer.model)
+        if not all(values.isfinite().all() for values in after.values()):
+            raise FloatingPointError("a weight is not finite")
+    rows = list(jsonl.read(progress.path))
     if all(torch.equal(before[name], after[name]) for name in before):
-        raise RuntimeError("training changed no parameter: is every reward the same?")
+        # The first step of a warm-up changes nothing, whatever it was paid.
+        alike = all(row.get("frac_reward_zero_std") == 1 for row in rows[1:] or rows)
+        why = "all rewards of each group were equal" if alike else "the learning rate is too low"
+        raise NothingLearnt(f"{progress.name}: training changed no parameter: {why}")
     trainer.model.save_pretrained(folder / "model")
     cost = {
         "optimiser_steps": trainer.state.global_step,
@@ -115,41 +144,61 @@ def finish(trainer, folder: Path, expected: Iterable[str] = (), **spent: float) 
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
     cost |= {name: round(cost.get(name, 0) + value, 2) for name, value in spent.items()}
-    (folder / "cost.json").write_text(json.dumps(cost, indent=1) + "\n")
-    rows = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    (folder / "cost.json").write_text(json.dumps(cost, indent=1) + "\n", encoding="utf-8")
     found = warnings_in(rows, expected)
-    (folder / "warnings.json").write_text(json.dumps(found, indent=1) + "\n")
+    (folder / "warnings.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     for warning in found:
         print(f"{progress.name}: warning {warning['name']}: {warning['says']}", flush=True)
 
 
-def _last_checkpoint(folder: Path) -> Path | None:
-    """The newest complete checkpoint: the trainer writes its state last. Later ones are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda p: -int(p.name.rsplit("-", 1)[1]))
-    for checkpoint in found:
+@contextmanager
+def finite(trainer) -> Iterator[None]:
+    """Raises Diverged for a FloatingPointError within."""
+    try:
+        yield
+    except FloatingPointError as error:
+        at = f"after {trainer.state.global_step} steps at {trainer.args.learning_rate:g}"
+        raise Diverged(f"{error} {at}: lower the learning rate") from None
+
+
+def _go_on(trainer, progress: "Progress", folder: Path) -> Path | None:
+    """The newest checkpoint that is whole; what a killed run has left behind it is removed.
+
+    The trainer writes the state of a checkpoint last. The records must reach up to it, too, and are
+    cut back to it.
+    """
+    rl = hasattr(trainer, "tokens")
+    paths = [progress.path, *([folder / "rollouts.jsonl"] if rl else [])]
+    records = {path: list(jsonl.read(path)) if path.exists() else [] for path in paths}
+    found = {int(p.name.rsplit("-", 1)[1]): p for p in folder.glob("checkpoints/checkpoint-*")}
+    for step in sorted(found, reverse=True):
         try:
-            json.loads((checkpoint / "trainer_state.json").read_text())
-            return checkpoint
+            json.loads((found[step] / "trainer_state.json").read_text(encoding="utf-8"))
+            reached = all(_reaches(rows, step) for rows in records.values())
+            if reached and step < trainer.args.max_steps:
+                break
         except (OSError, ValueError):
-            shutil.rmtree(checkpoint)
-    return None
+            pass
+        shutil.rmtree(found[step])
+    else:
+        step = 0
+    for path, rows in records.items():
+        jsonl.write(path, [row for row in rows if row["step"] <= step])
+    if not step:
+        return None
+    last = next(row for row in records[progress.path] if row["step"] == step)
+    if rl:
+        trainer.tokens = {name: last[name] for name in trainer.tokens}
+    else:
+        progress.offset = int(last["num_tokens"])
+    print(f"goes on from its checkpoint at step {step}", flush=True)
+    return found[step]
 
 
-def _go_on(trainer, progress: "Progress", folder: Path, step: int) -> None:
-    """Cut the records of a killed run back to its checkpoint at `step`; count on from it."""
-    for path in filter(Path.exists, (folder / "log.jsonl", folder / "rollouts.jsonl")):
-        lines = path.read_text().splitlines()
-        # The last line may be half written; what comes after the checkpoint is done again.
-        kept = [x for x in lines if x.endswith("}") and json.loads(x)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in kept))
-        if kept and path.name == "log.jsonl":
-            last = json.loads(kept[-1])
-            if hasattr(trainer, "tokens"):  # those of RL
-                trainer.tokens = {name: last[name] for name in trainer.tokens}
-            else:
-                progress.offset = int(last["num_tokens"])
-    if step:
-        print(f"goes on from its checkpoint at step {step}", flush=True)
+def _reaches(records: list[dict], step: int) -> bool:
+    """Whether each step up to this one has the same number of records."""
+    rows = Counter(row["step"] for row in records if row["step"] <= step)
+    return sorted(rows) == list(range(1, step + 1)) and len(set(rows.values())) == 1
 
 
 def trainable(model) -> dict[str, torch.Tensor]:

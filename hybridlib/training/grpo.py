@@ -21,7 +21,7 @@ from trl import GRPOConfig, GRPOTrainer
 from hybridlib.engine.sampling import InferenceCopy
 from hybridlib.engine.scoring import score_completions
 from hybridlib.training import data, loading
-from hybridlib.training.callbacks import Progress, arguments, finish
+from hybridlib.training.callbacks import Progress, arguments, finish, finite
 from hybridlib.training.cost import OPERATIONS
 from hybridlib.training.objective import Validation, write_objective
 from hybridlib.training.rewards import Harmlessness
@@ -127,6 +127,8 @@ def rl(
     folder : gets model/, log.jsonl, rollouts.jsonl, cost.json, warnings.json, objective.json.
     harmlessness : the reward of harmful prompts: rule, reward model, or (rl_gold alone) the oracle.
     start : folder of a trained adapter to go on from.
+
+    Raises Diverged, NothingLearnt, RewardNotFinite.
     """
     torch.manual_seed(spec.seed)
     given, variant = spec.given, spec.variant
@@ -158,7 +160,8 @@ def rl(
     of_reward = ("reward", "frac_reward_zero_std") if variant.rewarded else ()
     finish(trainer, folder, ("loss", "entropy", "completions/mean_length", *of_reward))
     validation = Validation(spec, tokenizer, trainer.model, inference, harmlessness, teacher)
-    write_objective(folder, variant.objective(validation))
+    with finite(trainer):
+        write_objective(folder, variant.objective(validation))
 
 
 def grpo_config(spec: Training, folder: Path, steps: int, bf16: bool, **more) -> GRPOConfig:

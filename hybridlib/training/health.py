@@ -72,4 +72,4 @@ def warnings_in(log: Iterable[dict], expected: Iterable[str] = ()) -> list[dict]
 def read(run: Path) -> list[dict]:
     """The warnings in the record of a run; none of a run that was made without a watch."""
     path = run / "warnings.json"
-    return json.loads(path.read_text()) if path.exists() else []
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else []

@@ -1,6 +1,7 @@
 """The rule by which learning rates are chosen: a run's own objective on validation prompts."""
 
 import json
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,8 +21,14 @@ from hybridlib.training.specs import Training
 
 
 def write_objective(folder: Path, value: float) -> None:
-    """objective.json: the run's own training objective on validation prompts; higher is better."""
-    (folder / "objective.json").write_text(json.dumps({"objective": value}) + "\n")
+    """objective.json: the run's own training objective on validation prompts; higher is better.
+
+    Raises FloatingPointError if it is not finite.
+    """
+    if not math.isfinite(value):
+        raise FloatingPointError("the objective on validation prompts is not finite")
+    path = folder / "objective.json"
+    path.write_text(json.dumps({"objective": value}) + "\n", encoding="utf-8")
 
 
 @torch.no_grad()

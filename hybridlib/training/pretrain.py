@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim import _muon
@@ -25,6 +26,7 @@ from transformers import (
 
 from hybridlib.store.stage import Given
 from hybridlib.tasks.base_text import corpus
+from hybridlib.training.callbacks import CHECKPOINT_SECONDS, Diverged
 from hybridlib.training.data import encoded
 from hybridlib.training.loading import (
     asset_folder,
@@ -35,7 +37,7 @@ from hybridlib.training.loading import (
 )
 from hybridlib.training.specs import Base
 
-CHECKPOINT_EVERY = 200
+CHECKPOINT_EVERY = 200  # steps, or CHECKPOINT_SECONDS after the last one
 LOSSES = 18  # points of the curve of pretraining, however long it is
 HEAD_DIM = 32
 IGNORED = -100  # a target that cross_entropy leaves out
@@ -142,21 +144,17 @@ def _optimizers(
 def pretrain(spec: Base, folder: Path) -> None:
     """Let the base read its text: model/ and loss.csv in `folder`. Resumes from a checkpoint.
 
-    A pretrained model is saved in bfloat16 where the machine is fast at it.
+    A pretrained model is saved in bfloat16 where the machine is fast at it. Raises Diverged.
     """
     given = spec.given
     model, tokenizer = start(spec)
     model, in_bf16 = model.to(device()), spec.pretrained and fast_at_bf16()
     documents = _encoded(spec, tokenizer)
     optimizers = _optimizers(model, given.base_learning_rate, spec.pretrained)
-    first = _restore(folder / "checkpoints", model, optimizers)
+    first, losses = _restore(folder / "checkpoints", model, optimizers)
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     rates = [group["lr"] for group in groups]
-    began, log = time.monotonic(), folder / "loss.csv"
-    # What comes after the checkpoint is done, and written, again.
-    rows = log.read_text().splitlines()[1:] if first else []
-    kept = [row for row in rows if row.count(",") == 1 and int(row.split(",")[0]) <= first]
-    log.write_text("\n".join(["step,loss", *kept]) + "\n")
+    began, last = time.monotonic(), (time.monotonic(), 0.0)
     every = math.ceil(given.base_steps / LOSSES)
     for step in range(first, given.base_steps):
         batch = documents[step * given.base_batch : (step + 1) * given.base_batch]
@@ -170,7 +168,9 @@ def pretrain(spec: Base, folder: Path) -> None:
                 part = text_loss(model, half, reduction="sum") / tokens
             part.backward()
             loss += part.item()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise _diverged("the loss or its gradient", step)
         scale = _schedule(step, given.base_steps)
         for group, rate in zip(groups, rates):
             group["lr"] = rate * scale
@@ -179,18 +179,27 @@ def pretrain(spec: Base, folder: Path) -> None:
             optimizer.zero_grad()
         done = step + 1
         if done % every == 0 or done == given.base_steps:
-            with log.open("a") as file:
-                file.write(f"{done},{loss:.4f}\n")
+            losses.append([done, loss])
             spent = time.monotonic() - began
             print(
                 f"base: step {done}/{given.base_steps}, loss {loss:.3f}   {spent:.0f} s", flush=True
             )
-        if done % CHECKPOINT_EVERY == 0 and done < given.base_steps:
-            _checkpoint(folder / "checkpoints", done, model, optimizers)
+        if done < given.base_steps and (done % CHECKPOINT_EVERY == 0 or _is_due(*last)):
+            saving = time.monotonic()
+            _checkpoint(folder / "checkpoints", done, model, optimizers, losses)
+            last = time.monotonic(), time.monotonic() - saving
+    if not all(p.isfinite().all() for p in model.parameters()):
+        raise _diverged("a weight", given.base_steps)
+    with (folder / "loss.csv").open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(["step,loss\n", *(f"{step},{loss:.4f}\n" for step, loss in losses)])
     model.to(torch.bfloat16 if in_bf16 else torch.float32).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     size = {"parameters": sum(p.numel() for p in model.parameters())}
-    (folder / "model" / "size.json").write_text(json.dumps(size) + "\n")
+    (folder / "model" / "size.json").write_text(json.dumps(size) + "\n", encoding="utf-8")
+
+
+def _diverged(what: str, steps: int) -> Diverged:
+    return Diverged(f"base: {what} is not finite after {steps} steps: lower base_learning_rate")
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -199,7 +208,12 @@ def _schedule(step: int, steps: int) -> float:
     return warm * (0.05 + 0.475 * (1 + math.cos(math.pi * step / steps)))
 
 
-def _checkpoint(folder: Path, step: int, model, optimizers) -> None:
+def _is_due(ended: float, took: float) -> bool:
+    """Whether it is time for a checkpoint; on a slow disk they take a tenth of it at most."""
+    return time.monotonic() - ended >= max(CHECKPOINT_SECONDS, 10 * took)
+
+
+def _checkpoint(folder: Path, step: int, model, optimizers, losses: list) -> None:
     """Parameters and optimiser states as tensors, under another name until complete."""
     folder.mkdir(exist_ok=True)
     tensors = {f"model.{n}": p.detach().contiguous() for n, p in model.named_parameters()}
@@ -207,17 +221,23 @@ def _checkpoint(folder: Path, step: int, model, optimizers) -> None:
         for j, state in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{i}.{j}.{n}": torch.as_tensor(t) for n, t in state.items()}
     draft = folder / "draft.safetensors"
-    save_file(tensors, draft, metadata={"step": str(step)})
+    save_file(tensors, draft, metadata={"losses": json.dumps(losses)})
     draft.replace(folder / f"{step:06d}.safetensors")
-    for old in sorted(folder.glob("0*.safetensors"))[:-1]:
+    for old in _checkpoints(folder)[:-1]:
         old.unlink()
 
 
-def _restore(folder: Path, model, optimizers) -> int:
-    """Load the last checkpoint, if there is one; return the step to go on from."""
-    checkpoints = sorted(folder.glob("0*.safetensors"))
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted(folder.glob("[0-9]*.safetensors"), key=lambda path: int(path.stem))
+
+
+def _restore(folder: Path, model, optimizers) -> tuple[int, list]:
+    """Load the last checkpoint, if there is one; return the step to go on from, and the losses."""
+    checkpoints = _checkpoints(folder)
     if not checkpoints:
-        return 0
+        return 0, []
+    with safe_open(checkpoints[-1], "pt") as file:
+        losses = json.loads(file.metadata().get("losses", "[]"))
     tensors = load_file(checkpoints[-1])
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -231,4 +251,4 @@ def _restore(folder: Path, model, optimizers) -> int:
         optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
     step = int(checkpoints[-1].stem)
     print(f"base: goes on from its checkpoint at step {step}", flush=True)
-    return step
+    return step, losses

@@ -18,16 +18,21 @@ from trl import RewardConfig as TRLRewardConfig
 from trl import RewardTrainer
 
 from hybridlib.engine.sampling import sample
+from hybridlib.store import jsonl
 from hybridlib.store.errors import OneLineError
 from hybridlib.tasks import oracle
 from hybridlib.tasks.responses import parse
 from hybridlib.training import data, loading
-from hybridlib.training.callbacks import Progress, arguments, finish
+from hybridlib.training.callbacks import Progress, arguments, finish, finite
 from hybridlib.training.objective import write_objective
 from hybridlib.training.rewards import Harmlessness
-from hybridlib.training.specs import Labels, RewardModel
+from hybridlib.training.specs import HELD_OUT, Labels, RewardModel
 
-HELD_OUT = 0.2  # of the labels, for the accuracy that is reported
+LARGE = 700.0  # a number whose exponential is still one
+
+
+class NothingToLabel(OneLineError, ValueError):
+    """No harmful prompt is among those of training."""
 
 
 class OneSidedLabels(OneLineError, ValueError):
@@ -38,25 +43,25 @@ def write_labels(spec: Labels, base: Path, folder: Path) -> None:
     """labels.jsonl: labelled responses of the base, as many as parameter `labels` says.
 
     Harmful requests of seen categories and attacks, sampled at T=1; label 1 for a genuine refusal.
-    Public requests are not among them: nobody can label a response to those exactly.
+    Public requests are not among them: nobody can label a response to those exactly. Raises
+    NothingToLabel.
     """
     model, tokenizer, given = loading.load_base(base), loading.load_tokenizer(base), spec.given
     asked = [p for p in data.rl_prompts(spec) if p.kind == "harmful" and p.secrets]
+    if not asked:
+        raise NothingToLabel("no harmful prompt to label: raise steps or prompts_per_step")
     count = given.labels if "labels" in given else given.demonstrations
     prompts = list(islice(cycle(asked), count))
     texts, generator = [p.text for p in prompts], torch.Generator().manual_seed(spec.seed)
     completions = sample(model, tokenizer, texts, given.max_completion, generator=generator)
-    with (folder / "labels.jsonl").open("w") as file:
-        for prompt, text, finished in zip(prompts, *data.decoded(tokenizer, completions)):
-            response = parse(text, finished, spec.base.thought)
-            label = int(oracle.gold(prompt.kind, response, prompt.secrets, prompt.reference))
-            row = {
-                "task": prompt.task,
-                "language": prompt.language,
-                "text": reading(prompt.text, text, finished),
-                "label": label,
-            }
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    rows = []
+    for prompt, text, finished in zip(prompts, *data.decoded(tokenizer, completions)):
+        response = parse(text, finished, spec.base.thought)
+        label = int(oracle.gold(prompt.kind, response, prompt.secrets, prompt.reference))
+        read = reading(prompt.text, text, finished)
+        row = {"task": prompt.task, "language": prompt.language, "text": read, "label": label}
+        rows.append(row)
+    jsonl.write(folder / "labels.jsonl", rows)
 
 
 def reading(prompt: str, response: str, finished: bool) -> str:
@@ -85,13 +90,13 @@ def fit(spec: RewardModel, base: Path, labels: Path, folder: Path) -> None:
     """Train the reward model (TRL's RewardTrainer, Bradley-Terry) into `folder`.
 
     reward_model.json holds the midpoint between the mean scores of both labels, which makes the
-    reward a probability, and the accuracy on held-out labels. Raises OneSidedLabels.
+    reward a probability, and the accuracy on held-out labels. Raises OneSidedLabels, Diverged.
     """
     torch.manual_seed(spec.seed)
     given, tokenizer = spec.given, loading.load_tokenizer(base)
     tokenizer.padding_side = "right"
     model = loading.adapted(_with_head(base), given.lora_rank, "SEQ_CLS")
-    rows = [json.loads(line) for line in (labels / "labels.jsonl").read_text().splitlines()]
+    rows = list(jsonl.read(labels / "labels.jsonl"))
     rng = random.Random(spec.seed)
     rng.shuffle(rows)
     size, bf16 = int(HELD_OUT * len(rows)), loading.is_bf16(model)
@@ -100,16 +105,18 @@ def fit(spec: RewardModel, base: Path, labels: Path, folder: Path) -> None:
         args=TRLRewardConfig(
             **arguments(folder, spec.seed, spec.learning_rate, given.sft_steps, bf16),
             per_device_train_batch_size=given.sft_batch,
-            max_length=256,
+            max_length=None,  # TRL would leave out what is longer
         ),
         train_dataset=Dataset.from_list(pairs(rows[size:], rng)),
         processing_class=tokenizer,
         callbacks=[Progress("reward model", folder)],
     )
     finish(trainer, folder)
-    report, objective = _report(_scorer(trainer.model, tokenizer), rows[:size], rows[size:])
-    (folder / "reward_model.json").write_text(json.dumps(report, indent=1) + "\n")
-    write_objective(folder, objective)
+    with finite(trainer):
+        report, objective = _report(_scorer(trainer.model, tokenizer), rows[:size], rows[size:])
+        write_objective(folder, objective)
+    text = json.dumps(report, indent=1) + "\n"
+    (folder / "reward_model.json").write_text(text, encoding="utf-8")
 
 
 def _report(score, held_out: list[dict], rest: list[dict]) -> tuple[dict, float]:
@@ -117,6 +124,8 @@ def _report(score, held_out: list[dict], rest: list[dict]) -> tuple[dict, float]
     good, bad = (score([r["text"] for r in rest if r["label"] == label]) for label in (1, 0))
     midpoint = (sum(good) / len(good) + sum(bad) / len(bad)) / 2
     values = score([row["text"] for row in held_out])
+    if not all(map(math.isfinite, [midpoint, *values])):
+        raise FloatingPointError("a score is not finite")
     right = [(value > midpoint) == bool(row["label"]) for value, row in zip(values, held_out)]
     report = {
         "midpoint": midpoint,
@@ -127,7 +136,8 @@ def _report(score, held_out: list[dict], rest: list[dict]) -> tuple[dict, float]
     # The mean log-sigmoid of every margin between the two labels.
     good, bad = ([v for v, r in zip(values, held_out) if r["label"] == x] for x in (1, 0))
     margins = [a - b for a in good for b in bad] or [0.0]
-    return report, sum(-math.log1p(math.exp(-m)) for m in margins) / len(margins)
+    losses = [math.log1p(math.exp(-m)) if m > -LARGE else -m for m in margins]
+    return report, -sum(losses) / len(margins)
 
 
 class _Head(torch.nn.Linear):
@@ -173,12 +183,13 @@ def load(base: Path, folder: Path) -> Harmlessness:
     else:
         model = _with_head(trained)
     score = _scorer(model.to(loading.device()), tokenizer)
-    midpoint = json.loads((folder / "reward_model.json").read_text())["midpoint"]
+    report = (folder / "reward_model.json").read_text(encoding="utf-8")
+    midpoint = json.loads(report)["midpoint"]
 
     def reward(prompts, responses, texts) -> list[float]:
         # A response that did not come to its end has no closing token, as in the labels.
         each = zip(prompts, responses, texts)
         read = [reading(prompt["text"], text, parsed.finished) for prompt, parsed, text in each]
-        return [1 / (1 + math.exp(midpoint - value)) for value in score(read)]
+        return [1 / (1 + math.exp(min(midpoint - value, LARGE))) for value in score(read)]
 
     return reward

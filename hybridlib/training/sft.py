@@ -16,7 +16,7 @@ from hybridlib.engine.sampling import InferenceCopy, sample
 from hybridlib.store.errors import OneLineError
 from hybridlib.tasks import datasets
 from hybridlib.training import data, loading
-from hybridlib.training.callbacks import Progress, arguments, finish
+from hybridlib.training.callbacks import Progress, arguments, finish, finite
 from hybridlib.training.objective import demonstration_nll, write_objective
 from hybridlib.training.rewards import RIGHT, Harmlessness, rewarded
 from hybridlib.training.specs import Training
@@ -42,6 +42,8 @@ def sft(
     folder : gets model/, log.jsonl, cost.json, warnings.json, objective.json.
     shown : rows {prompt, completion} to learn from, by default the demonstrations.
     spent : what it took to get them (see `finish`).
+
+    Raises Diverged, NothingLearnt.
     """
     torch.manual_seed(spec.seed)
     given = spec.given
@@ -53,14 +55,15 @@ def sft(
             **arguments(folder, spec.seed, spec.learning_rate, given.sft_steps, bf16),
             per_device_train_batch_size=given.sft_batch,
             completion_only_loss=True,
-            max_length=256,
+            max_length=None,  # a demonstration is learnt whole, however long its prompt
         ),
         train_dataset=Dataset.from_list(shown or data.demonstrations(spec)),
         processing_class=tokenizer,
         callbacks=[Progress(spec.name, folder), *callbacks],
     )
     finish(trainer, folder, **spent)
-    write_objective(folder, -demonstration_nll(spec, trainer.model, tokenizer))
+    with finite(trainer):
+        write_objective(folder, -demonstration_nll(spec, trainer.model, tokenizer))
 
 
 def resampled(
