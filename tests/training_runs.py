@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from tiny import RATE, training
+from transformers import TrainerCallback
 
 from hybridlib.tasks.prompts import Prompt
 from hybridlib.training import data, grpo, sft
@@ -45,6 +46,21 @@ def adapter(folder: Path) -> dict[str, torch.Tensor]:
 
 def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class Killed(BaseException):
+    """What a SIGKILL is to a process, as far as a test within it can tell."""
+
+
+class KillAfter(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs) -> None:
+        if state.global_step == self.step:
+            raise Killed
+
+    on_train_end = on_step_begin
 
 
 def close(ours: dict, theirs: dict, **tolerance) -> None:
