@@ -79,8 +79,9 @@ def test_a_checkpoint_changes_nothing_and_short_runs_take_none(whole, base, tmp_
 
 @pytest.mark.parametrize("name", ["log.jsonl", "rollouts.jsonl"])
 def test_a_checkpoint_behind_what_is_recorded_is_not_gone_on_from(
-    name, whole, base, tmp_path, capsys
+    name, whole, base, tmp_path, capsys, monkeypatch
 ):
+    monkeypatch.setattr(callbacks, "CHECKPOINT_EVERY", 1)
     run = begun("rl", base, tmp_path, 3)
     kept = (run / name).read_bytes().splitlines(keepends=True)
     (run / name).write_bytes(b"".join(kept[:-1]) + kept[-1][:30])  # as a loss of power may leave it
