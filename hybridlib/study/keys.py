@@ -67,7 +67,7 @@ def train(config: RunConfig, variant: str, reward: str, seed: int) -> Training:
         reward if rewarded else None,
         reward_model(config, seed) if reward == "model" else None,
         None if row.before == "base" else train(config, *before(variant, reward), seed),
-        _free_text(config, requests) if rewarded else None,
+        _free_text(config) if rewarded else None,
     )
 
 
@@ -98,7 +98,7 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Evaluat
         names.append("problems_per_language")
     requests, problems = (_pins(names) for names in (public.requests, public.problems))
     measured = _measured(config, variant, reward, seed, *names, **more)
-    return Evaluation(*measured, requests, problems, _free_text(config, requests, problems))
+    return Evaluation(*measured, requests, problems, _free_text(config))
 
 
 def of(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> Stage:
@@ -128,9 +128,9 @@ def _trained_on(config: RunConfig) -> tuple[dict[str, str] | None, dict[str, flo
     return _pins(public.requests), {"requests_share": public.requests_share}
 
 
-def _free_text(config: RunConfig, *public: dict[str, str] | None) -> int | None:
-    """The version of how free text is read; None if nobody writes any."""
-    return FREE_TEXT_VERSION if config.base.pretrained or any(public) else None
+def _free_text(config: RunConfig) -> int | None:
+    """The version of how free text is read; None if nobody writes any: the organism does not."""
+    return FREE_TEXT_VERSION if config.base.pretrained else None
 
 
 def _pins(names: Iterable[str]) -> dict[str, str] | None:
