@@ -477,7 +477,7 @@ VALUES = st.fixed_dictionaries(
         "rewards": st.lists(st.sampled_from(REWARDS), min_size=1, unique=True),
         "kl": st.floats(0, 1e6),
         "minority_share": st.floats(0, 1),
-        "steps": st.integers(1, 10**4),
+        "steps": st.integers(2, 10**4),
         "thought": st.booleans(),
         "scope": st.sampled_from(["answer", "whole"]),
         "learning_rates": st.dictionaries(

@@ -94,9 +94,9 @@ def publish(preset: str, *, report: Callable[[str], object] = print) -> Path:
     are redrawn. Raises PublishError if the local results are incomplete, failed, outdated, too
     large, or of other parameters than the preset's.
     """
+    source, target = local(preset), committed(preset)
     if preset not in (known := configuration.presets()):
         raise PublishError(f"{preset!r} is no committed preset{nearest(preset, known)}")
-    source, target = local(preset), committed(preset)
     if not source.is_dir():
         raise PublishError(f"no local results of {preset}: {RERUN.format(preset)} first")
     tables = sorted((source / "tables").glob("*.csv"))

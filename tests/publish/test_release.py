@@ -321,8 +321,8 @@ def test_a_run_of_a_file_with_the_preset_s_name_is_refused(
     finished: Project, monkeypatch, tmp_path
 ):
     monkeypatch.setattr(configuration, "load_config", LOAD)
-    mine = tmp_path / "organism.yaml"
-    mine.write_text("steps: 3\n")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("preset: organism\nsteps: 3\n")
     asked_for({"preset": str(mine)})
     refused(finished, "^variants = .* in the preset|^steps = 3, and 60 in the preset")
 
