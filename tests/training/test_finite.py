@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tiny import tiny
+from tiny import handed, tiny
 from training_runs import rows, run_rl, run_sft
 
 from hybridlib.config import load_config
@@ -94,7 +94,7 @@ def test_the_last_step_counts_too(base, tmp_path):
 @pytest.mark.parametrize("rate", [1e10, 1e30])
 def test_so_it_does_for_a_base(rate, tmp_path):
     with pytest.raises(FloatingPointError) as caught:
-        pretrain.pretrain(keys.base(tiny(base_learning_rate=rate)), tmp_path)
+        pretrain.pretrain(handed(keys.base(tiny()), base_learning_rate=rate), tmp_path)
     one_line(caught, "not finite", "after 1 steps", "lower base_learning_rate")
     assert not (tmp_path / "model").exists()
 
@@ -105,7 +105,7 @@ def test_so_it_does_for_a_reward_model(base, tmp_path):
         for i, word in enumerate(["sorry", "pin"] * 10)
     ]
     (tmp_path / "labels.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in labels))
-    spec = keys.reward_model(tiny(learning_rates={"reward_model": 1e30}), 0)
+    spec = replace(keys.reward_model(tiny(), 0), learning_rate=1e30)
     with pytest.raises(FloatingPointError) as caught:
         reward_model.fit(spec, base, tmp_path, tmp_path)
     one_line(caught, "not finite", "lower the learning rate")
@@ -166,15 +166,11 @@ def test_one_step_and_one_demonstration_are_enough(variant, sizes, base, tmp_pat
 
 
 def test_labels_that_are_too_few_are_refused_before_anything_is_trained():
-    for given, name in (
-        ({"labels": 4}, "labels = 4"),
-        ({"labels": 1}, "labels = 1"),
-        ({"demonstrations": 3}, "demonstrations = 3"),
-        ({"demonstrations": 3, "variants": "base, two_stage"}, "demonstrations = 3"),
-    ):
+    few = {"demonstrations": 3}
+    for given in ({"labels": 4}, {"labels": 1}, few, few | {"variants": "base, two_stage"}):
         with pytest.raises(ParameterError) as caught:
             load_config("smoke", **given)
-        one_line(caught, name, "at least 5")
+        one_line(caught, "labels", "demonstrations", "at least 5")
     for given in ({"rewards": "rule"}, {"variants": "base, sft"}, {"labels": 5}):
         load_config("smoke", **{"demonstrations": 4} | given)
 
@@ -193,7 +189,7 @@ def test_the_least_number_of_labels_is_enough(base, tmp_path):
 def test_stages_of_no_step_are_refused():
     with pytest.raises(ParameterError) as caught:
         load_config("smoke", variants="base, multi_stage", steps=1)
-    one_line(caught, "steps = 1", "multi_stage")
+    one_line(caught, "steps = 1", "too few")
     config = load_config("smoke", variants="base, multi_stage", steps=2)
     spec = keys.train(config, "multi_stage", "rule", 0)
     assert [len(range(*(round(2 * p) for p in stage.variant.part))) for stage in spec.chain] == [
