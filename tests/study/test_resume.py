@@ -220,7 +220,7 @@ def test_a_file_that_was_altered_is_found_and_redone(store, name: str, caplog):
     (folder / name).write_bytes(content)
     assert not stages.is_done(config, "train", *unit())
     assert stages.train(config, *unit()) == folder
-    assert f"{name} was altered" in caplog.text
+    assert f"{name!r} was altered" in caplog.text
     assert stages.is_done(config, "train", *unit())
     after = {n: digest for n, (_, digest) in read_manifest(folder)["files"].items()}
     assert after["model/adapter_model.safetensors"] == before["model/adapter_model.safetensors"]
