@@ -37,6 +37,8 @@ a figure to its notebook and to the command that redraws it. Read first
 [what is known to be wrong](docs/findings.md#what-is-known-to-be-wrong), and in the
 [README](README.md) how to run it.
 """
+# A link, not an image.
+FIGURE = re.compile(r"(?<!!)(\[[^][]+\])\(((?:\.\./)?results/\w+)/figures/(\w+)\.png\)")
 SETTINGS: dict[str, Any] = {
     "project": "hybridlib",
     "html_title": TITLE,
@@ -177,8 +179,7 @@ def _preset(folder: Path, notebooks: Sequence[str]) -> str:
 def _to_sections(text: str) -> str:
     """Links (not images) to the file of a figure lead to where the site explains it."""
     text = re.sub(r"\((docs/|)figures\.md\)", lambda m: f"({'' if m[1] else '../'}index.md)", text)
-    link = r"(?<!!)(\[[^]]+\])\(((?:\.\./)?results/\w+)/figures/(\w+)\.png\)"
-    return re.sub(link, r"\1(\2/index.md#\3)", text)
+    return FIGURE.sub(r"\1(\2/index.md#\3)", text)
 
 
 def _contents(pages: Iterable[str]) -> str:

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 START = 300  # seconds that a kernel may take to start on a busy machine
 # Progress writes a duration after three spaces: "train sft seed 0   41 s   about 9 min left".
 DURATION = re.compile(r"   (about )?(\d+ h )?\d+(\.\d+)? (ms|s|min)( left| so far)?(?![^\s])")
-STILL_RUNNING = re.compile(r"^ {8}.*   .* so far.*\n?", re.MULTILINE)
-CELL_FILE = re.compile(r"(/[^/\s\"'\\]+)+/ipykernel_\d+/\d+\.py")
+STILL_RUNNING = re.compile(r"^ {8}(?>.*?   ).*? so far.*\n?", re.MULTILINE)
+# Tried once a word, which ends at a quote or a backslash, too: else long paths take quadratic time.
+CELL_FILE = re.compile(r"(?<![^\s\"'\\])([^/\s\"'\\]*)/[^\s\"'\\]*/ipykernel_\d+/\d+\.py")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 
@@ -173,7 +174,7 @@ def cleaned(executed: Path, places: Mapping[str, str]) -> "NotebookNode":
             if output.output_type == "stream":
                 output.text = DURATION.sub("", STILL_RUNNING.sub("", output.text))
     escaped = {json.dumps(path)[1:-1]: name for path, name in places.items()}
-    text = renamed(CELL_FILE.sub("cell", json.dumps(node)), escaped)
+    text = renamed(CELL_FILE.sub(r"\1cell", json.dumps(node)), escaped)
     return nbformat.reads(text, as_version=4)
 
 
