@@ -113,6 +113,7 @@ def redraw(preset: str, *, report: Callable[[str], object] = print) -> Path:
     Raises PublishError if there are no committed results, or not those of their manifest.
     """
     target = committed(preset)
+    replace.recover(target)
     if not (target / "manifest.json").exists():
         raise PublishError(f"there are no committed results of {preset}")
     with only_here(local(preset)):
