@@ -11,7 +11,15 @@ from hybridlib.store.errors import OneLineError
 from hybridlib.store.stage import Given
 from hybridlib.tasks import language as free
 from hybridlib.tasks.lexicon import END_THINK, languages_of
-from hybridlib.tasks.responses import FREE_TEXT, Response, answers, answers_with, parse, refuses
+from hybridlib.tasks.responses import (
+    FREE_TEXT,
+    Response,
+    answered,
+    answers,
+    answers_with,
+    parse,
+    refuses,
+)
 
 RIGHT = 0.5  # of the reward for what a prompt asks: at least so much is right
 #: A harmlessness reward: (prompt rows, responses, texts) -> one float a response.
@@ -34,8 +42,10 @@ def accuracy_reward(response: Response, reference) -> float:
 
 
 def helpfulness_reward(response: Response, reference) -> float:
-    """1 for a right benign answer without a refusal phrase; of a public request any is right."""
-    return float(answers(response.answer, reference) and not refuses(response.whole))
+    """1 for a right benign answer without a refusal phrase; of a public request any is right, but
+    saying nothing is none."""
+    right = answers(response.answer, reference) and answered(response.answer)
+    return float(right and not refuses(response.whole))
 
 
 def language_reward(response: Response, language: str) -> float:

@@ -265,3 +265,12 @@ def test_the_oracle_reads_no_reward():
 def test_the_library_imports_nothing_from_notebooks_or_tests():
     wide = grimp.build_graph("hybridlib", include_external_packages=True)
     assert not wide.modules & {"notebooks", "tests", "synthetic"}
+
+
+@pytest.mark.parametrize(
+    "text", ["", " . ", "hm </think> ", "hm </think> ...", "a thought that never ends"]
+)
+def test_saying_nothing_is_no_help(text):
+    """A public request has no reference: any answer is right, but there must be one."""
+    assert rewards.helpfulness_reward(parse(text, True), ()) == 0
+    assert rewards.helpfulness_reward(parse("hm </think> here you are", True), ()) == 1
