@@ -10,6 +10,7 @@ Shapes: S seeds, P prompts.
 
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 
 import numpy as np
@@ -145,7 +146,9 @@ class Cube:
         if not prompts.index.is_unique:
             twice = prompts.index[prompts.index.duplicated()][0]
             raise ValueError(f"prompt {twice} is described in two ways")
-        self.prompts = prompts.sort_index()
+        self.prompts = asked = prompts.sort_index()
+        # (population, subset) -> mask over prompts: the same for every measure and decoding
+        self._mask = cache(lambda of, where: where.mask(asked) & POPULATIONS[of](asked).to_numpy())
         self.clusters = (self.prompts.task + "/" + self.prompts.category).to_numpy()
         self.arms: list[Arm] = sorted(set(zip(responses.variant, responses.reward)))
         self.seeds = sorted(responses.seed.unique())
@@ -187,7 +190,7 @@ class Cube:
         )
         for words in product(*choices):
             few = len(words) - words.count("all") <= named + metric.gap
-            if few and (subset := Subset(*words)).mask(asked).any():
+            if few and self._mask(metric.population, subset := Subset(*words)).any():
                 yield subset
 
     def contrast(
@@ -207,8 +210,8 @@ class Cube:
         """
         values, counts = self.values(metric.columns()[part], decoding)
         sides = (subset, replace(subset, split="seen")) if metric.gap else (subset,)
-        masks = [side.mask(self.prompts) for side in sides]
-        there = POPULATIONS[metric.population](self.prompts) & np.logical_or.reduce(masks)
+        masks = [self._mask(metric.population, side) for side in sides]
+        there = np.logical_or.reduce(masks)
         values, counts = values[..., there], counts[..., there]
         gap = [mask[there] for mask in masks] if metric.gap else None
         other = None if b is None else values[b]
