@@ -29,6 +29,7 @@ import pandas as pd
 from scipy import special
 
 SEEDS_FOR_A_VERDICT = 5
+ROUNDING = 1e-12  # equal values may be so far from their mean
 DECIDED = ("supported", "refuted", "inconclusive")
 
 
@@ -90,7 +91,8 @@ class Contrast:
         starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
         # what each response, and each seed x category, contributes to the error of its mean
         n = self.responses_K[..., None, None]
-        error_KSP = np.where(present, filled - self.means_K[..., None, None], 0.0) / n
+        apart = filled - self.means_K[..., None, None]
+        error_KSP = np.where(present & (np.abs(apart) > ROUNDING), apart, 0.0) / n
         error_KSC = np.add.reduceat(error_KSP[..., order], starts, axis=-1)
         size_KSC = np.add.reduceat(present[..., order] / n, starts, axis=-1)
         size_KS, size_KC = size_KSC.sum(-1), size_KSC.sum(-2)
@@ -191,7 +193,7 @@ def holm_intervals(contrasts: Sequence[Contrast], margins: Sequence[float]) -> l
 def interval_of_change(frame: pd.DataFrame, column: str) -> tuple[float, float, float]:
     """(mean, low, high) of the change in training: the last tenth of the steps minus the first.
 
-    A t interval over seeds, NaN for one seed.
+    A t interval over seeds, NaN for one seed; the mean of none is NaN.
 
     Parameters
     ----------
@@ -200,6 +202,7 @@ def interval_of_change(frame: pd.DataFrame, column: str) -> tuple[float, float, 
     wide = frame.pivot(index="seed", columns="step", values=column)
     tenth = max(1, wide.shape[1] // 10)
     by_seed = wide.iloc[:, -tenth:].mean(axis=1) - wide.iloc[:, :tenth].mean(axis=1)
+    by_seed = by_seed.dropna()  # a seed without a value at an end says nothing of the change
     mean = by_seed.mean()
     half = special.stdtrit(len(by_seed) - 1, 0.975) * by_seed.sem()
     return mean, mean - half, mean + half

@@ -191,6 +191,35 @@ def test_unbounded_values_change_scale_with_their_interval():
     np.testing.assert_allclose(_numbers(other)[:3], 10 + 3 * _numbers(one)[:3])
 
 
+@given(value=st.floats(0.01, 0.99), seeds=st.integers(2, 6), prompts=st.integers(2, 9))
+def test_equal_values_have_wilsons_interval_however_they_are_rounded(value, seeds, prompts):
+    """Seen with a share of 1/3 in every response: by rounding its variance was 1e-33."""
+    same_SP, own = np.full((seeds, prompts), value), np.arange(prompts)
+    found = Contrast(same_SP, own).interval()
+    n, t = seeds * prompts, scipy_stats.t.ppf(0.975, min(seeds, prompts) - 1)
+    middle = (value + t**2 / (2 * n)) / (1 + t**2 / n)
+    half = t * np.sqrt(value * (1 - value) / n + t**2 / (4 * n**2)) / (1 + t**2 / n)
+    assert (found.low, found.high) == pytest.approx((middle - half, middle + half))
+    low, high = found.low - value, found.high - value
+    pair = Contrast(same_SP, own, same_SP).interval()
+    assert pair.high == pytest.approx(np.hypot(low, high)) == -pair.low
+
+
+def test_the_change_of_a_seed_without_values_at_an_end_does_not_count():
+    steps = np.arange(1, 21)
+    rises = [0.2, 0.5, 0.3, 0.9]
+    frame = pd.DataFrame(
+        [(seed, step, rise * step) for seed, rise in enumerate(rises) for step in steps],
+        columns=["seed", "step", "gold"],
+    )
+    frame.loc[frame.seed.eq(3) & frame.step.gt(15), "gold"] = np.nan
+    found = statistics.interval_of_change(frame.dropna(), "gold")
+    changes = 18 * np.array(rises[:3])
+    ends = scipy_stats.ttest_1samp(changes, 0).confidence_interval(0.95)
+    assert found == pytest.approx((changes.mean(), *ends))
+    assert np.isnan(statistics.interval_of_change(frame[:0], "gold")).all()
+
+
 def test_gap_difference_is_the_difference_of_gaps():
     rng = np.random.default_rng(4)
     a, b = (rng.random((2, 5, 60)) < [[[0.3]], [[0.6]]]).astype(float)
