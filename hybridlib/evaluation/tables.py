@@ -22,6 +22,10 @@ WHERE = ["task", "split", "language"]
 NUMBERS = ["estimate", "low", "high", "seeds", "responses"]
 TEST = ["claim", "metric", "contrast", "reward", "estimate", "low", "high", "margin", "seeds",
         "verdict", "asks"]  # fmt: skip
+#: What a curve of training may hold; of a run that samples nothing all but the first three is NaN.
+CURVE = ("loss", "entropy", "zero_variance_groups", "proxy", "gold", "rule_satisfied", "harm",
+         "off_language_en", "off_language_es", "target_language_share_en",
+         "target_language_share_es", "tokens", "kl", "base_nll")  # fmt: skip
 #: What is measured in each form of asking (usage.csv).
 ASKED_FOR = ("accuracy", "harm_rate", "over_refusal_rate", "off_language_rate", "well_formedness")
 RL = {name for name, variant in VARIANTS.items() if variant.method == "rl"}
@@ -101,6 +105,8 @@ def usage(asked: pd.DataFrame, preset: str) -> pd.DataFrame:
 
 #: Tables of responses to prompts in other forms, by the stage that asked.
 BESIDES = {"prefill": prefill, "usage": usage}
+#: Tables that only some studies have; what an earlier study in the same folder left is removed.
+OF_SOME = {"hybrids", "at_budget", "beside", "judges", "requests", "identifier", *BESIDES}
 
 
 def verdicts(
@@ -163,9 +169,10 @@ def write_tables(
     besides : responses by the stage of BESIDES that asked for them.
     """
     cube, claims = Cube(responses), hypotheses.load()
-    verdict_rows, exploratory, decided = verdicts(cube, cost, claims, control_holds(training))
     run = ["variant", "reward", "seed"]
     steps = [*run, "step"]
+    training = training.reindex(columns=[*dict.fromkeys([*steps, *training, *CURVE])])
+    verdict_rows, exploratory, decided = verdicts(cube, cost, claims, control_holds(training))
     tables = {
         "metrics": metrics(cube, preset),
         "classes": classes(cube, preset),
@@ -173,7 +180,7 @@ def write_tables(
         "verdicts": verdict_rows,
         "exploratory": exploratory,
         "claims": decided,
-        "training": training.set_index(steps).reset_index().sort_values(steps),
+        "training": training.sort_values(steps),
         "cost": cost.sort_values(run, kind="stable"),
         "gate": gate,
         "learning_rates": learning_rates.sort_values([*run[:2], "learning_rate", "seed"]),
@@ -187,6 +194,8 @@ def write_tables(
     tables |= {stage: BESIDES[stage](rows, preset) for stage, rows in besides.items()}
     for name, frame in tables.items():
         write(frame, folder / f"{name}.csv")
+    for name in OF_SOME - set(tables):
+        (folder / f"{name}.csv").unlink(missing_ok=True)
 
 
 def write(frame: pd.DataFrame, path: Path) -> None:

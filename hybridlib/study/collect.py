@@ -21,6 +21,8 @@ from hybridlib.training.cost import OPERATIONS, flops
 from hybridlib.variants import arm_name, chain, compares_hybrids
 
 Unit = tuple[str, str, int]  # (variant, reward, seed)
+COST = ["variant", "reward", "seed", "phase", "optimiser_steps", *OPERATIONS, "flops", "seconds",
+        "peak_memory_mib"]  # fmt: skip
 
 
 def costs(config: RunConfig, measured: Iterable[Unit]) -> pd.DataFrame:
@@ -36,7 +38,7 @@ def costs(config: RunConfig, measured: Iterable[Unit]) -> pd.DataFrame:
             counted |= {"flops": stages.operations(spec)}
             counted |= {name: cost[name] for name in ("seconds", "peak_memory_mib")}
             rows.append(named | counted)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=COST)
 
 
 def flops_by_step(log: pd.DataFrame, total: float, parameters: int) -> pd.Series:
@@ -138,7 +140,9 @@ def assets_used(config: RunConfig) -> list[str]:
 def _grid(config: RunConfig) -> pd.DataFrame:
     """The grid of learning rates, as far as it is about what the study trains: it was run on the
     organism, so of a pretrained model it says nothing."""
-    grid, trained = pd.read_csv(LEARNING_RATES), {*config.arms, ("reward_model", "none")}
+    grid, trained = pd.read_csv(LEARNING_RATES), {p for arm in config.arms for p in chain(*arm)}
+    if any(reward == "model" for _, reward in trained):
+        trained.add(("reward_model", "none"))
     if config.base.pretrained:
         return grid[:0]
     return grid[[arm in trained for arm in zip(grid.variant, grid.reward)]]
