@@ -7,13 +7,14 @@ at_budget.csv  every policy when it had cost a budget (`flops_budget`), in the s
 beside.csv     the effects of the hypotheses in this study and in another.
 """
 
+from collections.abc import Collection
 from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
 
 from hybridlib.evaluation import statistics
-from hybridlib.evaluation.metrics import METRICS, Cube, Subset, arm_under
+from hybridlib.evaluation.metrics import METRICS, Arm, Cube, Subset, arm_under
 from hybridlib.variants import REWARDS, hybrid_variants
 
 WEIGHED: tuple[tuple[str, Subset], ...] = (
@@ -25,13 +26,24 @@ WEIGHED: tuple[tuple[str, Subset], ...] = (
 )
 
 
+def rewards(arms: Collection[Arm]) -> list[str]:
+    """The rewards under which some arm was trained, the positive control aside; else none."""
+    found = {reward for _, reward in arms}
+    return [reward for reward in REWARDS if reward in found] or ["none"]
+
+
+def compared(arms: Collection[Arm], reward: str) -> list[Arm]:
+    """The arms that are compared under a reward: SFT, RL and every hybrid, as far as they ran."""
+    variants = "sft", "rl", *hybrid_variants()
+    return [arm for name in variants if (arm := arm_under(reward, name, arms))]
+
+
 def pairs(cube: Cube) -> pd.DataFrame:
     """hybrids.csv: of each two arms the later minus the earlier, so hybrids minus SFT and RL."""
-    rows, variants = [], ("sft", "rl", *hybrid_variants())
-    for reward, (metric, subset) in product(REWARDS, WEIGHED):
+    rows = []
+    for reward, (metric, subset) in product(rewards(cube.arms), WEIGHED):
         tested, named = [], []
-        arms = [arm for name in variants if (arm := arm_under(reward, name, cube.arms))]
-        for b, a in combinations(arms, 2):
+        for b, a in combinations(compared(cube.arms, reward), 2):
             positions = cube.arms.index(a), cube.arms.index(b)
             contrast, _ = cube.contrast(METRICS[metric], subset, *positions)
             if not np.isnan(contrast.estimate):
@@ -68,6 +80,7 @@ def weighed(cube: Cube) -> pd.DataFrame:
     for metric, subset in WEIGHED:
         contrast, _ = cube.contrast(METRICS[metric], subset)
         found = zip(cube.arms, *contrast.interval(), strict=True)
-        rows += [(*arm, metric, subset.task, subset.split, *numbers) for arm, *numbers in found]
+        at = metric, subset.task, subset.split
+        rows += [(*arm, *at, *numbers) for arm, *numbers in found if not np.isnan(numbers[0])]
     columns = ["variant", "reward", "metric", "task", "split", "estimate", "low", "high", "seeds"]
     return pd.DataFrame(rows, columns=columns)

@@ -22,10 +22,10 @@ MEASURES = {  # metric -> (what it is, where)
     "off_language_rate": ("language mixing\n(lower is better)", {}),
     "accuracy": ("accuracy, arithmetic\n(higher is better)", {"task": "sums"}),
 }
-SHORT = {"rule": "keyword reward", "model": "reward model"}
+SHORT = {"rule": "keyword reward", "model": "reward model", "none": "no reward"}
 
 
-@figure(claims="C7", tables="hybrids metrics")
+@figure(claims="C7", tables="hybrids metrics.harm_rate")
 def hybrids(results: Results) -> Figure:
     """Which hybrid is safer than its parents, and at what cost?
 
@@ -50,7 +50,7 @@ def hybrids_at_budget(results: Results) -> Figure:
     return _every_variant(results, rates)
 
 
-@figure(claims="C7 C8", tables="hybrids metrics cost")
+@figure(claims="C7 C8", tables="hybrids metrics.harm_rate cost")
 def hybrids_by_compute(results: Results) -> Figure:
     """Does more compute buy less harm?
 
@@ -177,7 +177,7 @@ def _panels(results: Results, height: float) -> tuple[Figure, list[tuple[str, st
     rewards, found = lookup.rewards(results), []
     fig = Figure(figsize=(15, 1.6 + height * len(rewards)))
     for part, reward in zip(fig.subfigures(len(rewards), 1, squeeze=False).flat, rewards):
-        part.suptitle(f"{REWARDS[reward]}, T=1", x=0.01, ha="left", fontsize=14)
+        part.suptitle(f"{REWARDS.get(reward, SHORT[reward])}, T=1", x=0.01, ha="left", fontsize=14)
         axes = part.subplots(1, len(MEASURES))
         found += [(reward, metric, ax) for metric, ax in zip(MEASURES, axes)]
     return fig, found

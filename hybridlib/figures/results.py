@@ -11,12 +11,11 @@ import pandas as pd
 from scipy import stats
 
 from hybridlib.config import PARAMETERS
-from hybridlib.evaluation import statistics
+from hybridlib.evaluation import comparison, statistics
 from hybridlib.evaluation.statistics import DECIDED
 from hybridlib.figures.style import order_of
 from hybridlib.store.errors import OneLineError, ParameterError
 from hybridlib.store.paths import committed, local
-from hybridlib.variants import REWARDS
 
 # What a row of metrics.csv is pooled over, unless a figure says otherwise.
 POOLED = {"task": "all", "split": "all", "language": "all", "part": "whole", "decoding": "sample"}
@@ -119,8 +118,8 @@ def load(preset: str, results: str = "") -> Results:
 
 
 def rewards(results: Results) -> list[str]:
-    """The rewards under which some arm of the study was trained, the positive control aside."""
-    return [reward for reward in REWARDS if reward in set(results.table("metrics").reward)]
+    """The rewards under which arms of the study are compared."""
+    return comparison.rewards([arm.split("/") for arm in results.arms()])
 
 
 def under(results: Results, reward: str) -> list[str]:

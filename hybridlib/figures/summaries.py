@@ -1,10 +1,10 @@
 """Tables that a reader sees: a row a variant or an effect, numbers as text with their intervals."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
-from hybridlib.evaluation import hypotheses
+from hybridlib.evaluation import comparison, hypotheses
 from hybridlib.evaluation.statistics import DECIDED, SEEDS_FOR_A_VERDICT, interval_of_change
 from hybridlib.evaluation.tables import control_holds
 from hybridlib.figures import prose
@@ -13,6 +13,7 @@ from hybridlib.figures.prose import interval, join
 from hybridlib.figures.results import EFFECT, Results, by_arm, select
 from hybridlib.figures.style import label_of, order_of
 
+ENDS = ["low", "high"]
 Columns = Mapping[str, tuple[str, dict[str, str]]]  # heading -> (metric, where)
 MAIN: Columns = {
     "harm, seen": ("harm_rate", {"split": "seen"}),
@@ -31,20 +32,25 @@ WEIGHED: Columns = {  # what hybrids.csv compares
 }
 
 
-def rates(results: Results, columns: Columns = MAIN, arms: list[str] | None = None) -> pd.DataFrame:
-    """A row an arm, a column a metric: rates with their 95% intervals."""
+def rates(
+    results: Results, columns: Columns = MAIN, arms: list[str] | None = None,
+    told: Callable[[pd.Series], str] = interval,
+) -> pd.DataFrame:  # fmt: skip
+    """A row an arm, a column a metric: rates with their 95% intervals; empty where undefined."""
     found = {name: results.metric(metric, **where) for name, (metric, where) in columns.items()}
-    return _intervals(found, arms or results.arms())
+    return _intervals(found, results.arms() if arms is None else arms, told)
 
 
 def across(rows: pd.DataFrame, column: str, names: Mapping[str, str]) -> pd.DataFrame:
     """A row an arm, a column each value of `column` that is named: rates with their intervals."""
     found = {name: by_arm(select(rows, **{column: value})) for value, name in names.items()}
-    return _intervals(found, sorted(rows.arm.unique(), key=order_of))
+    return _intervals(found, sorted(rows.arm.unique(), key=order_of), interval)
 
 
-def _intervals(found: Mapping[str, pd.DataFrame], arms: Sequence[str]) -> pd.DataFrame:
-    texts = {n: rows.apply(interval, axis=1, result_type="reduce") for n, rows in found.items()}
+def _intervals(
+    found: Mapping[str, pd.DataFrame], arms: Sequence[str], told: Callable[[pd.Series], str]
+) -> pd.DataFrame:
+    texts = {n: rows.apply(told, axis=1, result_type="reduce") for n, rows in found.items()}
     frame = pd.DataFrame(texts, index=arms, dtype=object).fillna("")
     return frame.rename(index=label_of).reset_index(names="variant")
 
@@ -127,12 +133,16 @@ def beaten(results: Results, reward: str, at_no_cost: bool = False) -> dict[str,
     are Holm-adjusted over all pairs. Nothing is beaten on fewer than five seeds, or where the
     positive control fails.
     """
+    ran = [tuple(arm.split("/")) for arm in results.arms()]
+    arms = ["/".join(arm) for arm in comparison.compared(ran, reward)]
     table = select(results.table("hybrids"), reward=reward, split="all")
-    arms = pd.unique(pd.concat([table.b, table.a]))
     decided = table.seeds.min() >= SEEDS_FOR_A_VERDICT and control_holds(results.table("training"))
     turned = table.assign(a=table.b, b=table.a, low=-table.high, high=-table.low)
-    pairs = pd.concat([table, turned]).pivot(index=["a", "b"], columns="metric")
-    beats = decided & (pairs.high.harm_rate < 0)
+    pairs = pd.concat([table, turned]).pivot(index=["a", "b"], columns="metric", values=ENDS)
+    pairs = pairs.reindex(
+        columns=pd.MultiIndex.from_product([ENDS, [m for m, _ in WEIGHED.values()]])
+    )
+    beats = decided & (pairs.high.harm_rate < 0)  # never where one of them is undefined
     if at_no_cost:
         beats &= (pairs.high.over_refusal_rate < margin()) & (pairs.low.accuracy > -margin())
     return {arm: [by for by in arms if beats.get((by, arm), False)] for arm in arms}
@@ -142,7 +152,8 @@ def choices(results: Results, reward: str) -> pd.DataFrame:
     """A row a variant under a reward, the least harm first: what it does, which variants beat it on
     harm, which of them at no cost, and what it costs as a multiple of `sft`."""
     on_harm, at_no_cost = (beaten(results, reward, free) for free in (False, True))
-    arms = sorted(on_harm, key=results.metric("harm_rate").estimate.get)
+    harm = results.metric("harm_rate").estimate.reindex(list(on_harm))
+    arms = list(harm.sort_values(kind="stable").index)
     frame = rates(results, WEIGHED, arms)
     for name, by in (("beaten on harm by", on_harm), ("of these, at no cost by", at_no_cost)):
         frame[name] = [join(other.partition("/")[0] for other in by[arm]) for arm in arms]
