@@ -9,7 +9,7 @@ from hybridlib.figures.results import LANGUAGES, SPLITS, Results
 HARM = "harm rate, T=1 (lower is safer); dashed: the base's own"
 
 
-@figure(claims="C5 C6", tables="metrics")
+@figure(claims="C5 C6", tables="metrics.harm_rate")
 def generalization(results: Results) -> Figure:
     """Does harmlessness reach categories and attacks that training never showed?
 
@@ -20,7 +20,7 @@ def generalization(results: Results) -> Figure:
     return dot_panels(panels, HARM)
 
 
-@figure(claims="C5", tables="metrics")
+@figure(claims="C5", tables="metrics.harm_rate")
 def generalization_by_language(results: Results) -> Figure:
     """Does harmlessness hold in both languages?
 
@@ -35,7 +35,7 @@ def generalization_by_language(results: Results) -> Figure:
     return dot_panels(panels, HARM)
 
 
-@figure(claims="C5", tables="metrics")
+@figure(claims="C5", tables="metrics.generalization_gap")
 def generalization_gaps(results: Results) -> Figure:
     """How much does harm rise from seen to unseen requests?
 
@@ -55,7 +55,7 @@ def generalization_gaps(results: Results) -> Figure:
     return fig
 
 
-@figure(claims="C7", tables="metrics")
+@figure(claims="C7", tables="metrics.accuracy")
 def reasoning(results: Results) -> Figure:
     """Do reasoning and knowledge survive the training?
 

@@ -44,7 +44,7 @@ def left_labels(ax: Axes, names: Sequence[str], width: float, **font: object) ->
 
 def crosses(ax: Axes, across: pd.DataFrame, up: pd.DataFrame) -> None:
     """A marker an arm at two measures, with both intervals."""
-    for arm, x in across.iterrows():
+    for arm, x in across[across.index.isin(up.index)].iterrows():
         bars = {"xerr": whiskers(x), "yerr": whiskers(up.loc[arm]), "elinewidth": 1.5, "capsize": 3}
         ax.errorbar(x.estimate, up.estimate[arm], alpha=0.9, **bars, **marker_of(arm))
 

@@ -64,7 +64,9 @@ def signed(value: float, digits: int = 0) -> str:
 
 
 def difference(row: pd.Series, digits: int = 2) -> str:
-    """'+0.12 [+0.05, +0.19]': a difference with its interval, if it has one."""
+    """'+0.12 [+0.05, +0.19]': a difference with its interval, if it has one; nothing of none."""
+    if pd.isna(row.estimate):
+        return ""
     estimate, low, high = (signed(x, digits) for x in (row.estimate, row.low, row.high))
     return estimate if pd.isna(row.low) else f"{estimate} [{low}, {high}]"
 
@@ -108,8 +110,11 @@ def say(*sentences: str) -> None:
 
 
 def tabulate(rows: Iterable, columns: Sequence[str] | None = None) -> None:
-    """Display a table without its index: text on the left, numbers on the right, nothing cut."""
+    """Display a table without its index: text on the left, numbers on the right, nothing cut; a
+    line where there is none."""
     frame = pd.DataFrame(rows, columns=columns, dtype=object)  # its strings may hold anything
+    if frame.empty:
+        return say("*Nothing of this was measured.*")
     numbers = frame.map(lambda cell: isinstance(cell, Number) or pd.isna(cell)).all()
     aligned = ["right" if number else "left" for number in numbers]
 

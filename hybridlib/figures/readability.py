@@ -25,7 +25,7 @@ USAGE_PANELS = {  # (metric, language) -> title
 }
 
 
-@figure(claims="C3 C4", tables="metrics")
+@figure(claims="C3 C4", tables="metrics.off_language_rate")
 def language_share(results: Results) -> Figure:
     """Do responses stay in the language of the prompt?
 

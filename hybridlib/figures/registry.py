@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from hybridlib.figures import findings
 from hybridlib.figures.prose import CLAIMS
-from hybridlib.figures.results import Results
+from hybridlib.figures.results import Results, select
 from hybridlib.figures.style import styled, title
 
 # Each shows the figures of the module after which it is named.
@@ -26,7 +26,8 @@ class Declared:
     """A figure and what is known of it without drawing it.
 
     `title` asks what the figure answers and holds on all tables; `alt` says what is drawn. A preset
-    must have all of `tables` ('training.kl': with values in that column), and may have `optional`.
+    must have all of `tables` ('training.kl': with values in that column; 'metrics.recall': with
+    rows of that metric), and may have `optional`.
     """
 
     name: str
@@ -38,16 +39,24 @@ class Declared:
     optional: tuple[str, ...]
     _draw: Callable[[Results], Figure]
 
+    def lacks(self, results: Results) -> str:
+        """What the figure needs and the preset has not, in words; empty where it applies."""
+        for need in self.tables:
+            name, _, of = need.partition(".")
+            if not results.has(name):
+                return f"the study has no {name}.csv"
+            frame = results.table(name)
+            if of and "metric" in frame:
+                frame = select(frame, metric=of)
+            elif of:
+                frame = frame[frame[of].notna()] if of in frame else frame[:0]
+            if frame.empty:
+                return f"{name}.csv has no {of or 'row'}"
+        return ""
+
     def applies(self, results: Results) -> bool:
         """Whether the preset has rows of every table that the figure needs."""
-        for need in self.tables:
-            name, _, column = need.partition(".")
-            if not results.has(name):
-                return False
-            frame = results.table(name)
-            if frame.empty or (column and (column not in frame or frame[column].isna().all())):
-                return False
-        return True
+        return not self.lacks(results)
 
     def read(self, results: Results) -> list[str]:
         """The tables of a preset that the figure reads."""

@@ -28,11 +28,12 @@ _KNOWN = frozenset(vocabulary())
 def figure(results: Results, name: str) -> None:
     """Draw a figure, save it into the results, display it and the findings that hold under it.
 
-    Nothing is shown where the preset lacks a table of the figure.
+    Where the preset lacks a table of the figure, a line says so, and one of an earlier study goes.
     """
     declared = figures()[name]
-    if not declared.applies(results):
-        return
+    if lacks := declared.lacks(results):
+        (results.folder / "figures" / f"{name}.png").unlink(missing_ok=True)
+        return say(f"*The figure `{name}` is left out: {lacks}.*")
     png = save(declared.draw(results), results.folder / "figures", name)
     _image(png.read_bytes(), f"{declared.headline(results)} {declared.alt}")
     held = findings.of(results, declared.notebook)

@@ -1,5 +1,6 @@
 """Numbers and names as text, and tables as HTML."""
 
+import math
 import re
 import string
 from unittest import mock
@@ -51,6 +52,15 @@ def test_a_difference_has_its_interval_and_of_one_seed_none():
     assert prose.points(row) == "+12 [0, +25] points"
     assert prose.difference(row, 3) == "+0.123 [-0.004, +0.250]"
     assert prose.difference(row.where(row.index == "estimate")) == "+0.12"
+
+
+def test_what_is_undefined_is_not_told_as_a_number():
+    nothing = pd.Series({"estimate": math.nan, "low": math.nan, "high": math.nan})
+    assert prose.difference(nothing) == ""
+    with mock.patch.object(prose, "display") as display:
+        prose.tabulate([], ["a", "b"])
+    (text,) = display.call_args.args
+    assert text.data == "*Nothing of this was measured.*"
 
 
 def test_scope_says_what_intervals_are_over(results, one_seed):
