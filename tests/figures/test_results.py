@@ -36,7 +36,7 @@ def test_load_prefers_what_is_named_then_local(tmp_path, monkeypatch):
     # A sweep writes beside the tables of a study, also where there are none yet.
     (tmp_path / "local" / "tables" / "metrics.csv").rename(tmp_path / "local" / "tables" / "sweep")
     assert lookup.load("organism").folder.name == "committed"
-    with pytest.raises(ParameterError, match="nowhere'?: there are no tables in this folder"):
+    with pytest.raises(ParameterError, match=r"nowhere'?: there are no tables in this folder"):
         lookup.load("organism", str(tmp_path / "nowhere"))
     (tmp_path / "committed" / "tables" / "metrics.csv").unlink()
     with pytest.raises(ParameterError, match="make study PRESET=organism"):

@@ -108,7 +108,9 @@ def lay(name, path: Path) -> None:
         path.write_bytes(odd_notebooks(executed(path))[name])
 
 
-@pytest.mark.parametrize("name", [*NAMES, links_to_nothing], ids=str)
+@pytest.mark.parametrize(
+    "name", [*NAMES, links_to_nothing], ids=lambda name: getattr(name, "__name__", str(name))
+)
 def test_what_is_no_notebook_counts_as_not_executed(tmp_path: Path, name):
     lay(name, path := tmp_path / "one.ipynb")
     assert nb.metadata_of(path) == {}
@@ -202,7 +204,7 @@ def test_a_notebook_saved_under_another_kernel_runs(tmp_path: Path, capsys):
     assert sys.executable in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["zero bytes", Path.mkdir], ids=str)
+@pytest.mark.parametrize("name", ["zero bytes", Path.mkdir], ids=["zero bytes", "mkdir"])
 def test_a_job_whose_output_is_odd_is_run_again(tmp_path: Path, name):
     output = tmp_path / "out" / "one.ipynb"
     job = Job("one", prints_its_interpreter(tmp_path), {"x": 1}, output, done=lambda: True)
