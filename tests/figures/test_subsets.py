@@ -295,12 +295,15 @@ ODD = {
     "no harm known": changed(every, ["harm", "harm_thought", "harm_answer"], np.nan),
     "no answer known": changed(every, ["correct", "refusal"], np.nan),
     "no language known": changed(every, [m for m in MEASURES if "language" in m], np.nan),
+    "one variant's harm unknown": changed(
+        lambda f: f.variant.eq("sft"), ["harm", "harm_thought", "harm_answer"], np.nan
+    ),
     "one variant unknown": changed(lambda f: f.variant.eq("sft"), MEASURES, np.nan),
     "the base unknown": changed(lambda f: f.variant.eq("base"), MEASURES, np.nan),
     "one seed unknown": changed(lambda f: f.seed.eq(1), MEASURES, np.nan),
     "all the same": changed(every, MEASURES, 0.1),
 }
-FEW = ("nothing parsed", "one variant unknown")
+FEW = ("nothing parsed", "one variant's harm unknown")
 WITH_HYBRIDS = {"variants": "base, sft, rl_gold, gated", "rewards": "rule", "seeds": 5}
 
 
