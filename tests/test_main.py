@@ -1,5 +1,7 @@
 """The command line: what it prints, what it returns, what it leaves behind."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 from standin import Project
 
 from hybridlib.__main__ import main
+from hybridlib.store.lock import only_here
 
 
 @pytest.fixture
@@ -39,11 +42,68 @@ def test_a_driver_that_fails_is_one_line_and_a_place_to_look(project: Project, c
     assert len(lines) == 2
 
 
-def test_a_dry_run_tells_the_plan_and_executes_nothing(project: Project, capfd):
+def listing(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in [folder, *folder.rglob("*")]}
+
+
+def test_a_dry_run_tells_the_plan_and_writes_nothing(project: Project, capfd):
+    before = listing(project.root)
     assert main(["study", "-p", "dry_run", "True"]) == 0
     lines = capfd.readouterr().out.splitlines()
     assert lines[1] == "train: 0 of 10 done, 10 to run" and lines[-1].startswith("in all: ")
-    assert not list(project.root.rglob("results/**/*.ipynb"))
+    assert listing(project.root) == before
+
+
+def test_a_second_study_of_a_preset_is_one_line_and_leaves_the_first_alone(project, capfd):
+    here = project.root / "results" / "local" / "organism"
+    executed = here / "notebooks" / "00_study.ipynb"
+    executed.parent.mkdir(parents=True)
+    executed.write_text("of the first")
+    with only_here(here):
+        before = listing(project.root)
+        assert main(["study", "-p", "seeds", "3"]) == 1
+        assert main(["study", "-p", "seeds", "3", "-p", "dry_run", "True"]) == 0
+        assert listing(project.root) == before
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"BusyError: process {os.getpid()} on ") and "wait" in line
+    assert executed.read_text() == "of the first"
+
+
+@pytest.mark.parametrize("fault", ["no folder", "full disk"])
+def test_where_results_cannot_be_written_it_is_one_line(project: Project, capfd, fault: str):
+    results = project.root / "results"
+    if fault == "no folder":
+        results.write_text("a file")
+    else:
+        folder = results / "local" / "organism" / "notebooks"
+        folder.mkdir(parents=True)
+        (folder / "00_study.ipynb").symlink_to("/dev/full")
+    assert main(["study"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    reason = {"no folder": "Not a directory", "full disk": "No space left on device"}[fault]
+    assert reason in line and line.endswith("the same command goes on from here")
+
+
+@pytest.mark.parametrize(
+    ("closed", "status"), [("", 0), ("<&- >&-", 0), (">&- 2>&-", 0), (">/dev/full", 1)]
+)
+def test_output_that_goes_nowhere_is_no_traceback(closed: str, status: int):
+    command = f"{sys.executable} -m hybridlib params smoke {closed}"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.returncode == status
+    lines = done.stderr.splitlines()
+    assert len(lines) == status and all("No space left on device" in line for line in lines)
+
+
+def test_a_reader_that_has_gone_is_one_line():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "hybridlib", "params", "smoke"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == 128 + signal.SIGPIPE
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("stopped, as nobody reads the output")
 
 
 @pytest.mark.parametrize(
