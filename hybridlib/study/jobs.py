@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import threading
@@ -69,12 +70,13 @@ class Job:
         return nb.metadata_of(self.output).get("stamp") == self.stamp() and self.done()
 
     def retry(self) -> str:
-        """The command that runs this job alone, in the project's folder."""
+        """The command that runs this job alone, from any folder."""
         if self.call:
             return "(run the study again)"
-        files = [os.path.relpath(path, paths.PROJECT) for path in (self.notebook, self.output)]
-        parameters = ["-y", json.dumps(self.parameters)] if self.parameters else []
-        return shlex.join([".venv/bin/papermill", *files, *parameters])
+        files = (str(path.absolute()) for path in (self.notebook, self.output))
+        given = json.dumps(dict(self.parameters), ensure_ascii=False)  # YAML has no surrogates
+        parameters = ["-y", given] if self.parameters else []
+        return shlex.join([sys.executable, "-m", "papermill", *files, *parameters])
 
 
 @dataclass(frozen=True)
@@ -157,9 +159,17 @@ def processes() -> Iterator[futures.ProcessPoolExecutor]:
     threads = max(1, cores() // workers)
     begin = get_context("spawn"), _begin, (os.getpid(), threads)
     with futures.ProcessPoolExecutor(workers, *begin) as pool:
+        # Ctrl-C is for this process alone, which ends them: one that is born while it is blocked
+        # never sees it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        for _ in range(workers):
+            pool.submit(int)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         try:
             yield pool
         except BaseException:
+            # The thread of the pool complains of what was cancelled in the meantime.
+            threading.excepthook = lambda _: None
             # Else the pool would still do what it has taken out of its queue.
             for child in active_children():
                 child.terminate()
@@ -205,6 +215,7 @@ class Work:
     def execute(self) -> str:
         """Execute the notebook in a child process; return "" or why it failed."""
         job, stamp = self.job, self.job.stamp()  # now: the source may be edited while it runs
+        killed_before = nb.killed_for_memory()
         job.output.parent.mkdir(parents=True, exist_ok=True)
         if not job.output.is_dir():
             job.output.unlink(missing_ok=True)
@@ -225,7 +236,10 @@ class Work:
             for line in filter(None, map(nb.one_line, child.stdout)):
                 self.last_line = line
         if child.returncode:
-            return nb.error_in(job.output) or self.last_line or "it ended without a message"
+            error = nb.error_in(job.output) or self.last_line or "it ended without a message"
+            if killed := nb.why_killed(child.returncode, killed_before):
+                error = f"Process died{killed}"
+            return nb.hinted(error)
         nb.write_stamp(job.output, stamp)
         return ""
 

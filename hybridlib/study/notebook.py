@@ -4,6 +4,8 @@ import json
 import logging
 import os
 import re
+import signal
+import socket
 import sys
 import threading
 import time
@@ -17,13 +19,23 @@ from hybridlib.store.run_store import set_aside
 if TYPE_CHECKING:
     from nbformat import NotebookNode
 
+#: A kernel warns of local TCP, of an interrupt, and of what it had not done when it was stopped.
+QUIET = [
+    "--log-level=CRITICAL",
+    "--IPKernelApp.exec_lines=__import__('logging').getLogger('asyncio').setLevel(50)",
+]
 START = 300  # seconds that a kernel may take to start on a busy machine
 # Progress writes a duration after three spaces: "train sft seed 0   41 s   about 9 min left".
 DURATION = re.compile(r"   (about )?(\d+ h )?\d+(\.\d+)? (ms|s|min)( left| so far)?(?![^\s])")
 STILL_RUNNING = re.compile(r"^ {8}(?>.*?   ).*? so far.*\n?", re.MULTILINE)
 # Tried once a word, which ends at a quote or a backslash, too: else long paths take quadratic time.
 CELL_FILE = re.compile(r"(?<![^\s\"'\\])([^/\s\"'\\]*)/[^\s\"'\\]*/ipykernel_\d+/\d+\.py")
+OUT_OF_MEMORY = re.compile(r"MemoryError|memory ran out|out of memory|allocate memory")
 ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+
+
+class KernelError(OneLineError, RuntimeError):
+    """A kernel did not start, or ended before its notebook did. One line."""
 
 
 def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> None:
@@ -31,7 +43,9 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
     started once more.
 
     Raises papermill.PapermillExecutionError if a cell did; `error_in(output)` is the line to show.
+    Raises KernelError if the kernel died.
     """
+    _check_loopback()
     # nbformat imports jsonschema, which builds a grammar of URIs for most of a second if it can.
     sys.modules.setdefault("rfc3987_syntax", None)
     import papermill
@@ -40,7 +54,12 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
     from traitlets import default
 
     class OwnKernel(AsyncKernelManager):
-        """The kernel of this interpreter, whatever else may be installed under its name."""
+        """The kernel of this interpreter, whatever else may be installed under its name. It is kept
+        for its process's exit status: papermill only tells that it ended."""
+
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)
+            started.append(self)
 
         @default("kernel_spec_manager")
         def _none_but_the_native(self) -> KernelSpecManager:
@@ -48,7 +67,10 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
 
     if output.is_dir():
         set_aside(output)
-    logging.getLogger("papermill").setLevel(logging.ERROR)
+    for name in ("papermill", "traitlets", "asyncio"):  # what is an error is raised, too
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    started: list[OwnKernel] = []
+    killed_before = killed_for_memory()
     for may_again in (True, False):
         try:
             papermill.execute_notebook(
@@ -61,13 +83,52 @@ def execute(notebook: Path, output: Path, parameters: Mapping[str, object]) -> N
                 progress_bar=False,
                 stdout_file=sys.stdout,
                 start_timeout=START,
-                extra_arguments=["--log-level=CRITICAL"],  # it warns of local TCP, of an interrupt
+                extra_arguments=QUIET,
             )
             return
         except RuntimeError as error:
             # Two kernels that start at once may have been given the same port.
-            if not may_again or "died before replying" not in str(error):
-                raise
+            if may_again and "died before replying" in str(error):
+                continue
+            process = started and getattr(started[-1].provisioner, "process", None)
+            status = process.returncode if process else 0
+            raise KernelError(f"{error}{why_killed(status, killed_before)}") from None
+
+
+def _check_loopback() -> None:
+    """Raises KernelError if no kernel could be talked to, which else takes minutes to find out."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=10).close()
+    except OSError as error:
+        raise KernelError(
+            f"notebooks talk to their kernels over 127.0.0.1, where nothing answers ({error}): "
+            "turn the loopback interface on (ip link set lo up)"
+        ) from None
+
+
+def killed_for_memory() -> int:
+    """How many processes this machine has killed for want of memory; 0 if it does not say."""
+    try:
+        counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(counts.get("oom_kill", 0))
+
+
+def why_killed(status: int, before: int) -> str:
+    """Words about a process that ended with `status`, if it was killed; `before`: what
+    killed_for_memory() was when it began."""
+    if status != -signal.SIGKILL:
+        return ""
+    sure = killed_for_memory() > before
+    return f": it was killed, {'as' if sure else 'most likely because'} memory ran out"
+
+
+def hinted(error: str) -> str:
+    """An error with what to do about it, if memory ran out."""
+    less = "; fewer notebooks at once need less: -p workers 1"
+    return error + less if OUT_OF_MEMORY.search(error) else error
 
 
 def kernel_variables(threads: int) -> dict[str, str]:
@@ -194,4 +255,7 @@ def end_with(parent: int) -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
-    execute(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
+    try:
+        execute(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
+    except BaseException as error:  # the last line of what is printed tells why it ended
+        sys.exit(f"{type(error).__name__}: {error}")

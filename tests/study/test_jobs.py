@@ -1,7 +1,9 @@
 """Jobs on local processes, with notebooks made for the purpose."""
 
+import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -112,21 +114,81 @@ def test_a_failure_leaves_the_others_going(bench: Bench, tmp_path: Path):
     assert trace.exists()
     text = "\n".join(bench.lines)
     assert "FAILED: ValueError: no such thing" in text
-    assert "retry: .venv/bin/papermill" in text
     assert not bad.unchanged()
 
-    retry = next(line for line in bench.lines if "retry" in line).split("papermill ")[1]
-    mended = bench.job("bad one", touch(trace))
-    project = Path(__file__).resolve().parents[2]
-    command = f"{sys.executable} -m papermill {retry} --no-progress-bar"
-    assert subprocess.run(command, shell=True, cwd=project, capture_output=True).returncode == 0
+
+def test_the_command_that_retries_works_as_it_is_shown_in_any_folder(tmp_path: Path):
+    bench = Bench(tmp_path / "it's a 'folder' \N{GRINNING FACE}")
+    bench.folder.mkdir()
+    preset = str(bench.folder / "configs" / "a.yaml")
+    bad = bench.job("bad one", "raise ValueError('no')", parameters={"x": preset})
+    with pytest.raises(StudyError):
+        bench.run(bad)
+    mended = bench.job("bad one", touch(tmp_path / "trace"))
+    retry = next(line for line in bench.lines if "retry" in line).split("retry: ")[1]
+    done = subprocess.run(retry, shell=True, cwd="/", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     assert nb.error_in(mended.output) == ""
+    assert (tmp_path / "trace").read_text() == f"{preset} "
 
 
-def test_a_kernel_that_dies_is_one_line(bench: Bench):
-    job = bench.job("dies", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+def test_a_kernel_that_dies_is_one_line_that_tells_whether_memory_ran_out(bench: Bench):
+    killed = bench.job("killed", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    crashed = bench.job("crashed", "import os; os._exit(3)")
     with pytest.raises(StudyError, match="Kernel died"):
-        bench.run(job)
+        bench.run(killed, crashed)
+    said = {line.split()[1]: line for line in bench.lines if line.startswith("failed: ")}
+    less = "fewer notebooks at once need less: -p workers 1"
+    assert said["killed"].endswith(
+        f"Kernel died: it was killed, most likely because memory ran out; {less}"
+    )
+    assert said["crashed"].endswith("Kernel died")
+
+
+def test_the_system_is_asked_whether_it_killed_for_memory(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(nb, "killed_for_memory", lambda: 4)
+    assert nb.why_killed(-signal.SIGKILL, 3) == ": it was killed, as memory ran out"
+    assert "most likely" in nb.why_killed(-signal.SIGKILL, 4)
+    assert nb.why_killed(-signal.SIGSEGV, 3) == nb.why_killed(1, 3) == nb.why_killed(0, 3) == ""
+
+
+def test_a_process_that_is_killed_beside_its_kernel_is_one_line(bench: Bench):
+    """The system may choose either of the two."""
+    source = """
+        import os, signal, time
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(300)
+    """
+    with pytest.raises(StudyError, match=r"^one failed: Process died: .*memory ran out.*s 1$"):
+        bench.run(bench.job("one", textwrap.dedent(source)))
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        ("MemoryError: ", True),
+        ("_ArrayMemoryError: Unable to allocate 8.00 GiB for an array", True),
+        ("RuntimeError: DefaultCPUAllocator: can't allocate memory: you tried", True),
+        ("OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", True),
+        ("OSError: [Errno 12] Cannot allocate memory", True),
+        ("ValueError: no", False),
+        ("the memory of a study", False),
+        ("", False),
+    ],
+)
+def test_where_memory_ran_out_it_says_what_to_do(error: str, is_memory: bool):
+    assert nb.hinted(error).startswith(error)
+    assert nb.hinted(error).endswith("-p workers 1") == is_memory
+
+
+def test_without_a_loopback_it_says_so_at_once(bench: Bench, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*arguments, **options):
+        raise OSError(errno.ENETUNREACH, "Network is unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", refuse)
+    job = bench.job("one", "x")
+    with pytest.raises(nb.KernelError, match=r"127\.0\.0\.1.*Network is unreachable.*set lo up"):
+        nb.execute(job.notebook, job.output, {})
 
 
 @pytest.mark.parametrize(("deaths", "status"), [(1, "finished"), (2, "failed")])
@@ -243,23 +305,33 @@ def test_what_stops_beside_a_pool_leaves_no_process(tmp_path: Path, number: int)
             time.sleep(300)
     """
     code = f"""
-        import signal
+        import signal, sys
         from endless import work
         from hybridlib.study.jobs import processes
         if __name__ == "__main__":
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            with processes() as pool:
-                list(pool.map(work, [{str(trace)!r}] * 20))
+            try:
+                with processes() as pool:
+                    list(pool.map(work, [{str(trace)!r}] * 20))
+            except KeyboardInterrupt:
+                sys.exit("stopped")
     """
     (tmp_path / "endless.py").write_text(textwrap.dedent(module))
     (tmp_path / "main.py").write_text(textwrap.dedent(code))
-    process = subprocess.Popen([sys.executable, str(tmp_path / "main.py")], stderr=-3)
+    with (tmp_path / "said").open("w") as said:
+        command = [sys.executable, str(tmp_path / "main.py")]
+        process = subprocess.Popen(command, stderr=said, start_new_session=True)
     end = time.monotonic() + TIMEOUT
     while not (trace.exists() and trace.read_text()):
         assert time.monotonic() < end
         time.sleep(0.05)
-    process.send_signal(number)
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does: all that run in its foreground
+    else:
+        process.send_signal(number)
     assert process.wait(TIMEOUT) != 0
+    if number == signal.SIGINT:
+        assert (tmp_path / "said").read_text() == "stopped\n"
     while any(alive(int(pid)) for pid in trace.read_text().split()):
         assert time.monotonic() < end, "a process lives on"
         time.sleep(0.1)

@@ -3,12 +3,17 @@
 import csv
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import nbformat
 import pytest
+from standin import notebook
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = {f"0{i}" for i in range(8)}  # 08 is for presets that compare hybrids
@@ -92,6 +97,47 @@ def test_a_second_run_trains_nothing_and_changes_no_table(studies: Studies):
     assert studies.again.tables.keys() == studies.first.tables.keys()
     for name, text in studies.first.tables.items():  # cost.csv too: nothing was measured again
         assert studies.again.tables[name] == text, name
+
+
+def running(project: Path) -> list[str]:
+    """The processes that were started with this project on their path."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if f"PYTHONPATH={project}".encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+    return found
+
+
+def test_ctrl_c_ends_all_of_a_study_in_a_line(tmp_path: Path):
+    project, begun = copy(tmp_path), tmp_path / "begun"
+    endless = f"import time\nopen({str(begun)!r}, 'w').close()\ntime.sleep(300)"
+    base = project / "hybridlib" / "notebooks" / "01_base.ipynb"
+    nbformat.write(notebook("preset = ''", endless), base)
+    environment = os.environ | {"HYBRIDLIB_STORE": str(tmp_path / "store")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hybridlib", "study", "smoke"], cwd=project, text=True,
+        env=environment | {"PYTHONPATH": str(project)}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        # A shell's background jobs, and what they start, are born deaf to Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    try:
+        end = time.monotonic() + TIMEOUT
+        while not begun.exists():
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.1)
+        assert len(running(project)) == 4  # two notebooks, each with a kernel
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does: all that run in its foreground
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert err == "\nstopped; the same command goes on from here\n" and "Traceback" not in out
+    end = time.monotonic() + 20
+    while left := running(project):
+        assert time.monotonic() < end, left
+        time.sleep(0.1)
 
 
 @pytest.mark.slow
