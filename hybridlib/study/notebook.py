@@ -110,7 +110,8 @@ def _check_loopback() -> None:
 def killed_for_memory() -> int:
     """How many processes this machine has killed for want of memory; 0 if it does not say."""
     try:
-        counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+        counts = dict(line.split() for line in lines)
     except (OSError, ValueError):
         return 0
     return int(counts.get("oom_kill", 0))
