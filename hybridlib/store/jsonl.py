@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from hybridlib.store import replace
 from hybridlib.store.errors import OneLineError
 
 Record = dict[str, Any]
@@ -39,9 +40,7 @@ def read(path: Path) -> Iterator[Record]:
 
 def write(path: Path, records: Iterable[Record]) -> None:
     """Replace the file by one of these records, or leave it as it is if anything goes wrong."""
-    draft = path.with_name(f"{path.name}.new")
-    draft.write_bytes(_lines(records))
-    draft.replace(path)
+    replace.write(path, _lines(records))
 
 
 def append(path: Path, records: Iterable[Record]) -> None:

@@ -16,6 +16,7 @@ import yaml
 from hybridlib import config as configuration
 from hybridlib.config import RunConfig
 from hybridlib.figures import markdown
+from hybridlib.store import replace
 from hybridlib.store.lock import only_here
 from hybridlib.store.paths import NOTEBOOKS, local
 from hybridlib.study import jobs, stages
@@ -115,11 +116,8 @@ def _preset(config: RunConfig, folder: Path) -> Path:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".new")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    replace.write(path, text.encode())
 
 
 def figures(

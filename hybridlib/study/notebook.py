@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hybridlib.store import replace
 from hybridlib.store.errors import OneLineError
 from hybridlib.store.run_store import set_aside
 
@@ -206,10 +207,8 @@ def write_stamp(executed: Path, value: str) -> None:
     """Mark an executed notebook, atomically. Raises NotebookError if it is none."""
     node = _read(executed)
     node["metadata"]["hybridlib"] = {"stamp": value}
-    draft = executed.with_suffix(".new")
     text = json.dumps(node, indent=1, ensure_ascii=False) + "\n"
-    draft.write_text(text, encoding="utf-8", errors="backslashreplace")  # half a letter, as in JSON
-    draft.replace(executed)
+    replace.write(executed, text.encode(errors="backslashreplace"))  # half a letter, as in JSON
 
 
 def cleaned(executed: Path, places: Mapping[str, str]) -> "NotebookNode":
