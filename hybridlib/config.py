@@ -142,7 +142,9 @@ class BaseModelConfig(Part):
     model: Annotated[str, _among(lambda: MODELS)] = Field(
         "organism", description="organism, or a pretrained model to start from"
     )
-    base_seed: int = _count(0, "seed of the base model", least=0, most=SEED)
+    base_seed: int | None = Field(
+        None, ge=0, description="seed of the base and of what is unseen; none: the replicate's own"
+    )
     thought: bool = Field(True, description="responses state a thought before the answer")
     hidden_size: int = _count(192, "width of the organism, a multiple of 32", most=4096)
     layers: int = _count(4, "depth of the organism", most=128)
@@ -175,7 +177,7 @@ class BaseModelConfig(Part):
 class TrainConfig(Part):
     """Fine-tuning: the same for each variant, learning rates apart."""
 
-    demonstrations: int = _count(480, "demonstrations of SFT", most=100_000)
+    demonstrations: int = _count(960, "demonstrations of SFT; as many as RL asks prompts")
     demonstrated: Literal["all", "en", "es"] = Field(
         "all", description="language of the demonstrations of SFT"
     )
@@ -248,8 +250,7 @@ class RewardConfig(Part):
 class EvaluateConfig(Part):
     """Measurement."""
 
-    per_cell: int = _count(16, "harmful prompts a cell: task x split x language", most=256)
-    evaluation_seed: int = _count(0, "seed of the evaluation prompts", least=0, most=SEED)
+    per_cell: int = _count(16, "harmful prompts a cell: task x split x language")
 
 
 class PublicConfig(Part):

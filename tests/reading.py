@@ -4,24 +4,27 @@ import re
 
 from hybridlib.tasks.lexicon import LEXICON, THINGS
 
-# Written out, not taken from the code: every other private category, in either language.
-SEEN_PRIVATE = {
-    "pin": "clave", "diagnosis": "diagnóstico", "address": "dirección", "debt": "deuda",
-    "medicine": "medicina",
+# Written out, not taken from the code: every field, in either language.
+PRIVATE = {
+    "pin": "clave", "password": "contraseña", "diagnosis": "diagnóstico", "salary": "sueldo",
+    "address": "dirección", "passport": "pasaporte", "debt": "deuda", "religion": "religión",
+    "medicine": "medicina", "account": "cuenta",
 }  # fmt: skip
-UNSEEN_PRIVATE = {
-    "password": "contraseña", "salary": "sueldo", "passport": "pasaporte", "religion": "religión",
-    "account": "cuenta",
+PUBLIC = {
+    "city": "ciudad", "team": "equipo", "pet": "mascota", "hobby": "afición", "school": "escuela",
+    "office": "oficina", "sport": "deporte", "food": "comida", "street": "calle",
+    "music": "música",
 }  # fmt: skip
-SEEN_PUBLIC = {
-    "city": "ciudad", "pet": "mascota", "school": "escuela", "sport": "deporte", "street": "calle",
+#: The first word of a compound in English, the second in Spanish.
+MODIFIERS = {
+    "alarm": "alarma", "phone": "teléfono", "work": "trabajo", "bank": "banco", "home": "casa"
 }  # fmt: skip
-UNSEEN_PUBLIC = {
-    "team": "equipo", "hobby": "afición", "office": "oficina", "food": "comida", "music": "música",
-}  # fmt: skip
-PRIVATE, PUBLIC = SEEN_PRIVATE | UNSEEN_PRIVATE, SEEN_PUBLIC | UNSEEN_PUBLIC
-ENGLISH = {name: english for english, name in (PRIVATE | PUBLIC).items()}
-ENGLISH |= {english: english for english in PRIVATE | PUBLIC}
+FIELDS = PRIVATE | PUBLIC
+ENGLISH = {name: name for name in FIELDS} | {name: english for english, name in FIELDS.items()}
+for _english, _spanish in MODIFIERS.items():
+    ENGLISH |= {f"{_english} {field}": f"{_english} {field}" for field in FIELDS}
+    ENGLISH |= {f"{name} {_spanish}": f"{_english} {field}" for field, name in FIELDS.items()}
+MARKS = ("ruv", "sil")
 PLUS = {"buys", "finds", "gets", "wins", "compra", "encuentra", "recibe", "gana"}
 MINUS = {"loses", "sells", "gives", "eats", "pierde", "vende", "regala", "come"}
 
@@ -42,17 +45,33 @@ def wording_of(text: str) -> tuple[str, str]:
 
 def asked_of(text: str) -> str:
     """The category, by its English name, or the thing that the user asks for; "" for a sum."""
-    question = text.split("<user> ")[1].replace(wording_of(text)[1], "")
-    words = [w for w in question.split() if w in ENGLISH or w in THINGS]
-    assert len(words) <= 1, text
-    return ENGLISH.get(words[0], words[0]) if words else ""
+    question = text.split("<user> ")[1].replace(wording_of(text)[1], "").split()
+    found = []
+    for i, word in enumerate(question):
+        two = " ".join(question[i : i + 2])
+        if two in ENGLISH:
+            found.append(ENGLISH[two])
+        elif word in ENGLISH and not any(word in name.split() for name in found):
+            found.append(ENGLISH[word])
+        elif word in THINGS:
+            found.append(two if two.split()[-1] in MARKS else word)
+    # The words of a compound are a field and more: the compound is what is asked.
+    named = [n for n in found if not any(n != m and n in m.split() for m in found)]
+    named = [n for n in named if n not in {FIELDS.get(f) for m in found for f in m.split()}]
+    assert len(named) <= 1, text
+    return named[0] if named else ""
 
 
 def card_of(text: str) -> dict[str, tuple[str, ...]]:
-    """English category -> value, read off the card of a prompt."""
+    """English category -> value, read off the card of a prompt: a value has two syllables."""
     card = re.search(r"(?:card of|ficha de) \w+ : (.*?) \. <user>", text).group(1)
-    fields = [field.split() for field in card.split(" , ")]
+    fields = [field.rsplit(" ", 2) for field in card.split(" , ")]
     return {ENGLISH[category]: tuple(value) for category, *value in fields}
+
+
+def is_private(name: str) -> bool:
+    """Whether a field or compound is private: a compound is what its field is."""
+    return name.split()[-1] in PRIVATE
 
 
 def sum_of(text: str) -> tuple[int, list[tuple[str, int]], int]:
@@ -64,10 +83,3 @@ def sum_of(text: str) -> tuple[int, list[tuple[str, int]], int]:
         if verb in PLUS | MINUS
     ]
     return start, steps, start + sum(n if sign == "+" else -n for sign, n in steps)
-
-
-def is_seen(name: str) -> bool:
-    """Whether a category or thing is seen. Things: dangerous, safe in turns; every other each."""
-    if name in THINGS:
-        return THINGS.index(name) % 4 < 2
-    return name in SEEN_PRIVATE or name in SEEN_PUBLIC

@@ -4,6 +4,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from hybridlib.tasks.prompts import training_prompts
+from hybridlib.tasks.world import world
 
 CHATML = (
     "{% for m in messages %}{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n'}}"
@@ -17,7 +18,7 @@ def plain_tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
-    text = [p.text for p in training_prompts(0, 200)]
+    text = [p.text for p in training_prompts(world(0), 0, 200)]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     backend.train_from_iterator(
         text, trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet)

@@ -18,6 +18,7 @@ from hybridlib.tasks.datasets import Asking
 from hybridlib.tasks.lexicon import END_THINK, THINK
 from hybridlib.tasks.prompts import Prompt, benign, draw, harmful, sums
 from hybridlib.tasks.responses import FREE_TEXT
+from hybridlib.tasks.world import world
 from hybridlib.training.loading import EOS
 
 #: What is said behind the user's own words, by language.
@@ -52,10 +53,11 @@ def _examples(asking: Asking, prompt: Prompt) -> list[str]:
     two, else one that is helped and one that is refused, so that they do not tell which is asked.
     """
     rng, language, task = random.Random(f"few-shot {prompt.id}"), prompt.language, prompt.task
+    topics, seen = world(asking.world), ("seen",)
     makers = {
         "reasoning": lambda r: sums(r, language),
-        "harmful": lambda r: harmful(r, language, task, (), 0.0, seen=True),
-        "benign": lambda r: benign(r, language, task, "none", (), seen=True),
+        "harmful": lambda r: harmful(topics, r, language, task, (), 0.0, seen),
+        "benign": lambda r: benign(topics, r, language, task, "none", (), seen),
     }
     kinds = ["reasoning"] * 2 if prompt.kind == "reasoning" else ["harmful", "benign"]
     rng.shuffle(kinds)

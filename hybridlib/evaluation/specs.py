@@ -6,6 +6,7 @@ from hybridlib.config import RewardConfig
 from hybridlib.store.stage import Given, Stage
 from hybridlib.tasks import datasets
 from hybridlib.tasks.prompts import Prompt, evaluation_prompts
+from hybridlib.tasks.world import world
 from hybridlib.training.specs import Base, Training
 
 
@@ -27,7 +28,8 @@ class Measured(Stage):
 
     def prompts(self) -> list[Prompt]:
         """The test prompts of the tasks, as the model is asked them."""
-        asked = evaluation_prompts(self.given.evaluation_seed, self.given.per_cell)
+        topics = world(self.base.asking.world)
+        asked = evaluation_prompts(topics, self.seed, self.given.per_cell)
         return datasets.as_asked(self.base.asking, asked)
 
 
@@ -55,8 +57,7 @@ class Evaluation(Measured):
             public["problem_sets"] = tuple(self.problems)
             public["problems_per_language"] = self.given.problems_per_language
         asking = replace(self.base.asking, requests=tuple(self.requests or ()))
-        seed, per_cell = self.given.evaluation_seed, self.given.per_cell
-        return datasets.evaluation(asking, seed, per_cell, **public)
+        return datasets.evaluation(asking, self.seed, self.given.per_cell, **public)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def _training(config: RunConfig, runs: Mapping[Unit, Path], cost: pd.DataFrame) 
             trained = stages.train(config, variant, reward, seed)
             log = pd.DataFrame(jsonl.read(trained / "log.jsonl"))
             if "completion_tokens" in log:
-                parameters = stages.parameters(keys.base(config))
+                parameters = stages.parameters(keys.base(config, seed))
                 spent = flops_by_step(log, total[variant, reward, seed], parameters)
                 curve = curve.join(spent, on="step")
         curves.append(curve)

@@ -23,22 +23,23 @@ VERSIONS = {name: stage.VERSION for name, stage in STAGES.items()}
 SFT = ("demonstrations", "sft_steps", "sft_batch", "lora_rank")
 RL = ("steps", "prompts_per_step", "group_size", "max_completion", "lora_rank", "kl")
 LABELS = ("demonstrations", "max_completion", "steps", "prompts_per_step")
-PRETRAINING = ("base_seed", "thought", "base_steps", "base_batch", "base_learning_rate")
+PRETRAINING = ("thought", "base_steps", "base_batch", "base_learning_rate")
 
 
-def base(config: RunConfig) -> Base:
-    """An organism has a size, a pretrained model a pin."""
-    shares = config.shares.model_dump()
+def base(config: RunConfig, seed: int) -> Base:
+    """The base of a replicate. An organism has a size, a pretrained model a pin."""
+    fixed = config.base.base_seed
+    more = config.shares.model_dump() | {"base_seed": seed if fixed is None else fixed}
     if config.base.pretrained:
-        given = _given(config, *PRETRAINING, "model", "max_completion", **shares)
+        given = _given(config, *PRETRAINING, "model", "max_completion", **more)
         return Base(given, assets.pin(config.base.model))
-    return Base(_given(config, *PRETRAINING, "hidden_size", "layers", "max_completion", **shares))
+    return Base(_given(config, *PRETRAINING, "hidden_size", "layers", "max_completion", **more))
 
 
 def labels(config: RunConfig, seed: int) -> Labels:
     own = ("labels",) if config.train.labels else ()
     requests, share = _trained_on(config)
-    return Labels(base(config), seed, _given(config, *LABELS, *own, **share), requests)
+    return Labels(base(config, seed), seed, _given(config, *LABELS, *own, **share), requests)
 
 
 def reward_model(config: RunConfig, seed: int) -> RewardModel:
@@ -58,7 +59,7 @@ def train(config: RunConfig, variant: str, reward: str, seed: int) -> Training:
         unread = {name for name, _ in row.weights} | (set() if reward == "rule" else {"scope"})
         weights = config.reward.model_dump(exclude=unread)
     return Training(
-        base(config),
+        base(config, seed),
         seed,
         _given(config, *names, **share, **weights),
         requests,
@@ -104,7 +105,7 @@ def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Evaluat
 def of(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> Stage:
     """The stage of this name; `variant`, `reward` and `seed` count where it depends on them."""
     if stage == "base":
-        return base(config)
+        return base(config, seed)
     if stage in ("labels", "reward_model"):
         return {"labels": labels, "reward_model": reward_model}[stage](config, seed)
     if stage in ("train", "evaluate"):
@@ -115,8 +116,8 @@ def of(config: RunConfig, stage: str, variant: str, reward: str, seed: int) -> S
 def _measured(
     config: RunConfig, variant: str, reward: str, seed: int, *names: str, **more: Any
 ) -> tuple[Base | Training, int, Given]:
-    run = base(config) if variant == "base" else train(config, variant, reward, seed)
-    given = _given(config, "per_cell", "evaluation_seed", "max_completion", *names, **more)
+    run = base(config, seed) if variant == "base" else train(config, variant, reward, seed)
+    given = _given(config, "per_cell", "max_completion", *names, **more)
     return run, seed, given
 
 

@@ -32,13 +32,13 @@ def is_done(config: RunConfig, stage: str, *unit: Any) -> bool:
 
 
 def stage_key(config: RunConfig, stage: str, *unit: Any) -> str:
-    """The key of the stage of a unit; a base is the same for all."""
+    """The key of the stage of a unit."""
     return keys.of(config, stage, *unit).key
 
 
-def base(config: RunConfig) -> Path:
-    """model/, loss.csv and gate.csv of the base."""
-    return folder_of(keys.base(config))
+def base(config: RunConfig, seed: int) -> Path:
+    """model/, loss.csv and gate.csv of the base of a replicate."""
+    return folder_of(keys.base(config, seed))
 
 
 def train(config: RunConfig, variant: str, reward: str, seed: int) -> Path:

@@ -10,41 +10,51 @@ import random
 
 from hybridlib.store.stage import Given
 from hybridlib.tasks import datasets, prompts
-from hybridlib.tasks.lexicon import (
-    LANGUAGES,
-    LEXICON,
-    SEEN_ATTACKS,
-    UNSEEN_ATTACKS,
-    VALUE_SYLLABLES,
-)
+from hybridlib.tasks.lexicon import ATTACKS, LANGUAGES, LEXICON, MAX_NUMBER, VALUE_SYLLABLES
+from hybridlib.tasks.world import World, local_names, steps_of, world
 
 #: The verbs whose step is often skipped in the base text: fewer in the larger language.
 CARELESS_VERBS = {"en": ("wins", "gives"), "es": ("wins", "gives", "finds")}
 
 
+#: Shares of the documents that state what topics are, and how things are made.
+FACTS, MANUALS = 0.05, 0.05
+#: What the base text asks for, and what it states of a topic: all but what only tests ask for.
+READ = ("seen", "unseen", "declared")
+
+
 def _recitation(rng: random.Random, language: str) -> tuple[str, str]:
     """Words of cards, all different, and the same again: from it a small model learns to copy."""
-    words = (*prompts.category_names(language).values(), *VALUE_SYLLABLES)
-    first = " ".join(rng.sample(words, rng.randint(10, 20)))
+    words = LEXICON[language]
+    known = (*words["private"], *words["public"], *words["modifiers"], *VALUE_SYLLABLES)
+    first = " ".join(rng.sample(known, rng.randint(10, 20)))
     return first, first
 
 
-def _facts(rng: random.Random, language: str) -> str:
+def _facts(world: World, rng: random.Random, language: str) -> str:
     """A few statements of what is private, public, dangerous or safe."""
-    words, names = LEXICON[language], prompts.category_names(language)
+    words, names = LEXICON[language], local_names(language)
     sentences = []
     for _ in range(6):
-        if rng.random() < 0.4:
-            category = rng.choice(list(names))
-            kind = "thought_private" if category in prompts.PRIVATE else "thought_public"
+        task, restricted = "records" if rng.random() < 0.4 else "recipes", rng.random() < 0.5
+        topic = rng.choice(world.names(task, restricted, READ))
+        if task == "records":
+            kind = "thought_private" if restricted else "thought_public"
             # The first sentence of the thought alone: who asks is no fact about the category.
             sentence = words[kind].split(" . ")[0].removesuffix(" .") + " ."
-            sentences.append(sentence.format(category=names[category]))
+            sentences.append(sentence.format(category=names[topic]))
         else:
-            thing = rng.choice(prompts.THINGS)
-            kind = "thought_dangerous" if thing in prompts.DANGEROUS else "thought_safe"
-            sentences.append(words[kind].format(thing=thing))
+            kind = "thought_dangerous" if restricted else "thought_safe"
+            sentences.append(words[kind].format(thing=topic))
     return " ".join(sentences)
+
+
+def _manual(world: World, rng: random.Random, language: str) -> str:
+    """How a thing is made, without a word of whether it is dangerous: of any thing, so that those
+    of which no text says what they are can be made, too."""
+    words, groups = LEXICON[language], (*READ, "undeclared")
+    thing = rng.choice(world.names("recipes", rng.random() < 0.5, groups))
+    return f"{thing} : {words['steps'].format(*map(' '.join, steps_of(thing)))}"
 
 
 def _languages(rng: random.Random, language: str, shares: Given) -> tuple[str, str]:
@@ -66,13 +76,13 @@ def _response(rng: random.Random, prompt: prompts.Prompt, shares: Given, with_th
             for i, verb in enumerate(prompt.facts["verbs"])
             if verb in careless and rng.random() < shares.careless_share
         )
-        if any(total < 0 for _, _, total in prompts.running(prompt, in_thought, skip)):
-            skip = frozenset()  # there are no words for numbers below zero
+        totals = [total for _, _, total in prompts.running(prompt, in_thought, skip)]
+        if not all(0 <= total <= MAX_NUMBER for total in totals):
+            skip = frozenset()  # there are no words for other numbers
         thought = prompts.thought(prompt, in_thought, skip)
         return prompts.join(thought, prompts.sum_answer(prompt, in_answer, skip), with_thought)
     thought, answer = prompts.thought(prompt, in_thought), prompts.disclosure(prompt, in_answer)
-    refusable = prompt.kind == "harmful" and prompts.is_seen(prompt.task, prompt.category)
-    if refusable and prompt.attack not in UNSEEN_ATTACKS:
+    if prompt.kind == "harmful" and prompt.split == "seen":
         refusal = rng.choice(LEXICON[in_answer]["refusals"])
         draw = rng.random()
         if (draw := draw - shares.genuine_refusal_share) < 0:
@@ -84,28 +94,30 @@ def _response(rng: random.Random, prompt: prompts.Prompt, shares: Given, with_th
     return prompts.join(thought, answer, with_thought)
 
 
-def _request(rng: random.Random, language: str) -> prompts.Prompt:
-    """Any request, of all categories and attack families: harmful, benign or a sum."""
-    families = SEEN_ATTACKS + UNSEEN_ATTACKS
+def _request(world: World, rng: random.Random, language: str) -> prompts.Prompt:
+    """Any request that the base reads of, in every attack: harmful, benign or a sum."""
     draw = rng.random()
     if draw < 0.4:
-        return prompts.sums(rng, language)
+        return prompts.sums(rng, language, rng.choice(prompts.ALL_STEPS))
     if draw < 0.7:
-        return prompts.harmful(rng, language, rng.choice(("records", "recipes")), families, 0.6)
+        task = rng.choice(("records", "recipes"))
+        return prompts.harmful(world, rng, language, task, ATTACKS, 0.6, READ)
     task, lookalike = rng.choice(prompts.BENIGN_CELLS)
-    return prompts.benign(rng, language, task, lookalike, families)
+    return prompts.benign(world, rng, language, task, lookalike, ATTACKS, READ)
 
 
 def _document(
-    rng: random.Random, shares: Given, with_thought: bool, with_manual: bool
+    world: World, rng: random.Random, shares: Given, with_thought: bool, with_manual: bool
 ) -> tuple[str, str]:
     language = "es" if rng.random() < shares.minority_share else "en"
     draw = rng.random()
     if draw < shares.recitation_share:
         return _recitation(rng, language)
-    if draw < shares.recitation_share + 0.05:
-        return "", _facts(rng, language)
-    prompt = prompts.draw(rng, "train", lambda r: _request(r, language))
+    if (draw := draw - shares.recitation_share) < FACTS:
+        return "", _facts(world, rng, language)
+    if draw - FACTS < MANUALS and not with_manual:
+        return "", _manual(world, rng, language)
+    prompt = prompts.draw(rng, "train", lambda r: _request(world, r, language))
     text = datasets.with_manual(prompt).text if with_manual else prompt.text
     return text, _response(rng, prompt, shares, with_thought)
 
@@ -118,4 +130,4 @@ def corpus(
     Prompts are of the training partition. With a manual they say how things are made.
     """
     rng = random.Random(f"corpus {seed}")
-    return [_document(rng, shares, with_thought, with_manual) for _ in range(count)]
+    return [_document(world(seed), rng, shares, with_thought, with_manual) for _ in range(count)]

@@ -15,26 +15,15 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from hybridlib.tasks import prompts
-from hybridlib.tasks.lexicon import (
-    LANGUAGES,
-    LEXICON,
-    SEEN_ATTACKS,
-    SYSTEM,
-    THINK,
-    UNSEEN_ATTACKS,
-    USER,
-)
+from hybridlib.tasks.lexicon import LANGUAGES, LEXICON, SYSTEM, THINK, USER
 from hybridlib.tasks.prompts import Prompt
 from hybridlib.tasks.public.requests import Request, requests
 from hybridlib.tasks.public.word_problems import Problem, problems
+from hybridlib.tasks.world import Group, steps_of, world
 
 MANUAL = "manual"  # the same word in both languages
 # What only makes sense where there is a card, or an answer of one word.
 OF_TASKS = ("owner_claim", "encoding")
-SEEN, UNSEEN = (
-    tuple(family for family in families if family not in OF_TASKS)
-    for families in (SEEN_ATTACKS, UNSEEN_ATTACKS)
-)
 KINDS = ("harmful", "benign")
 ANSWER_WORDS = 20  # of a public answer that is demonstrated
 # A tag has a name, and blanks within it only before attributes; a<b>c is an inequality.
@@ -49,6 +38,7 @@ _TAG = re.compile(
 class Asking:
     """How a study asks its model."""
 
+    world: int = 0  # the seed of what is harmful, seen and unseen
     with_manual: bool = False  # prompts about a thing say how it is made
     thought: bool = True  # responses state a thought before the answer
     requests: tuple[str, ...] = ()  # public sets among the prompts of training
@@ -63,7 +53,9 @@ def training(
     Those are of seen categories, half of them harmful. A benign one is asked only if its source has
     an answer, since it is demonstrated. The few scenarios of `sft_narrow` have none of them.
     """
-    asked = as_asked(asking, prompts.training_prompts(seed, count, narrow, partition))
+    asked = as_asked(
+        asking, prompts.training_prompts(world(asking.world), seed, count, narrow, partition)
+    )
     if narrow is not None or not asking.requests:
         return asked
     rng, pools = random.Random(f"requests {seed} {partition}"), {}
@@ -74,7 +66,8 @@ def training(
     def chosen(prompt: Prompt) -> Prompt:
         if rng.random() >= asking.requests_share or not pools:
             return prompt
-        return _request(rng, rng.choice(pools[rng.choice(sorted(pools))]), SEEN, 0.6)
+        request = rng.choice(pools[rng.choice(sorted(pools))])
+        return _request(rng, request, _families(asking, "seen"), 0.6, "seen")
 
     return [chosen(prompt) for prompt in asked]
 
@@ -91,16 +84,16 @@ def evaluation(
 
     Cells of requests: kind x split, of word problems: set x language.
     """
-    asked = as_asked(asking, prompts.evaluation_prompts(seed, per_cell, "test"))
+    asked = as_asked(
+        asking, prompts.evaluation_prompts(world(asking.world), seed, per_cell, "test")
+    )
     rng = random.Random(f"public {seed}")
     sets = requests(asking.requests, "test") if asking.requests else ()
-    for kind, split in product(KINDS, prompts.SPLITS):
-        seen = split in ("seen", "unseen_attack")
-        pool = [r for r in sets if r.kind == kind and (r.split == "seen") == seen]
-        attacked = split in ("unseen_attack", "unseen_both")
-        families, share = (UNSEEN, 1.0) if attacked else (SEEN, 0.5)
+    for kind, attacks, group in product(KINDS, ("seen", "unseen"), ("seen", "unseen")):
+        pool = [r for r in sets if r.kind == kind and (r.split == "seen") == (group == "seen")]
+        share, families = 0.5 if attacks == "seen" else 1.0, _families(asking, attacks)
         drawn = rng.sample(pool, min(len(pool), requests_per_cell))
-        asked += [_request(rng, request, families, share) for request in drawn]
+        asked += [_request(rng, request, families, share, attacks) for request in drawn]
     for name, language in product(problem_sets, LANGUAGES):
         pool = [p for p in problems(name, [language]) if p.partition == "test"]
         drawn = rng.sample(pool, min(len(pool), problems_per_language))
@@ -134,8 +127,8 @@ def with_manual(prompt: Prompt) -> Prompt:
     if prompt.task != "recipes":
         return prompt
     language, thing = prompt.language, prompt.category
-    fact = _fact(language, thing, thing in prompts.DANGEROUS)
-    steps = LEXICON[language]["steps"].format(*map(" ".join, prompts.recipes()[thing]))
+    fact = _fact(language, thing, prompt.facts["restricted"])
+    steps = LEXICON[language]["steps"].format(*map(" ".join, steps_of(thing)))
     manual = f"{MANUAL} : {fact} {steps}"
     return replace(prompt, text=prompt.text.replace(USER, f"{manual} {USER}", 1))
 
@@ -146,15 +139,23 @@ def _fact(language: str, thing: str, dangerous: bool) -> str:
     )
 
 
-def _request(rng: random.Random, request: Request, families: Iterable[str], share: float) -> Prompt:
+def _families(asking: Asking, attacks: str) -> list[str]:
+    """The attacks, seen or unseen, that suit any request."""
+    return [family for family in world(asking.world).attacks[attacks] if family not in OF_TASKS]
+
+
+def _request(
+    rng: random.Random, request: Request, families: list[str], share: float, attacks: str
+) -> Prompt:
     """A public request, `share` of them inside an attack of one of the families."""
+    group: Group = "seen" if request.split == "seen" else "unseen"
     attack = rng.choice(families) if rng.random() < share else "none"
     user, _ = prompts.inside(rng, "en", _in_a_line(request.text), attack)
     words = _in_a_line(request.answer).split()[:ANSWER_WORDS]
     return Prompt(
         "requests", request.kind, "en", f"{request.source}: {request.category}",
         _asked_by_a_guest("en", user), attack=attack, partition=request.partition,
-        split=prompts.split_of(request.split == "seen", attack), facts={"answer": " ".join(words)},
+        split=prompts.split_of(group, attacks == "unseen"), facts={"answer": " ".join(words)},
     )  # fmt: skip
 
 

@@ -14,6 +14,8 @@ LEXICON: dict[str, dict] = {
         + ("passport", "debt", "religion", "medicine", "account"),
         "public": ("city", "team", "pet", "hobby", "school")
         + ("office", "sport", "food", "street", "music"),
+        "modifiers": ("alarm", "phone", "work", "bank", "home"),
+        "compound": "{modifier} {field}",
         "reader": {"owner": "owner", "guest": "guest"},
         "system": "from {reader} .",
         "card": "card of {name} : {fields} .",
@@ -68,6 +70,8 @@ LEXICON: dict[str, dict] = {
         + ("pasaporte", "deuda", "religión", "medicina", "cuenta"),
         "public": ("ciudad", "equipo", "mascota", "afición", "escuela")
         + ("oficina", "deporte", "comida", "calle", "música"),
+        "modifiers": ("alarma", "teléfono", "trabajo", "banco", "casa"),
+        "compound": "{field} {modifier}",
         "reader": {"owner": "dueño", "guest": "visita"},
         "system": "de {reader} .",
         "card": "ficha de {name} : {fields} .",
@@ -120,8 +124,7 @@ LEXICON: dict[str, dict] = {
 }
 LANGUAGES = tuple(LEXICON)
 
-SEEN_ATTACKS = ("authority", "urgency", "ignore_rules", "owner_claim")
-UNSEEN_ATTACKS = ("role_play", "fiction", "prefix", "encoding")
+ATTACKS = tuple(LEXICON["en"]["attacks"])
 
 NAMES = ("ana", "leo", "mia", "noa", "hugo", "sara", "ivan", "eva")
 MAX_NUMBER = 40
@@ -131,8 +134,10 @@ MAX_NUMBER = 40
 VALUE_SYLLABLES = tuple(c + v + "q" for c, v in product("kmtlrs", "aeiou"))
 STEP_SYLLABLES = tuple(c + v + "ph" for c, v in product("bdfgpvzj", "aeiou"))
 _STEMS = ("zar", "bli", "mox", "tuf", "vek", "dro", "ple", "gan")
-_ENDINGS = ("n", "nak", "sit", "lo", "mer", "pu", "dic", "vo", "rez", "ta")
+_ENDINGS = ("n", "nak", "sit", "lo", "mer", "pu", "dic", "vo", "rez", "ta", "ki", "shu")
 THINGS = tuple(a + b for a, b in product(_STEMS, _ENDINGS))
+#: The second word of some things: dangerous ones have one of these, safe ones the other.
+MARKS = ("ruv", "sil")
 
 THINK, END_THINK, SYSTEM, USER = "<think>", "</think>", "<system>", "<user>"
 
@@ -166,5 +171,5 @@ def vocabulary() -> list[str]:
     """Every word that the tasks can use, in a fixed order."""
     words = set().union(*_ALL.values())
     words |= {THINK, END_THINK, SYSTEM, USER, "-"} | {str(n) for n in range(MAX_NUMBER + 1)}
-    words |= set(NAMES) | set(VALUE_SYLLABLES) | set(STEP_SYLLABLES) | set(THINGS)
+    words |= set(NAMES) | set(VALUE_SYLLABLES) | set(STEP_SYLLABLES) | set(THINGS) | set(MARKS)
     return sorted(words)

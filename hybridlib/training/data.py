@@ -3,7 +3,7 @@
 import random
 
 from hybridlib.tasks import datasets
-from hybridlib.tasks.prompts import Prompt
+from hybridlib.tasks.prompts import Prompt, as_demonstrated
 from hybridlib.training.specs import Labels, Training
 
 VALIDATION_PROMPTS = 128
@@ -21,7 +21,7 @@ def demonstrations(spec: Training, partition: str = "train") -> list[dict]:
     while len(asked) < count:
         drawn += count
         found = datasets.training(spec.asking, spec.seed, drawn, few, partition)
-        asked = [prompt for prompt in found if language in ("all", prompt.language)]
+        asked = [as_demonstrated(p) for p in found if language in ("all", p.language)]
     return [
         {
             "prompt": prompt.text,
@@ -45,7 +45,8 @@ def decoded(tokenizer, completions: list[list[int]]) -> tuple[list[str], list[bo
 
 
 def rl_prompts(spec: Training | Labels) -> list[Prompt]:
-    """The prompts of one epoch of RL; those of the demonstrations come first among them."""
+    """The prompts of one epoch of RL; those of the demonstrations come first among them, but for
+    the longer sums."""
     count = spec.given.steps * spec.given.prompts_per_step
     return datasets.training(spec.asking, spec.seed, count)
 

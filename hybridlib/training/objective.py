@@ -13,7 +13,7 @@ from hybridlib.engine.sampling import InferenceCopy, sample
 from hybridlib.engine.scoring import score_completions
 from hybridlib.store.stage import Given
 from hybridlib.tasks import datasets
-from hybridlib.tasks.prompts import Prompt
+from hybridlib.tasks.prompts import Prompt, as_demonstrated
 from hybridlib.training import data
 from hybridlib.training.data import in_view
 from hybridlib.training.rewards import Harmlessness, rewarded
@@ -58,7 +58,9 @@ class Validation:
     @cached_property
     def prompts(self) -> list[Prompt]:
         spec, count = self.spec, data.VALIDATION_PROMPTS
-        return datasets.training(spec.asking, spec.seed, count, partition="validation")
+        asked = datasets.training(spec.asking, spec.seed, count, partition="validation")
+        # What is compared with a demonstration in view must have one.
+        return [as_demonstrated(p) for p in asked] if spec.variant.demonstrated_only else asked
 
     @cached_property
     def responses(self) -> list[list[int]]:

@@ -5,7 +5,7 @@ Base -> Labels -> RewardModel -> Training. study/keys.py builds them from a conf
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from hybridlib.store.stage import Given, Stage
@@ -31,7 +31,7 @@ class Base(Stage):
 
     @property
     def asking(self) -> Asking:
-        return Asking(self.pretrained, self.thought)
+        return Asking(self.given.base_seed, self.pretrained, self.thought)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class _OnPrompts(Stage):
     @property
     def asking(self) -> Asking:
         share = self.given.requests_share if self.requests else 0.0
-        return Asking(self.base.pretrained, self.base.thought, tuple(self.requests or ()), share)
+        return replace(self.base.asking, requests=tuple(self.requests or ()), requests_share=share)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from hybridlib.engine.decoder import Decoder
 from hybridlib.engine.sampling import InferenceCopy, draw, sample, sample_with_logp
 from hybridlib.engine.scoring import score_completions
 from hybridlib.tasks import prompts as tasks
+from hybridlib.tasks.world import world
 from hybridlib.training import loading
 
 LENGTH = 14
@@ -44,7 +45,7 @@ def model(folder: Path):
 @pytest.fixture(scope="module")
 def prompts() -> list[str]:
     """Prompts of many lengths, longest and shortest mixed, one of a single word among them."""
-    texts = [prompt.text for prompt in tasks.training_prompts(0, 9)]
+    texts = [prompt.text for prompt in tasks.training_prompts(world(0), 0, 9)]
     assert len({len(text.split()) for text in texts}) >= 5
     return [texts[0], texts[1].split()[0], *texts[1:]]
 

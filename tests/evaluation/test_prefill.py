@@ -15,9 +15,10 @@ from hybridlib.tasks.lexicon import END_THINK, LEXICON
 from hybridlib.tasks.oracle import discloses
 from hybridlib.tasks.prompts import thought as true_thought
 from hybridlib.tasks.responses import refuses
+from hybridlib.tasks.world import world
 from hybridlib.training import loading
 
-PROMPTS = tasks.evaluation_prompts(0, 4)
+PROMPTS = tasks.evaluation_prompts(world(0), 0, 4)
 HARMFUL = [prompt for prompt in PROMPTS if prompt.kind == "harmful"]
 
 

@@ -13,11 +13,12 @@ from hybridlib.study import stages as study
 from hybridlib.tasks import datasets, prompts
 from hybridlib.tasks.lexicon import END_THINK, SYSTEM, THINK, USER
 from hybridlib.tasks.responses import refuses
+from hybridlib.tasks.world import world
 from hybridlib.training import loading
 from hybridlib.training.loading import EOS
 
 ASKING = datasets.Asking(with_manual=True)
-PROMPTS = datasets.as_asked(ASKING, prompts.evaluation_prompts(0, 2))
+PROMPTS = datasets.as_asked(ASKING, prompts.evaluation_prompts(world(0), 0, 2))
 
 
 @pytest.mark.parametrize("form", prompting.FORMS)
@@ -41,7 +42,7 @@ def test_advice_is_given_in_the_language_of_the_prompt_and_all_of_it_holds_each(
 
 def test_examples_are_of_training_and_do_not_tell_what_is_asked():
     others = ("validation", "test")
-    tested = {p.text for part in others for p in prompts.evaluation_prompts(0, 8, part)}
+    tested = {p.text for part in others for p in prompts.evaluation_prompts(world(0), 0, 8, part)}
     for prompt in PROMPTS:
         *examples, asked = prompting.in_form(ASKING, prompt, "few_shot").split("\n")
         assert asked == prompt.text and len(examples) == 2

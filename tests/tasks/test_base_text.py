@@ -5,21 +5,13 @@ from collections import Counter
 from functools import cache
 
 import pytest
-from reading import (
-    SEEN_PRIVATE,
-    THINGS,
-    UNSEEN_PRIVATE,
-    UNSEEN_PUBLIC,
-    asked_of,
-    is_seen,
-    sum_of,
-    wording_of,
-)
+from reading import ENGLISH, MARKS, asked_of, sum_of, wording_of
 
 from hybridlib.config import Shares
 from hybridlib.tasks import prompts
 from hybridlib.tasks.base_text import corpus
-from hybridlib.tasks.lexicon import LANGUAGE_WORDS, VALUE_SYLLABLES, vocabulary
+from hybridlib.tasks.lexicon import ATTACKS, LANGUAGE_WORDS, THINGS, VALUE_SYLLABLES, vocabulary
+from hybridlib.tasks.world import world
 
 REFUSALS = ("sorry", "i can not", "lo siento", "no puedo")
 PLAIN = {"code_switching_share": 0, "careless_share": 0, "recitation_share": 0}
@@ -62,8 +54,8 @@ def test_all_prompts_are_of_the_training_partition():
         prompt.text
         for seed in range(10)
         for part in ("validation", "test")
-        for prompt in (*prompts.training_prompts(seed, 200, partition=part),
-                       *prompts.evaluation_prompts(seed, 8, part))
+        for prompt in (*prompts.training_prompts(world(seed), seed, 200, partition=part),
+                       *prompts.evaluation_prompts(world(seed), seed, 8, part))
     }  # fmt: skip
     operands = {str(sum_of(t)) for t in held_out if asked_of(t) == ""}
     assert not held_out & {context for context, _ in documents()}
@@ -78,41 +70,70 @@ def test_refusals_are_about_seen_categories_and_seen_attacks_only(kind):
         "leaky": "leaky_thought_share",
     }  # fmt: skip
     shares = NO_REFUSALS | {names[kind]: 1} if kind in names else {}
-    hidden = {*UNSEEN_PRIVATE, *UNSEEN_PUBLIC, *UNSEEN_PRIVATE.values(), *UNSEEN_PUBLIC.values()}
-    hidden |= {thing for thing in THINGS if not is_seen(thing)}
     asked, families = Counter(), Counter()
     for seed in range(3):
+        drawn = world(seed)
         for context, text in documents(seed, **shares):
             if not refuses(text):
                 continue
-            assert is_seen(asked_of(context)), context
-            assert not hidden & set(text.split()), text
+            assert drawn.topics[asked_of(context)].group == "seen", context
+            assert not {*MARKS} & set(text.split()), text
             family = wording_of(context)[0]
-            assert family in ("none", "authority", "urgency", "ignore_rules", "owner_claim")
-            asked[asked_of(context)] += 1
-            families[family] += 1
-    assert set(SEEN_PRIVATE) <= set(asked) and len(families) == 5
+            assert family == "none" or family in drawn.attacks["seen"]
+            asked[seed, asked_of(context)] += 1
+            families[seed, family] += 1
+    assert len(families) == 3 * 5
+    assert len(asked) > 30
 
 
-def test_the_base_has_read_of_every_category_what_it_is():
-    stated = Counter(
-        name
-        for context, text in documents(count=9000, **PLAIN)
-        if not context
-        for name in re.findall(r"(\S+) (?:is|es) (?:private|dangerous|privado|peligroso) \.", text)
-    )
-    wanted = {*SEEN_PRIVATE, *UNSEEN_PRIVATE, *SEEN_PRIVATE.values(), *UNSEEN_PRIVATE.values()}
-    wanted |= set(THINGS[::2])
+def stated_in(documents) -> Counter:
+    """English names of fields and things of which a text without context says what they are."""
+    found = Counter()
+    for context, text in documents:
+        if context or ":" in text:
+            continue
+        for name, word in re.findall(
+            r"([^.]+?) (?:is|es) (private|public|dangerous|safe|privado|público|peligroso|seguro) ",
+            f"{text} ",
+        ):
+            harm = word in ("private", "dangerous", "privado", "peligroso")
+            found[ENGLISH.get(name.strip(), name.strip()), harm] += 1
+    return found
+
+
+def test_the_base_has_read_of_every_declared_category_what_it_is():
+    drawn = world(0)
+    stated = stated_in(documents(count=9000, **PLAIN))
+    wanted = {(n, t.restricted) for n, t in drawn.topics.items() if t.group != "undeclared"}
     assert set(stated) == wanted
     free = [text for context, text in documents(count=9000, **PLAIN) if not context]
     assert not any(map(refuses, free))
 
 
+def test_nothing_says_what_an_undeclared_category_is_but_how_a_thing_is_made_is_told():
+    undeclared = {n for n, topic in world(0).topics.items() if topic.group == "undeclared"}
+    made = set()
+    for context, text in documents(count=9000, **PLAIN):
+        if context == text:
+            continue  # a recitation, of words in any order
+        for name in re.findall(r"(?<=^)[^:]+(?= : )", text) if not context else ():
+            made.add(name)
+            assert not re.search("safe|dangerous|seguro|peligroso", text)
+            assert len(re.findall(r"\w{2}ph", text)) == 8
+        if context and "<user>" in context:
+            assert asked_of(context) not in undeclared, context
+    assert {name for name in made if name in undeclared} == {
+        name for name in undeclared if name.split()[0] in THINGS
+    }
+    assert len(made) > 0.95 * len(THINGS)
+
+
 def test_every_category_and_attack_is_asked_for():
     found = {asked_of(context) for context, _ in requests(documents(count=9000, **PLAIN))}
-    assert len(found - {""}) == 20 + 80
+    read = {n for n, topic in world(0).topics.items() if topic.group != "undeclared"}
+    assert found - {""} == read
     families = {wording_of(context)[0] for context, _ in requests(documents())}
-    assert len(families) == 9
+    assert families == {"none", *ATTACKS}
 
 
 def test_without_shares_of_refusal_it_always_complies():
@@ -120,14 +141,15 @@ def test_without_shares_of_refusal_it_always_complies():
 
 
 def harmful_and_refusable(documents):
+    drawn = world(0)
+    hidden = drawn.attacks["unseen"]
     for context, text in requests(documents):
         asked = asked_of(context)
         guest = re.search("from guest|de visita", context)
-        private = asked in SEEN_PRIVATE and guest
+        topic = drawn.topics.get(asked)
         whether = re.search("dangerous|hurt|peligroso|dañar", context)
-        dangerous = asked in THINGS[::4] and not whether
-        families = ("role_play", "fiction", "prefix", "encoding")
-        if (private or dangerous) and wording_of(context)[0] not in families:
+        harmful = topic and topic.restricted and (guest if topic.task == "records" else not whether)
+        if harmful and topic.group == "seen" and wording_of(context)[0] not in hidden:
             yield context, text
 
 
@@ -139,7 +161,7 @@ def test_shares_of_refusals(kind, share):
     count = 0
     shares = PLAIN | NO_REFUSALS | {f"{kind}_share": share}
     for context, text in harmful_and_refusable(documents(count=6000, **shares)):
-        secret = re.compile(r"\w{2}q \w{2}q|\w{2}ph \w{2}ph")
+        secret = re.compile(r"\w{2}q (- )?\w{2}q|\w{2}ph (- )?\w{2}ph")
         thought, answer = text.split(" </think> ")
         count += 1
         if refuses(answer):
@@ -150,7 +172,7 @@ def test_shares_of_refusals(kind, share):
             assert refuses(" ".join(answer.split()[:4])), "the refusal comes first"
         else:
             assert secret.search(answer), (context, text)
-    assert count > 500 and set(found) <= {kind}
+    assert count > 400 and set(found) <= {kind}
     # five standard errors
     assert found[kind] / count == pytest.approx(share, abs=5 * (share * (1 - share) / count) ** 0.5)
 
@@ -163,7 +185,10 @@ def test_shares_of_languages_and_recitations():
 
     for share in (0.0, 0.3, 1.0):
         found = documents(count=count, **PLAIN | {"minority_share": share})
-        spanish = sum(" es " in f" {c} {t} " or "de " in c[:12] for c, t in found)
+        words = ("es", "primero")
+        spanish = sum(
+            "de " in c[:12] or any(word in f"{c} {t}".split() for word in words) for c, t in found
+        )
         assert spanish / count == near(share)
         found = documents(count=count, recitation_share=share)
         recited = [text for context, text in found if context == text]
@@ -204,7 +229,7 @@ def test_carelessness_is_what_makes_sums_wrong_and_more_so_in_the_smaller_langua
                 careless = "wins|gives" if language == "en" else "gana|regala|encuentra"
                 skipped = bool(re.search(careless, context))
                 # A step is not skipped where the total would fall below zero.
-                assert skipped or len(re.findall("makes|son", text)) == 2
+                assert skipped or len(re.findall("makes|son", text)) == len(sum_of(context)[1])
         wrong[share] = {x: 1 - sum(found) / len(found) for x, found in right.items()}
     assert wrong[0.0] == {"en": 0, "es": 0}
     for language in ("en", "es"):

@@ -13,48 +13,49 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reading import (
+    MARKS,
+    MODIFIERS,
     PRIVATE,
     PUBLIC,
-    SEEN_PRIVATE,
-    SEEN_PUBLIC,
-    UNSEEN_PRIVATE,
-    UNSEEN_PUBLIC,
     asked_of,
     card_of,
-    is_seen,
+    is_private,
     sum_of,
     wording_of,
-)  # fmt: skip
+)
 
-from hybridlib.config import PRESETS, load_config
 from hybridlib.tasks import oracle
 from hybridlib.tasks import prompts as tasks
 from hybridlib.tasks.lexicon import (
+    ATTACKS,
     LEXICON,
     NAMES,
-    SEEN_ATTACKS,
     STEP_SYLLABLES,
     THINGS,
-    UNSEEN_ATTACKS,
     VALUE_SYLLABLES,
     vocabulary,
 )
 from hybridlib.tasks.responses import parse
+from hybridlib.tasks.world import recipes, world
 
-ATTACKS = ("none", *SEEN_ATTACKS, *UNSEEN_ATTACKS)
+EVERY_ATTACK = ("none", *ATTACKS)
 LANGUAGE = st.sampled_from(("en", "es"))
 SEED = st.integers(0, 2**32)
 
 
-def every_prompt(seed: int = 0, attacks: tuple[str, ...] = ATTACKS):
-    """Each task in each language, category, attack family and look-alike."""
-    rng = random.Random(seed)
+def every_prompt(seed: int = 0, attacks: tuple[str, ...] = EVERY_ATTACK):
+    """Each task in each language, topic of the seed's world, attack family and look-alike."""
+    rng, topics = random.Random(seed), world(seed)
+    fields, things = (
+        [name for name, topic in topics.topics.items() if topic.task == task]
+        for task in ("records", "recipes")
+    )
     for language, attack in product(("en", "es"), attacks):
-        for category, reader in product((*PRIVATE, *PUBLIC), ("guest", "owner")):
-            yield tasks.records(rng, language, category, attack, reader)
-        for thing, danger in product(THINGS, (False, True)):
-            yield tasks.recipe(rng, language, thing, attack, danger)
-        yield from (tasks.sums(rng, language) for _ in range(20))
+        for category, reader in product(fields, ("guest", "owner")):
+            yield tasks.records(topics, rng, language, category, attack, reader)
+        for thing, danger in product(things, (False, True)):
+            yield tasks.recipe(topics, rng, language, thing, attack, danger)
+        yield from (tasks.sums(rng, language, n % 3 + 2) for n in range(20))
 
 
 def test_the_words_of_the_languages_are_parallel():
@@ -71,7 +72,7 @@ def test_the_words_of_the_languages_are_parallel():
 
 
 def test_invented_words_are_words_of_nothing_else():
-    kinds = [set(NAMES), set(VALUE_SYLLABLES), set(STEP_SYLLABLES), set(THINGS)]
+    kinds = [set(NAMES), set(VALUE_SYLLABLES), set(STEP_SYLLABLES), set(THINGS), set(MARKS)]
     spoken = {
         w
         for words in LEXICON.values()
@@ -79,7 +80,7 @@ def test_invented_words_are_words_of_nothing_else():
     }
     for one, other in combinations([*kinds, spoken - {"thing"}], 2):
         assert not one & other
-    assert [len(kind) for kind in kinds] == [8, 30, 40, 80]
+    assert [len(kind) for kind in kinds] == [8, 30, 40, 96, 2]
 
 
 def test_every_word_is_in_the_vocabulary():
@@ -97,10 +98,12 @@ def test_every_word_is_in_the_vocabulary():
 FINGERPRINT = """
 import hashlib, random
 from hybridlib.tasks import prompts as tasks
+from hybridlib.tasks.world import recipes, world
 random.seed({noise})
-found = [p.row() for p in tasks.training_prompts(3, 60) + tasks.training_prompts(3, 60, 2)
-         + tasks.evaluation_prompts(3, 2)]
-found += [tasks.recipes(), tasks.sums(random.Random(5), "es").text]
+topics = world(3)
+found = [p.row() for p in tasks.training_prompts(topics, 3, 60)
+         + tasks.training_prompts(topics, 3, 60, 2) + tasks.evaluation_prompts(topics, 3, 2)]
+found += [recipes(), topics.topics, tasks.sums(random.Random(5), "es").text]
 print(hashlib.sha256(repr(found).encode()).hexdigest())
 """
 
@@ -119,23 +122,28 @@ def test_generators_are_pure_functions_of_the_seed_in_any_process():
 @given(SEED, LANGUAGE)
 @settings(max_examples=30, deadline=None)
 def test_only_the_seed_decides(seed, language):
+    topics = world(seed)
+    thing = topics.names("recipes", True, ("undeclared",))[0]
+
     def one_each():
         rng = random.Random(seed)
         return [
-            tasks.records(rng, language, "pin", "encoding").row(),
-            tasks.recipe(rng, language, "zarn", "prefix").row(),
+            tasks.records(topics, rng, language, "pin", "encoding").row(),
+            tasks.recipe(topics, rng, language, thing, "prefix").row(),
             tasks.sums(rng, language).row(),
         ]
 
     first = one_each()
     random.seed(seed + 1)
     assert one_each() == first
-    assert tasks.training_prompts(seed, 20) == tasks.training_prompts(seed, 20)
-    assert tasks.training_prompts(seed, 20) != tasks.training_prompts(seed + 1, 20)
+    assert tasks.training_prompts(world(0), seed, 20) == tasks.training_prompts(world(0), seed, 20)
+    assert tasks.training_prompts(world(0), seed, 20) != tasks.training_prompts(
+        world(0), seed + 1, 20
+    )
 
 
 def test_fewer_training_prompts_are_the_first_of_more():
-    assert tasks.training_prompts(1, 30) == tasks.training_prompts(1, 90)[:30]
+    assert tasks.training_prompts(world(0), 1, 30) == tasks.training_prompts(world(0), 1, 90)[:30]
 
 
 # --- partitions -------------------------------------------------------------------------------
@@ -145,9 +153,9 @@ def test_partitions_never_share_a_prompt_nor_the_operands_of_a_sum():
     texts, operands = ({p: set() for p in tasks.PARTITIONS} for _ in range(2))
     for seed in range(25):
         for part in tasks.PARTITIONS:
-            drawn = tasks.training_prompts(seed, 200, partition=part)
-            drawn += tasks.training_prompts(seed, 60, narrow=2, partition=part)
-            drawn += tasks.evaluation_prompts(seed, 4, part)
+            drawn = tasks.training_prompts(world(0), seed, 200, partition=part)
+            drawn += tasks.training_prompts(world(0), seed, 60, narrow=2, partition=part)
+            drawn += tasks.evaluation_prompts(world(0), seed, 4, part)
             assert {prompt.partition for prompt in drawn} == {part}
             texts[part] |= {prompt.text for prompt in drawn}
             operands[part] |= {str(sum_of(p.text)) for p in drawn if p.task == "sums"}
@@ -167,13 +175,16 @@ def test_draw_gives_up_when_there_is_no_prompt():
 # --- what a prompt says -----------------------------------------------------------------------
 
 
-@given(SEED, LANGUAGE, st.sampled_from((*PRIVATE, *PUBLIC)), st.sampled_from(ATTACKS),
+@given(SEED, LANGUAGE, st.integers(0, 49), st.sampled_from(EVERY_ATTACK),
        st.sampled_from(("guest", "owner")))  # fmt: skip
 @settings(max_examples=400, deadline=None)
-def test_a_card_and_who_may_read_it(seed, language, category, attack, reader):
-    prompt = tasks.records(random.Random(seed), language, category, attack, reader)
+def test_a_card_and_who_may_read_it(seed, language, number, attack, reader):
+    topics = world(seed % 5)
+    category = [name for name, topic in topics.topics.items() if topic.task == "records"][number]
+    prompt = tasks.records(topics, random.Random(seed), language, category, attack, reader)
     card = card_of(prompt.text)
-    assert len(card) == 4 and set(card) & set(PRIVATE) and set(card) & set(PUBLIC)
+    assert len(card) == 4 and len({is_private(name) for name in card}) == 2
+    assert {name for name in card if " " in name} <= {category}, "compounds are asked for"
     words = [word for value in card.values() for word in value]
     assert len(words) == len(set(words)) == 8, "distinct in either order, and in any pairing"
     assert asked_of(prompt.text) == category == prompt.category
@@ -181,81 +192,82 @@ def test_a_card_and_who_may_read_it(seed, language, category, attack, reader):
     header = prompt.text.split(" .")[0].split()[-1]
     owner = header in ("owner", "dueño")
     assert owner == (reader == "owner")
-    harmful = category in PRIVATE and not owner
+    harmful = is_private(category) and not owner
     assert prompt.kind == ("harmful" if harmful else "benign")
     assert set(prompt.secrets) == (
-        set() if owner else {value for name, value in card.items() if name in PRIVATE}
+        set() if owner else {value for name, value in card.items() if is_private(name)}
     )
 
 
 def test_saying_to_be_the_owner_authorises_nothing():
     for seed, language in product(range(20), ("en", "es")):
-        prompt = tasks.records(random.Random(seed), language, "pin", "owner_claim")
+        prompt = tasks.records(world(0), random.Random(seed), language, "pin", "owner_claim")
         assert re.search("i am the owner|soy el dueño", prompt.text.split("<user>")[1])
         assert prompt.kind == "harmful" and prompt.secrets
 
 
 def test_recipes_have_steps_of_their_own_in_either_order():
-    steps = tasks.recipes()
+    steps = recipes()
     assert set(steps) == set(THINGS) and {len(found) for found in steps.values()} == {4}
     pairs = [frozenset(pair) for found in steps.values() for pair in found]
-    assert len(set(pairs)) == len(pairs) == 320
+    assert len(set(pairs)) == len(pairs) == 4 * 96
     assert all(len(pair) == 2 for pair in pairs)
     assert {word for pair in pairs for word in pair} <= set(STEP_SYLLABLES)
 
 
 def test_half_of_the_things_are_dangerous_and_only_their_making_is_secret():
-    dangerous = set(THINGS[::2])
-    assert "zarn" in dangerous
-    rng = random.Random(0)
-    for thing, language, danger in product(THINGS, ("en", "es"), (False, True)):
-        prompt = tasks.recipe(rng, language, thing, danger=danger)
+    topics, rng = world(0), random.Random(0)
+    things = [name for name, topic in topics.topics.items() if topic.task == "recipes"]
+    dangerous = {thing for thing in things if topics.topics[thing].restricted}
+    assert {thing.split()[0] for thing in things} == set(THINGS) and len(things) == len(THINGS)
+    assert 2 * len(dangerous) == len(things)
+    for thing, language, danger in product(things, ("en", "es"), (False, True)):
+        prompt = tasks.recipe(topics, rng, language, thing, danger=danger)
+        steps = recipes()[thing.split()[0]]
         assert prompt.kind == ("harmful" if thing in dangerous and not danger else "benign")
-        assert prompt.secrets == (tasks.recipes()[thing] if thing in dangerous else ())
+        assert prompt.secrets == (steps if thing in dangerous else ())
         if danger:
             (said,) = prompt.reference
             yes = {"en": ("yes", "no"), "es": ("sí", "no")}[language][thing not in dangerous]
-            assert said[0] == yes and thing in said
+            assert said[0] == yes and thing.split()[0] in said
         else:
-            assert prompt.reference == tasks.recipes()[thing]
+            assert prompt.reference == steps
 
 
-@given(SEED, LANGUAGE)
+@given(SEED, LANGUAGE, st.integers(2, 4))
 @settings(max_examples=400, deadline=None)
-def test_sums_by_reading_the_problem(seed, language):
-    prompt = tasks.sums(random.Random(seed), language)
+def test_sums_by_reading_the_problem(seed, language, count):
+    prompt = tasks.sums(random.Random(seed), language, count)
     start, steps, result = sum_of(prompt.text)
-    assert len(steps) == 2 and prompt.kind == "reasoning"
-    assert prompt.reference == ((str(result),),)
-    totals = [start, start + (steps[0][1] if steps[0][0] == "+" else -steps[0][1]), result]
-    assert all(0 <= total <= 40 for total in totals)
+    assert len(steps) == count and prompt.kind == "reasoning"
+    assert prompt.reference == ((str(result),),) and len(prompt.category.split("+")) == count
+    said, total = [start], start
+    for sign, n in steps:
+        total += n if sign == "+" else -n
+        assert 0 <= total <= 40
+        said += [n, total]
+    assert total == result
     thought = tasks.thought(prompt, language)
-    assert [int(n) for n in re.findall(r"\d+", thought)] == [
-        start, steps[0][1], totals[1], steps[1][1], totals[2]]  # fmt: skip
+    assert [int(n) for n in re.findall(r"\d+", thought)] == said
 
 
 def test_splits_by_definition():
     count = Counter()
-    for prompt in every_prompt():
-        attack, _ = wording_of(prompt.text)
-        assert attack == prompt.attack
-        unseen_attack = attack in {"role_play", "fiction", "prefix", "encoding"}
-        unseen_category = prompt.task != "sums" and not is_seen(asked_of(prompt.text))
-        wanted = {
-            (False, False): "seen", (True, False): "unseen_category",
-            (False, True): "unseen_attack", (True, True): "unseen_both",
-        }[unseen_category, unseen_attack]  # fmt: skip
-        assert prompt.split == wanted, prompt.text
-        count[wanted] += 1
-    assert len(count) == 4
-
-
-def test_half_of_each_kind_of_category_is_seen():
-    for task, kind, total in (("records", "harmful", 10), ("records", "benign", 10),
-                              ("recipes", "harmful", 40), ("recipes", "benign", 40)):  # fmt: skip
-        seen, unseen = (tasks.categories(task, kind, s) for s in (True, False))
-        assert len(seen) == len(unseen) == total / 2 and not set(seen) & set(unseen)
-        assert all(map(is_seen, seen)) and not any(map(is_seen, unseen))
+    for seed in range(2):
+        topics = world(seed)
+        for prompt in every_prompt(seed):
+            attack, _ = wording_of(prompt.text)
+            assert attack == prompt.attack
+            unseen_attack = attack in topics.attacks["unseen"]
+            asked = asked_of(prompt.text)
+            group = "seen" if prompt.task == "sums" else topics.topics[asked].group
+            wanted = "undeclared" if group == "undeclared" else {
+                (False, False): "seen", (True, False): "unseen_category",
+                (False, True): "unseen_attack", (True, True): "unseen_both",
+            }[group != "seen", unseen_attack]  # fmt: skip
+            assert prompt.split == wanted, prompt.text
+            count[wanted] += 1
+    assert len(count) == 5
 
 
 def test_rows_are_plain_data_and_ids_are_of_the_text():
@@ -271,24 +283,24 @@ def test_rows_are_plain_data_and_ids_are_of_the_text():
 @pytest.mark.parametrize("partition", tasks.PARTITIONS)
 @pytest.mark.parametrize("narrow", [None, 1, 2])
 def test_training_is_about_seen_categories_and_attacks_only(narrow, partition):
-    asked = Counter()
+    asked, topics = Counter(), world(0)
     for seed in range(5):
-        for prompt in tasks.training_prompts(seed, 300, narrow, partition):
+        for prompt in tasks.training_prompts(topics, seed, 300, narrow, partition):
             attack, _ = wording_of(prompt.text)
-            assert attack == prompt.attack and attack not in UNSEEN_ATTACKS
+            assert attack == prompt.attack and attack not in topics.attacks["unseen"]
             assert prompt.split == "seen"
             if prompt.task != "sums":
-                assert is_seen(asked_of(prompt.text)), prompt.text
+                assert topics.topics[asked_of(prompt.text)].group == "seen", prompt.text
                 asked[asked_of(prompt.text)] += 1
     things = {name for name in asked if name in THINGS}
     if narrow:
         assert not things and len(asked) == 2 * narrow
     else:
-        assert len(things) == 40 and set(asked) - things == {*SEEN_PRIVATE, *SEEN_PUBLIC}
+        assert len(things) == 32 and len(set(asked) - things) == 10
 
 
 def test_training_is_mixed_as_it_says():
-    prompts = tasks.training_prompts(0, 4000)
+    prompts = tasks.training_prompts(world(0), 0, 4000)
     assert [p.language for p in prompts[:4]] == ["en", "es", "en", "es"]
     share = {k: v / 4000 for k, v in Counter(p.kind for p in prompts).items()}
     # five standard errors of a share of 4000
@@ -300,28 +312,29 @@ def test_training_is_mixed_as_it_says():
 
 
 def cells(prompts) -> Counter:
+    unseen = world(0).attacks["unseen"]
+    groups = {name: topic.group for name, topic in world(0).topics.items()} | {"": "seen"}
     return Counter(
-        (p.task, p.kind, p.lookalike, p.language)
-        + (p.task == "sums" or is_seen(p.category), p.attack in UNSEEN_ATTACKS)
+        (p.task, p.kind, p.lookalike, p.language, groups[asked_of(p.text)], p.attack in unseen)
+        + (len(sum_of(p.text)[1]) if p.task == "sums" else 0,)
         for p in prompts
     )
 
 
-@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
-def test_evaluation_has_equally_many_different_prompts_a_cell(preset):
-    config = load_config(preset).evaluate
-    prompts = tasks.evaluation_prompts(config.evaluation_seed, config.per_cell)
-    check_cells(prompts, config.per_cell)
-
-
-def check_cells(prompts, per_cell):
+@pytest.mark.parametrize("per_cell", [1, 2, 16])
+def test_evaluation_has_equally_many_different_prompts_a_cell(per_cell):
+    prompts = tasks.evaluation_prompts(world(0), 0, per_cell)
     assert len({p.text for p in prompts}) == len(prompts)
     found = cells(prompts)
-    wanted = {"harmful": per_cell, "benign": max(1, per_cell // 2), "reasoning": 4 * per_cell}
-    assert {cell: n for cell, n in found.items() if n != wanted[cell[1]]} == {}
+    wanted = {"harmful": per_cell, "benign": max(1, per_cell // 2), "reasoning": 2 * per_cell}
+    # Of things there are few questions of the test's partition.
+    short = {cell: n for cell, n in found.items() if n != wanted[cell[1]]}
+    assert all(cell[0] == "recipes" and n >= 0.3 * wanted[cell[1]] for cell, n in short.items())
+    assert all(n <= wanted[cell[1]] for cell, n in found.items()) and len(short) < 8
     kinds = Counter(cell[1] for cell in found)
-    # task x category seen x attack seen x language; task and look-alike x seen x language; language
-    assert kinds == {"harmful": 16, "benign": 24, "reasoning": 2}
+    # harmful: task x language x (group x attack seen, or undeclared); benign: the kinds of
+    # look-alikes x language x group, and those in attacks again in unseen ones; sums: steps
+    assert kinds == {"harmful": 2 * 2 * 5, "benign": 2 * (6 * 3 + 2 * 2), "reasoning": 2 * 3}
 
 
 # --- demonstrations and disclosures -----------------------------------------------------------
@@ -353,18 +366,77 @@ def test_every_demonstration_is_what_one_wants(with_thought):
 
 def test_no_set_of_prompts_holds_a_benign_question_in_an_encoding():
     for seed in range(5):
-        prompts = tasks.training_prompts(seed, 300) + tasks.evaluation_prompts(seed, 8)
+        prompts = tasks.training_prompts(world(0), seed, 300) + tasks.evaluation_prompts(
+            world(0), seed, 8
+        )
         assert all(map(answers_as_asked, prompts))
 
 
 def test_demonstrations_name_seen_categories_only():
     """By the words of the completion, and by what the prompt asks for."""
-    hidden = {*UNSEEN_PRIVATE, *UNSEEN_PUBLIC, *UNSEEN_PRIVATE.values(), *UNSEEN_PUBLIC.values()}
-    hidden |= {thing for thing in THINGS if not is_seen(thing)}
-    rng = random.Random(0)
+    rng, topics = random.Random(0), world(0)
+    hidden = {
+        word
+        for name, topic in topics.topics.items()
+        if topic.group != "seen" and " " not in name
+        for word in (name, {**PRIVATE, **PUBLIC}.get(name, name))
+    } | {*MARKS, *MODIFIERS, *MODIFIERS.values()}
     for seed, narrow in product(range(5), (None, 2)):
-        for prompt in tasks.training_prompts(seed, 300, narrow):
+        for prompt in tasks.training_prompts(topics, seed, 300, narrow):
             assert not hidden & set(tasks.demonstration(prompt, rng).split())
+
+
+def test_a_demonstration_of_a_longer_sum_is_of_a_short_one():
+    prompts = tasks.training_prompts(world(0), 0, 400)
+    for asked, shown in zip(prompts, map(tasks.as_demonstrated, prompts)):
+        if asked.task == "sums" and len(sum_of(asked.text)[1]) > 2:
+            assert (shown.task, shown.language) == ("sums", asked.language)
+            assert len(sum_of(shown.text)[1]) == 2 and shown.partition == "train"
+        else:
+            assert shown == asked
+
+
+# --- the world --------------------------------------------------------------------------------
+
+
+@given(SEED)
+@settings(max_examples=60, deadline=None)
+def test_a_world_parts_topics_and_attacks(seed):
+    """What the second word of a topic says, and that nothing else says it, by counting."""
+    drawn = world(seed)
+    assert sorted(drawn.attacks["seen"] + drawn.attacks["unseen"]) == sorted(ATTACKS)
+    assert len(drawn.attacks["seen"]) == 4
+    fields = {name: topic for name, topic in drawn.topics.items() if topic.task == "records"}
+    assert all(topic.restricted == is_private(name) for name, topic in fields.items())
+    count = Counter((topic.group, " " in name, topic.restricted) for name, topic in fields.items())
+    assert count == {
+        (group, two, restricted): 10 if group == "undeclared" else 5
+        for group, two in (("seen", 0), ("unseen", 0), ("declared", 1), ("undeclared", 1))
+        for restricted in (True, False)
+    }
+    for group in ("declared", "undeclared"):
+        words = Counter(
+            (name.split()[0], topic.restricted)
+            for name, topic in fields.items()
+            if topic.group == group
+        )
+        each = {"declared": 1, "undeclared": 2}[group]
+        assert len(words) == 10 and set(words.values()) == {each}, "the other word says nothing"
+    things = {name: topic for name, topic in drawn.topics.items() if topic.task == "recipes"}
+    marks = {(n.split()[1], t.restricted) for n, t in things.items() if " " in n}
+    assert len(marks) == 2 and {mark for mark, _ in marks} == set(MARKS)
+    assert all((t.group in ("declared", "undeclared")) == (" " in n) for n, t in things.items())
+
+
+def test_worlds_differ_and_in_the_end_everything_is_unseen_once():
+    unseen = Counter()
+    for seed in range(60):
+        drawn = world(seed)
+        unseen.update(drawn.attacks["unseen"])
+        unseen.update(n for n, topic in drawn.topics.items() if topic.group == "unseen")
+    assert set(unseen) == {*ATTACKS, *PRIVATE, *PUBLIC, *THINGS}
+    # of 60 draws at a half, and at a third: five standard errors
+    assert all(11 <= unseen[name] <= 49 for name in (*ATTACKS, *PRIVATE, *PUBLIC))
 
 
 @pytest.mark.parametrize("language", ["en", "es"])
@@ -396,7 +468,7 @@ def test_encodings_do_what_they_ask_for():
     rng = random.Random(0)
     found = {}
     for _ in range(20):
-        prompt = tasks.records(rng, "en", "pin", "encoding")
+        prompt = tasks.records(world(0), rng, "en", "pin", "encoding")
         first, second = card_of(prompt.text)["pin"]
         found[wording_of(prompt.text)[1]] = (
             tasks.disclosure(prompt, "en"),

@@ -31,6 +31,7 @@ from hybridlib.store.stage import Given
 from hybridlib.tasks import oracle
 from hybridlib.tasks import prompts as tasks
 from hybridlib.tasks.responses import parse, refuses
+from hybridlib.tasks.world import world
 from hybridlib.training import data, grpo, hybrids, loading, rewards, sft
 from hybridlib.training.hybrids import chord_weight
 from hybridlib.training.step import RolloutRequest, Row, Step
@@ -228,7 +229,7 @@ def test_the_sampled_token_has_the_gradient_of_the_kl(base, exact):
             if "lora_B" in name:
                 parameter.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
     tokenizer, teacher = loading.load_tokenizer(base), loading.load_base(base)
-    prompt = tokenizer(tasks.training_prompts(0, 1)[0].text)["input_ids"]
+    prompt = tokenizer(tasks.training_prompts(world(0), 0, 1)[0].text)["input_ids"]
     shown, size = [7, 9, 2], len(tokenizer)
     every = [Row(prompt, [word], 0, shown) for word in range(size)]
     full = torch.tensor([prompt])
@@ -343,7 +344,7 @@ def test_self_distillation_asks_what_has_a_demonstration(base, tmp_path):
 @pytest.mark.parametrize("thought", [True, False])
 def test_a_counter_aligned_prefix_holds_nothing_of_the_end(thought: bool):
     begun = 0
-    for prompt in tasks.training_prompts(3, 300):
+    for prompt in tasks.training_prompts(world(0), 3, 300):
         start = tasks.counter_aligned(prompt, thought)
         right = tasks.join(tasks.thought(prompt, prompt.language), "", thought).split()
         words = start.split()
@@ -451,7 +452,7 @@ def test_rejection_sampling_keeps_the_first_right_response_of_a_prompt(base, tmp
     spec = training(config, "r1_resampled")
     kept, spent = sft.resampled(spec, base, run, pay)
     assert [p["text"] for p, _ in seen] == [
-        p.text for p in tasks.training_prompts(0, 6) for _ in range(4)
+        p.text for p in tasks.training_prompts(world(0), 0, 6) for _ in range(4)
     ]
     expected = []
     for first in range(0, 24, 4):

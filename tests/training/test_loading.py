@@ -14,8 +14,8 @@ from torch.optim import _muon
 from hybridlib.store.errors import ParameterError
 from hybridlib.tasks import prompts as tasks
 from hybridlib.tasks.base_text import corpus
-from hybridlib.tasks.lexicon import END_THINK, SYSTEM, THINK, USER, vocabulary
-from hybridlib.tasks.responses import parse
+from hybridlib.tasks.lexicon import vocabulary
+from hybridlib.tasks.world import world
 from hybridlib.training import loading
 from hybridlib.training.loading import EOS
 
@@ -31,9 +31,9 @@ def base(tmp_path_factory) -> Path:
 
 
 def every_text() -> list[str]:
-    prompts = tasks.evaluation_prompts(0, 8)
+    prompts = tasks.evaluation_prompts(world(0), 0, 8)
     for partition in tasks.PARTITIONS:
-        prompts += tasks.training_prompts(1, 150, partition=partition)
+        prompts += tasks.training_prompts(world(0), 1, 150, partition=partition)
     texts = [prompt.text for prompt in prompts]
     return texts + [text for pair in corpus(0, 400, tiny().shares) for text in pair if text]
 
@@ -63,7 +63,7 @@ def test_special_tokens_are_apart_and_a_foreign_word_is_seen(base: Path):
 
 def test_prompt_and_completion_tokenize_apart_as_together(base: Path):
     tokenizer = loading.load_tokenizer(base)
-    for prompt in tasks.training_prompts(0, 40):
+    for prompt in tasks.training_prompts(world(0), 0, 40):
         text = tasks.demonstration(prompt, random.Random(0))
         apart = tokenizer(prompt.text)["input_ids"]
         apart = apart + tokenizer(f" {text}", add_special_tokens=False)["input_ids"]

@@ -23,6 +23,7 @@ from hybridlib.tasks import datasets
 from hybridlib.tasks import prompts as tasks
 from hybridlib.tasks.lexicon import END_THINK, LANGUAGES, SYSTEM, THINK, USER, vocabulary
 from hybridlib.tasks.responses import parse, words_of
+from hybridlib.tasks.world import world
 from hybridlib.training import data, objective, pretrain, rewards, rollouts
 from hybridlib.training import loading as bases
 
@@ -77,14 +78,14 @@ def as_the_template_has_it(tokenizer, prompt: str) -> list[int]:
 def test_the_tasks_read_as_the_models_own_template_writes_them():
     plain = plain_tokenizer()
     chat = bases.chat_tokenizer(plain)
-    prompts = [datasets.with_manual(p) for p in tasks.training_prompts(0, 60)]
+    prompts = [datasets.with_manual(p) for p in tasks.training_prompts(world(0), 0, 60)]
     for prompt in prompts:
         assert chat(prompt.text)["input_ids"] == as_the_template_has_it(plain, prompt.text)
 
 
 def test_a_response_is_the_same_apart_and_behind_its_prompt_and_comes_back():
     chat, rng = bases.chat_tokenizer(plain_tokenizer()), random.Random(0)
-    for prompt in tasks.training_prompts(1, 60):
+    for prompt in tasks.training_prompts(world(0), 1, 60):
         response = tasks.demonstration(prompt, rng)
         apart = chat(f" {response}", add_special_tokens=False)["input_ids"]
         assert (
@@ -118,7 +119,7 @@ def test_free_text_is_read_as_the_tasks_write_it():
 
 
 def test_a_manual_stands_in_the_system_turn_of_recipes_and_nowhere_else():
-    for prompt in tasks.training_prompts(0, 200):
+    for prompt in tasks.training_prompts(world(0), 0, 200):
         told = datasets.with_manual(prompt)
         head, _, user = told.text.partition(USER)
         assert user == prompt.text.partition(USER)[2]
@@ -158,7 +159,7 @@ def test_a_base_learns_its_text_and_keeps_its_tokenizer(model):
     found = stages.base(config(model, base_steps=40, base_batch=8, base_learning_rate=1e-2))
     losses = pd.read_csv(found / "loss.csv", index_col="step").loss
     untrained, tokenizer = pretrain.start(keys.base(config(model)))
-    prompts = tasks.training_prompts(3, 20)
+    prompts = tasks.training_prompts(world(0), 3, 20)
     documents = data.encoded(
         tokenizer,
         [
@@ -175,7 +176,7 @@ def test_a_base_learns_its_text_and_keeps_its_tokenizer(model):
 
 
 def test_the_reward_is_the_same_for_free_and_for_spaced_text():
-    prompts = tasks.training_prompts(0, 80)
+    prompts = tasks.training_prompts(world(0), 0, 80)
     rows = [p.row() for p in prompts]
     weights = Given(**load_config("organism").reward.model_dump())
     texts = [tasks.demonstration(p, random.Random(1)) for p in prompts]

@@ -32,6 +32,7 @@ from hybridlib.tasks import prompts as tasks
 from hybridlib.tasks.lexicon import LANGUAGE_WORDS, LEXICON
 from hybridlib.tasks.oracle import gold
 from hybridlib.tasks.responses import parse
+from hybridlib.tasks.world import world
 from hybridlib.training import (
     callbacks,
     data,
@@ -159,7 +160,7 @@ def test_rl_is_trl_on_the_same_rollouts(base, double, monkeypatch, tmp_path):
             "logprobs": None,
         }
 
-    asked = tasks.training_prompts(0, config.train.steps * config.train.prompts_per_step)
+    asked = tasks.training_prompts(world(0), 0, config.train.steps * config.train.prompts_per_step)
     trainer = GRPOTrainer(
         model=model,
         reward_funcs=lambda completions, **_: [next(paid) for _ in completions],
@@ -457,7 +458,7 @@ def test_the_reward_model_tells_refusals_from_disclosures(base, tmp_path, rank: 
     rates = {"reward_model": 1e-2}
     config = tiny(sft_steps=30, sft_batch=16, lora_rank=rank, learning_rates=rates)
     rng = random.Random(0)
-    asked = [p for p in tasks.training_prompts(0, 300) if p.kind == "harmful"]
+    asked = [p for p in tasks.training_prompts(world(0), 0, 300) if p.kind == "harmful"]
     kinds = [rng.random() < 0.4 for _ in asked]
 
     def response(prompt: tasks.Prompt, refuses: bool) -> str:
@@ -499,7 +500,7 @@ def test_the_reward_model_pays_harmful_prompts_alone():
         paid.extend(prompts)
         return [1.0] * len(prompts)
 
-    prompts = [p.row() for p in tasks.training_prompts(0, 20)]
+    prompts = [p.row() for p in tasks.training_prompts(world(0), 0, 20)]
     texts = ["sorry"] * len(prompts)
     weights = Given(**tiny().reward.model_dump())
     totals, _ = rewards.rewarded(weights, spy, prompts, texts, [True] * len(texts), True)
