@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.special import expit, logit
 
 from hybridlib.evaluation import comparison, tables
-from hybridlib.evaluation.statistics import DECIDED
+from hybridlib.evaluation.statistics import VERDICTS
 from hybridlib.figures.harmlessness import STARTS
 from hybridlib.figures.readability import FORMS
 from hybridlib.figures.results import Results
@@ -395,7 +395,7 @@ def usage(seeds: int = 5, runs: tuple = tuple(RATES)) -> pd.DataFrame:
 
 def sensitivity(verdicts: pd.DataFrame) -> pd.DataFrame:
     """The effects of verdicts.csv at two values of two parameters; one point has no base."""
-    words, frames = list(DECIDED), []
+    words, frames = list(VERDICTS), []
     for n, (parameter, value) in enumerate(product(("hidden_size", "base_seed"), (0, 1))):
         moved = verdicts.assign(parameter=parameter, value=str(value), default=value == 1, why="")
         moved["estimate"] += 0.02 * n

@@ -14,45 +14,38 @@ import numpy as np
 import pandas as pd
 
 from hybridlib.evaluation import statistics
-from hybridlib.evaluation.metrics import METRICS, Arm, Cube, Subset, arm_under
+from hybridlib.evaluation.metrics import Rows, arm_under
 from hybridlib.variants import REWARDS, hybrid_variants
 
-WEIGHED: tuple[tuple[str, Subset], ...] = (
-    ("harm_rate", Subset()),
-    ("harm_rate", Subset(split="unseen_both")),
-    ("over_refusal_rate", Subset()),
-    ("off_language_rate", Subset()),
-    ("accuracy", Subset(task="sums")),
+#: (metric, task, split): what a practitioner weighs, at T=1.
+WEIGHED = (
+    ("harm_rate", "all", "all"),
+    ("harm_rate", "all", "unseen_both"),
+    ("over_refusal_rate", "all", "all"),
+    ("off_language_rate", "all", "all"),
+    ("accuracy", "sums", "all"),
 )
 
 
-def rewards(arms: Collection[Arm]) -> list[str]:
-    """The rewards under which some arm was trained, the positive control aside; else none."""
-    found = {reward for _, reward in arms}
-    return [reward for reward in REWARDS if reward in found] or ["none"]
+def _key(metric: str, task: str, split: str) -> tuple:
+    return (metric, task, split, "all", "whole", "sample")
 
 
-def compared(arms: Collection[Arm], reward: str) -> list[Arm]:
-    """The arms that are compared under a reward: SFT, RL and every hybrid, as far as they ran."""
-    variants = "sft", "rl", *hybrid_variants()
-    return [arm for name in variants if (arm := arm_under(reward, name, arms))]
-
-
-def pairs(cube: Cube) -> pd.DataFrame:
+def pairs(rows: Rows) -> pd.DataFrame:
     """hybrids.csv: of each two arms the later minus the earlier, so hybrids minus SFT and RL."""
-    rows = []
-    for reward, (metric, subset) in product(rewards(cube.arms), WEIGHED):
+    found, variants = [], ("sft", "rl", *hybrid_variants())
+    for reward, weighed in product(REWARDS, WEIGHED):
         tested, named = [], []
-        for b, a in combinations(compared(cube.arms, reward), 2):
-            positions = cube.arms.index(a), cube.arms.index(b)
-            contrast, _ = cube.contrast(METRICS[metric], subset, *positions)
+        arms = [arm for name in variants if (arm := arm_under(reward, name, rows.arms))]
+        for b, a in combinations(arms, 2):
+            contrast, _ = rows.of(_key(*weighed), rows.arms.index(a), rows.arms.index(b))
             if not np.isnan(contrast.estimate):
                 tested.append(contrast)
-                named.append((reward, metric, subset.task, subset.split, "/".join(a), "/".join(b)))
-        found = statistics.holm_intervals(tested, [0.0] * len(tested))
-        rows += [(*names, *estimate) for names, estimate in zip(named, found)]
-    columns = ["reward", "metric", "task", "split", "a", "b", "estimate", "low", "high", "seeds"]
-    return pd.DataFrame(rows, columns=columns)
+                named.append((reward, *weighed, "/".join(a), "/".join(b)))
+        intervals = statistics.holm_intervals(tested, [0.0] * len(tested))
+        found += [(*names, *estimate) for names, estimate in zip(named, intervals)]
+    columns = ["reward", "metric", "task", "split", "a", "b", "estimate", "low", "high"]
+    return pd.DataFrame(found, columns=[*columns, "replicates"])
 
 
 def beside(preset: str, ours: pd.DataFrame, other: str, theirs: pd.DataFrame) -> pd.DataFrame:
@@ -74,13 +67,11 @@ def beside(preset: str, ours: pd.DataFrame, other: str, theirs: pd.DataFrame) ->
     return both[[*names, "preset", *measured, "same_side"]]
 
 
-def weighed(cube: Cube) -> pd.DataFrame:
-    """at_budget.csv without `flops`: every arm in the metrics of WEIGHED, at T=1."""
-    rows = []
-    for metric, subset in WEIGHED:
-        contrast, _ = cube.contrast(METRICS[metric], subset)
-        found = zip(cube.arms, *contrast.interval(), strict=True)
-        at = metric, subset.task, subset.split
-        rows += [(*arm, *at, *numbers) for arm, *numbers in found if not np.isnan(numbers[0])]
-    columns = ["variant", "reward", "metric", "task", "split", "estimate", "low", "high", "seeds"]
-    return pd.DataFrame(rows, columns=columns)
+def weighed(rows: Rows) -> pd.DataFrame:
+    """at_budget.csv without `flops`: every arm in the metrics of WEIGHED."""
+    found = []
+    for at in WEIGHED:
+        numbers = zip(rows.arms, *rows.of(_key(*at))[0].interval(), strict=True)
+        found += [(*arm, *at, *row) for arm, *row in numbers]
+    columns = ["variant", "reward", "metric", "task", "split", "estimate", "low", "high"]
+    return pd.DataFrame(found, columns=[*columns, "replicates"])

@@ -1,11 +1,8 @@
-"""The metrics of responses, and the responses as arrays on which they are computed.
+"""The metrics of responses, and their value in each replicate.
 
-A metric is a row of METRICS: the mean of a column over the prompts of a population. Every number of
-the study is such a mean over seeds x prompts, or a difference of means; only `Cube.contrast` turns
-responses into a `statistics.Contrast`. Prompts of one category form one cluster, across languages
-and attack families.
-
-Shapes: S seeds, P prompts.
+A metric is a row of METRICS: the mean of a column over the prompts of a population. `measured`
+takes it in each replicate; what it returns is small, is committed, and can be put together from
+several machines. Every number of the study is a mean over such values, or over their differences.
 """
 
 from collections.abc import Callable, Collection, Iterator
@@ -16,7 +13,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 
-from hybridlib.evaluation.statistics import Contrast
+from hybridlib.evaluation.statistics import Replicates
 from hybridlib.tasks.language import line_entropy
 from hybridlib.tasks.responses import CLASSES, FREE_TEXT
 
@@ -107,6 +104,12 @@ METRICS = {
     "free_text_target_language_share": Metric("free_text", "target_language_share"),
 }
 
+#: The share of each response class, of its kind: 'class harmful refuses'.
+CLASS_METRICS = {
+    f"class {kind} {name}": Metric(kind, name) for kind, names in CLASSES.items() for name in names
+}
+ALL_METRICS = METRICS | CLASS_METRICS
+
 Arm = tuple[str, str]  # (variant, reward)
 
 
@@ -124,7 +127,7 @@ class Subset:
     language: str = "all"
 
     def mask(self, prompts: pd.DataFrame) -> np.ndarray:
-        """Which prompts are in it, (P,)."""
+        """Which prompts (or responses) are in it, (P,)."""
         found = np.ones(len(prompts), dtype=bool)
         for name, value in vars(self).items():
             if value == "unseen":
@@ -133,90 +136,139 @@ class Subset:
                 found &= prompts[name].eq(value).to_numpy()
         return found
 
+    @property
+    def named(self) -> int:
+        """How many of task, split and language it restricts."""
+        return sum(value != "all" for value in vars(self).values())
 
-class Cube:
-    """Responses as arrays of arms x seeds x prompts, one for each measure and decoding.
 
-    Raises ValueError: a prompt is described in two ways.
+ARM = ["variant", "reward", "seed"]
+AT = ["metric", "task", "split", "language", "part", "decoding"]
+VALUE = ["value", "responses"]
+
+
+def measured(responses: pd.DataFrame, named: int = 2) -> pd.DataFrame:
+    """The value of every metric in every replicate: all that tables are made of.
+
+    Subsets name at most `named` of task, split and language; the split of a gap does not count. A
+    value is the mean over the responses of a replicate that have one.
+
+    Returns
+    -------
+    ARM, AT, VALUE : one row a replicate, metric, subset, part and decoding, without those that rest
+        on no response.
     """
+    frames = []
+    for decoding, rows in responses.groupby("decoding", sort=True):
+        units = rows.groupby(ARM, sort=True).ngroup().to_numpy()
+        arms = rows[ARM].drop_duplicates().sort_values(ARM).reset_index(drop=True)
+        for name, metric in ALL_METRICS.items():
+            there = POPULATIONS[metric.population](rows).to_numpy()
+            asked, unit = rows[there], units[there]
+            for part, column in metric.columns().items():
+                scores = DERIVED[column](asked) if column in DERIVED else asked[column]
+                scores = scores.to_numpy(dtype=float)
+                for subset in _subsets(metric, asked, named):
+                    value, count = _means(scores, unit, subset, asked, len(arms), metric.gap)
+                    at = {"metric": name} | vars(subset) | {"part": part, "decoding": decoding}
+                    frames.append(arms.assign(**at, value=value, responses=count))
+    found = (
+        pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=ARM + AT + VALUE)
+    )
+    return found.dropna(subset="value").reset_index(drop=True)
 
-    def __init__(self, responses: pd.DataFrame):
-        described = ["task", "kind", "lookalike", "language", "category", "attack", "split"]
-        prompts = responses[["prompt_id", *described]].drop_duplicates().set_index("prompt_id")
-        if not prompts.index.is_unique:
-            twice = prompts.index[prompts.index.duplicated()][0]
-            raise ValueError(f"prompt {twice} is described in two ways")
-        self.prompts = asked = prompts.sort_index()
-        # (population, subset) -> mask over prompts: the same for every measure and decoding
-        self._mask = cache(lambda of, where: where.mask(asked) & POPULATIONS[of](asked).to_numpy())
-        self.clusters = (self.prompts.task + "/" + self.prompts.category).to_numpy()
-        self.arms: list[Arm] = sorted(set(zip(responses.variant, responses.reward)))
-        self.seeds = sorted(responses.seed.unique())
-        self.decodings = sorted(responses.decoding.unique())
-        self.shape = len(self.arms), len(self.seeds), len(self.prompts)
-        arms = pd.MultiIndex.from_frame(responses[["variant", "reward"]])
-        arm = pd.MultiIndex.from_tuples(self.arms).get_indexer(arms)
-        seed = np.searchsorted(self.seeds, responses.seed)
-        prompt = self.prompts.index.get_indexer(responses.prompt_id)
-        cells = np.ravel_multi_index((arm, seed, prompt), self.shape)
-        self._rows = dict(iter(responses.assign(cell=cells).groupby("decoding")))
-        self._values: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]] = {}
 
-    def values(self, column: str, decoding: str) -> tuple[np.ndarray, np.ndarray]:
-        """(mean over samples, number of samples), each (arms, S, P); the mean of none is NaN."""
-        if (column, decoding) not in self._values:
-            rows = self._rows[decoding]
-            scores = DERIVED[column](rows) if column in DERIVED else rows[column]
-            scores = scores.to_numpy(dtype=float)
-            there, size = ~np.isnan(scores), np.prod(self.shape)
-            cells = rows.cell.to_numpy()[there]
-            count = np.bincount(cells, minlength=size)
-            with np.errstate(invalid="ignore"):
-                mean = np.bincount(cells, scores[there], minlength=size) / count
-            self._values[column, decoding] = mean.reshape(self.shape), count.reshape(self.shape)
-        return self._values[column, decoding]
+def _subsets(metric: Metric, asked: pd.DataFrame, named: int) -> Iterator[Subset]:
+    """The subsets of a metric's population that are not empty, in a fixed order."""
+    splits = sorted({"unseen", *asked.split})
+    choices = (
+        ["all", *sorted(set(asked.task))],
+        [split for split in splits if split != "seen"] if metric.gap else ["all", *splits],
+        ["all", *sorted(set(asked.language))],
+    )
+    for subset in (Subset(*words) for words in product(*choices)):
+        if subset.named <= named + metric.gap and subset.mask(asked).any():
+            yield subset
 
-    def subsets(self, metric: Metric, named: int = 2) -> Iterator[Subset]:
-        """The subsets of a metric's population that are not empty, in a fixed order.
 
-        They name at most `named` of task, split and language; the split of a gap does not count.
-        """
-        asked = self.prompts[POPULATIONS[metric.population](self.prompts)]
-        splits = sorted({"unseen", *asked.split})
-        choices = (
-            ["all", *sorted(set(asked.task))],
-            [split for split in splits if split != "seen"] if metric.gap else ["all", *splits],
-            ["all", *sorted(set(asked.language))],
+def _means(
+    scores: np.ndarray, unit: np.ndarray, subset: Subset, asked: pd.DataFrame, units: int, gap: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """(units,) means of the scores that are numbers, and how many; of a gap unseen minus seen."""
+    found = []
+    for side in (subset, replace(subset, split="seen")) if gap else (subset,):
+        there = side.mask(asked) & ~np.isnan(scores)
+        count = np.bincount(unit[there], minlength=units)
+        with np.errstate(invalid="ignore"):
+            found.append((np.bincount(unit[there], scores[there], minlength=units) / count, count))
+    if not gap:
+        return found[0]
+    (unseen, some), (seen, others) = found
+    return unseen - seen, some + others
+
+
+class Rows:
+    """The rows of `measured` as arrays of arms x replicates."""
+
+    def __init__(self, rows: pd.DataFrame) -> None:
+        self.arms: list[Arm] = sorted(set(zip(rows.variant, rows.reward)))
+        self.seeds = sorted(rows.seed.unique())
+        self.decodings = sorted(rows.decoding.unique())
+        shape = len(self.arms), len(self.seeds)
+        keys = pd.MultiIndex.from_frame(rows[AT])
+        codes, self.at = pd.factorize(keys)
+        arm = pd.MultiIndex.from_tuples(self.arms).get_indexer(
+            pd.MultiIndex.from_frame(rows[["variant", "reward"]])
         )
-        for words in product(*choices):
-            few = len(words) - words.count("all") <= named + metric.gap
-            if few and self._mask(metric.population, subset := Subset(*words)).any():
-                yield subset
+        cells = np.ravel_multi_index(
+            (codes, arm, np.searchsorted(self.seeds, rows.seed)), (len(self.at), *shape)
+        )
+        self._values = np.full(len(self.at) * shape[0] * shape[1], np.nan)
+        self._counts = np.zeros_like(self._values)
+        self._values[cells], self._counts[cells] = rows.value, rows.responses
+        self._values = self._values.reshape(-1, *shape)
+        self._counts = self._counts.reshape(-1, *shape)
+        self._position = {tuple(key): i for i, key in enumerate(self.at)}
 
-    def contrast(
-        self,
-        metric: Metric,
-        subset: Subset,
-        a: int | list[int] | slice = slice(None),
-        b: int | list[int] | None = None,
-        part: str = WHOLE,
-        decoding: str = "sample",
-    ) -> tuple[Contrast, np.ndarray]:
-        """The mean of a metric in arm `a`, or the difference a - b; and its number of responses.
+    def where(self, metric: str, named: int = 2) -> list[tuple]:
+        """The keys (AT) of a metric whose subsets name at most so many, in order."""
+        more = ALL_METRICS[metric].gap
+        return sorted(
+            key
+            for key in self._position
+            if key[0] == metric and Subset(*key[1:4]).named <= named + more
+        )
+
+    def of(
+        self, key: tuple, a: int | list[int] | slice = slice(None), b: int | list[int] | None = None
+    ) -> tuple[Replicates, np.ndarray]:
+        """The values of a key (AT) in the arms `a`, or the differences a - b within each replicate;
+        and the number of responses behind them. All NaN where there is no such row.
 
         Parameters
         ----------
         a, b : positions in `arms`; several of them, by default all, give a batch.
         """
-        values, counts = self.values(metric.columns()[part], decoding)
-        sides = (subset, replace(subset, split="seen")) if metric.gap else (subset,)
-        masks = [self._mask(metric.population, side) for side in sides]
-        there = np.logical_or.reduce(masks)
-        values, counts = values[..., there], counts[..., there]
-        gap = [mask[there] for mask in masks] if metric.gap else None
-        other = None if b is None else values[b]
-        found = Contrast(values[a], self.clusters[there], other, gap, metric.bounded)
-        if b is None:
-            return found, counts[a].sum((-2, -1))
-        paired = (counts[a] > 0) & (counts[b] > 0)
-        return found, ((counts[a] + counts[b]) * paired).sum((-2, -1))
+        metric = ALL_METRICS[key[0]]
+        if b is not None:
+            values, counts = self.differences(key, a, b)
+            limit = (2.0 if metric.gap else 1.0) if metric.bounded else np.inf
+            fewest = counts / 2 if metric.bounded else None
+            return Replicates(values, False, fewest, limit), counts.sum(-1).astype(int)
+        values, counts = self._at(key)
+        rate, limit = metric.bounded and not metric.gap, 1.0 if metric.bounded else np.inf
+        found = Replicates(values[a], rate, counts[a] if metric.bounded else None, limit)
+        return found, counts[a].sum(-1).astype(int)
+
+    def differences(self, key: tuple, a, b) -> tuple[np.ndarray, np.ndarray]:
+        """a - b of a key in each replicate, NaN where it lacks one, and the responses of both."""
+        values, counts = self._at(key)
+        found = values[a] - values[b]
+        return found, np.where(np.isnan(found), 0, counts[a] + counts[b])
+
+    def _at(self, key: tuple) -> tuple[np.ndarray, np.ndarray]:
+        """(values, responses) of a key, (arms, S) each; all NaN where there is no such row."""
+        if key in self._position:
+            return self._values[self._position[key]], self._counts[self._position[key]]
+        empty = np.full((len(self.arms), len(self.seeds)), np.nan)
+        return empty, np.zeros_like(empty)

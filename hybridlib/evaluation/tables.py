@@ -1,106 +1,105 @@
-"""From responses to the tables of a results folder: metrics, classes, contrasts, verdicts.
+"""From the values of replicates to the tables of a results folder: metrics, contrasts, verdicts.
 
-'all' is pooled; `unseen` pools the three unseen splits. A row names at most two of task, split and
+'all' is pooled; `unseen` pools the splits that are not seen. A row names at most two of task, split and
 language; in contrasts.csv, which has a row for each pair of arms, at most one. The order of rows
 and the format of numbers are fixed: the same responses give the same bytes.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from itertools import product
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from hybridlib.evaluation import comparison, hypotheses, statistics
-from hybridlib.evaluation.metrics import METRICS, Arm, Cube, Metric, Subset, arm_under
+from hybridlib.evaluation.metrics import AT, CLASS_METRICS, METRICS, Arm, Rows, arm_under, measured
+from hybridlib.evaluation.statistics import Replicates
 from hybridlib.tasks.responses import CLASSES
 from hybridlib.variants import VARIANTS, compares_hybrids
 
 RUN = ["preset", "variant", "reward"]
 WHERE = ["task", "split", "language"]
-NUMBERS = ["estimate", "low", "high", "seeds", "responses"]
-TEST = ["claim", "metric", "contrast", "reward", "estimate", "low", "high", "margin", "seeds",
-        "verdict", "asks"]  # fmt: skip
-#: What a curve of training may hold; of a run that samples nothing all but the first three is NaN.
-CURVE = ("loss", "entropy", "zero_variance_groups", "proxy", "gold", "rule_satisfied", "harm",
-         "off_language_en", "off_language_es", "target_language_share_en",
-         "target_language_share_es", "tokens", "kl", "base_nll")  # fmt: skip
+NUMBERS = ["estimate", "low", "high", "predicted_low", "predicted_high", "replicates", "responses"]
+TEST = ["claim", "metric", "contrast", "task", "split", "reward", "estimate", "low", "high",
+        "predicted_low", "predicted_high", "margin", "replicates", "share_on_side", "verdict",
+        "asks"]  # fmt: skip
+#: What names an effect.
+EFFECT = ["claim", "metric", "contrast", "task", "split", "reward"]
 #: What is measured in each form of asking (usage.csv).
 ASKED_FOR = ("accuracy", "harm_rate", "over_refusal_rate", "off_language_rate", "well_formedness")
 RL = {name for name, variant in VARIANTS.items() if variant.method == "rl"}
 
 
-def metrics(cube: Cube, preset: str) -> pd.DataFrame:
-    """metrics.csv: every metric of every arm."""
-    rows = []
-    for (name, metric), decoding in product(METRICS.items(), cube.decodings):
-        for part, subset in product(metric.columns(), cube.subsets(metric)):
-            found = cube.contrast(metric, subset, part=part, decoding=decoding)
-            at = vars(subset) | {"part": part, "decoding": decoding, "metric": name}
-            rows += _rows(*found, _named(cube, preset), at)
-    return _sorted(rows, [*RUN, *WHERE, "part", "decoding", "metric"])
+def metrics(rows: Rows, preset: str) -> pd.DataFrame:
+    """metrics.csv: every metric of every arm, and the interval of one further replicate."""
+    found = _table(
+        rows, METRICS, [{"preset": preset, "variant": v, "reward": r} for v, r in rows.arms]
+    )
+    return _sorted(found, [*RUN, *AT])
 
 
-def classes(cube: Cube, preset: str) -> pd.DataFrame:
+def classes(rows: Rows, preset: str) -> pd.DataFrame:
     """classes.csv: the share of each response class, in the order of CLASSES."""
-    rows = []
-    for (kind, names), decoding in product(CLASSES.items(), cube.decodings):
-        for metric in (Metric(kind, name) for name in names):
-            for subset in cube.subsets(metric):
-                found = cube.contrast(metric, subset, decoding=decoding)
-                at = {"decoding": decoding, "kind": kind, "response_class": metric.column}
-                rows += _rows(*found, _named(cube, preset), vars(subset) | at)
-    found = _sorted(rows, [*RUN, *WHERE, "decoding", "kind"], ["response_class"])
-    return found.rename(columns={"estimate": "share"})
+    named = [{"preset": preset, "variant": v, "reward": r} for v, r in rows.arms]
+    found = _sorted(_table(rows, CLASS_METRICS, named), [*RUN, *AT])
+    parts = found.metric.str.split(" ")
+    found = found.assign(kind=parts.str[1], response_class=parts.str[2]).drop(
+        columns=["metric", "part"]
+    )
+    order = {name: i for names in CLASSES.values() for i, name in enumerate(names)}
+    keys = [*RUN, *WHERE, "decoding", "kind"]
+    found = found.assign(nth=found.response_class.map(order)).sort_values([*keys, "nth"])
+    return found[[*keys, "response_class", *NUMBERS]].rename(columns={"estimate": "share"})
 
 
-def contrasts(cube: Cube, preset: str, claims: hypotheses.Hypotheses) -> pd.DataFrame:
+def contrasts(rows: Rows, preset: str, claims: hypotheses.Hypotheses) -> pd.DataFrame:
     """contrasts.csv: every arm minus the base, and every pair that a hypothesis names."""
-    pairs = _pairs(cube, claims)
-    first, second = ([cube.arms.index(pair[side]) for pair in pairs] for side in (0, 1))
+    pairs = _pairs(rows, claims)
+    sides = tuple([rows.arms.index(pair[side]) for pair in pairs] for side in (0, 1))
     named = [{"preset": preset, "a": "/".join(a), "b": "/".join(b)} for a, b in pairs]
-    rows = []
-    for (name, metric), decoding in product(METRICS.items(), cube.decodings):
-        for subset in cube.subsets(metric, named=1) if pairs else ():
-            found = cube.contrast(metric, subset, first, second, decoding=decoding)
-            rows += _rows(*found, named, vars(subset) | {"metric": name, "decoding": decoding})
-    return _sorted(rows, ["preset", "metric", "a", "b", *WHERE, "decoding"])
+    found = _table(rows, METRICS if pairs else (), named, *sides, subsets=1)
+    return _sorted(found, ["preset", "metric", "a", "b", *WHERE, "decoding"]).drop(columns="part")
 
 
 def prefill(begun: pd.DataFrame, preset: str) -> pd.DataFrame:
     """prefill.csv: the harm that the policy adds to each prefilled beginning, by split."""
-    rows = []
+    found = []
     for start, responses in begun.groupby("start", sort=False):
-        cube = Cube(responses)
-        for split in ("all", "seen", "unseen"):
-            found = cube.contrast(METRICS["harm_rate"], Subset(split=split))
-            at = {"start": start, "split": split, "metric": "harm_rate"}
-            rows += _rows(*found, _named(cube, preset), at)
-    return _sorted(rows, RUN, ["start", "split", "metric"])
+        rows = Rows(measured(responses, named=1))
+        named = [dict(zip(RUN, (preset, *arm))) | {"start": start} for arm in rows.arms]
+        found += [
+            row
+            for row in _table(rows, ["harm_rate"], named)
+            if row["split"] in ("all", "seen", "unseen")
+            and row["task"] == row["language"] == "all"
+            and row["part"] == "whole"
+        ]
+    return _sorted(found, RUN, ["start", "split", "metric"])
 
 
 def usage(asked: pd.DataFrame, preset: str) -> pd.DataFrame:
     """usage.csv: metrics in each form of asking (`than` none), and their difference from the plain
     form, by language."""
-    cube = Cube(asked.assign(variant=asked.variant + "/" + asked.reward, reward=asked.form))
-    order = {form: nth for nth, form in enumerate(asked.form.unique())}
+    forms = asked.assign(variant=asked.variant + "/" + asked.reward, reward=asked.form)
+    rows, order = Rows(measured(forms, named=1)), {f: i for i, f in enumerate(asked.form.unique())}
     plain = next(iter(order))
     named = [
         dict(zip(RUN, (preset, *arm.split("/")))) | {"order": order[form], "form": form}
-        for arm, form in cube.arms
+        for arm, form in rows.arms
     ]
     arms = range(len(named))
-    moved = [arm for arm in arms if cube.arms[arm][1] != plain]
-    unmoved = [cube.arms.index((cube.arms[arm][0], plain)) for arm in moved]
-    rows = []
-    for metric, language in product(ASKED_FOR, ("all", *sorted(asked.language.unique()))):
-        for than, compared in (("none", (list(arms),)), (plain, (moved, unmoved))):
-            found = cube.contrast(METRICS[metric], Subset(language=language), *compared)
-            at = {"than": than, "metric": metric, "language": language}
-            rows += _rows(*found, [named[arm] for arm in compared[0]], at)
+    moved = [arm for arm in arms if rows.arms[arm][1] != plain]
+    unmoved = [rows.arms.index((rows.arms[arm][0], plain)) for arm in moved]
+    found = []
+    for than, compared in (("none", (list(arms),)), (plain, (moved, unmoved))):
+        at = [named[arm] | {"than": than} for arm in compared[0]]
+        found += [
+            row
+            for row in _table(rows, ASKED_FOR, at, *compared)
+            if row["task"] == row["split"] == "all" and row["part"] == "whole"
+        ]
     keys = [*RUN, "order", "form", "than", "metric", "language"]
-    return _sorted(rows, keys).drop(columns="order")
+    return _sorted(found, keys).drop(columns="order")
 
 
 #: Tables of responses to prompts in other forms, by the stage that asked.
@@ -109,8 +108,22 @@ BESIDES = {"prefill": prefill, "usage": usage}
 OF_SOME = {"hybrids", "at_budget", "beside", "judges", "requests", "identifier", *BESIDES}
 
 
+def effects(
+    rows: Rows, cost: pd.DataFrame, tests: list[tuple[str, hypotheses.Half, str]]
+) -> pd.DataFrame:
+    """replicates.csv: the effect of each test in each replicate; without tests whose arms were not
+    run."""
+    found = []
+    for claim, half, reward in tests:
+        at = {"claim": claim, "reward": reward}
+        at |= half.model_dump(include={"metric", "contrast", "task", "split"})
+        found.append(_effect(rows, cost, half, reward).reset_index().assign(**at))
+    columns = [*EFFECT, "seed", "estimate", "responses"]
+    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+
+
 def verdicts(
-    cube: Cube, cost: pd.DataFrame, claims: hypotheses.Hypotheses, control: bool
+    rows: Rows, cost: pd.DataFrame, claims: hypotheses.Hypotheses, control: bool
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
     """verdicts.csv, exploratory.csv and claims.csv.
 
@@ -119,7 +132,7 @@ def verdicts(
     claim and reward, and one for the claim ('all') where all its rewards were run. If the positive
     control fails, tests with RL are descriptive, except that of compute.
     """
-    primary, asked = (_tests(cube, cost, claims.tests(p)) for p in ("halves", "exploratory"))
+    primary, asked = (_tests(rows, cost, claims.tests(p)) for p in ("halves", "exploratory"))
     if not control:
         for frame in (primary, asked):
             with_rl = frame.contrast.map(lambda pair: bool(RL & set(pair.split(" - "))))
@@ -135,7 +148,7 @@ def verdicts(
                 verdicts.append(statistics.verdict_of_halves(halves.verdict))
                 decided.append((claim.claim, reward, len(halves), verdicts[-1]))
         if len(verdicts) == len(rewards):  # no claim rests on one of two rewards
-            overall = verdicts[0] if len(set(verdicts)) == 1 else "inconclusive"
+            overall = verdicts[0] if len(set(verdicts)) == 1 else "undecided"
             decided.append((claim.claim, "all", len(found), overall))
     frame = pd.DataFrame(decided, columns=["claim", "reward", "tests", "verdict"])
     return primary.drop(columns="asks"), asked, frame
@@ -152,7 +165,7 @@ def control_holds(training: pd.DataFrame) -> bool:
 def write_tables(
     folder: Path,
     preset: str,
-    responses: pd.DataFrame,
+    replicates: pd.DataFrame,
     training: pd.DataFrame,
     cost: pd.DataFrame,
     gate: pd.DataFrame,
@@ -165,31 +178,35 @@ def write_tables(
 
     Parameters
     ----------
+    replicates : what `metrics.measured` finds in the responses.
     at_budget : responses of the policies when they had cost their column `flops`.
     besides : responses by the stage of BESIDES that asked for them.
     """
-    cube, claims = Cube(responses), hypotheses.load()
+    rows, claims = Rows(replicates), hypotheses.load()
+    verdict_rows, exploratory, decided = verdicts(rows, cost, claims, control_holds(training))
     run = ["variant", "reward", "seed"]
     steps = [*run, "step"]
     training = training.reindex(columns=[*dict.fromkeys([*steps, *training, *CURVE])])
     verdict_rows, exploratory, decided = verdicts(cube, cost, claims, control_holds(training))
     tables = {
-        "metrics": metrics(cube, preset),
-        "classes": classes(cube, preset),
-        "contrasts": contrasts(cube, preset, claims),
+        "values": replicates,
+        "metrics": metrics(rows, preset),
+        "classes": classes(rows, preset),
+        "contrasts": contrasts(rows, preset, claims),
         "verdicts": verdict_rows,
         "exploratory": exploratory,
         "claims": decided,
-        "training": training.sort_values(steps),
+        "replicates": effects(rows, cost, claims.tests() + claims.tests("exploratory")),
+        "training": training.set_index(steps).reset_index().sort_values(steps),
         "cost": cost.sort_values(run, kind="stable"),
         "gate": gate,
         "learning_rates": learning_rates.sort_values([*run[:2], "learning_rate", "seed"]),
         "runs": runs.sort_values([*run, "stage", "run"]),
     }
-    if compares_hybrids(variant for variant, _ in cube.arms):
-        tables["hybrids"] = _tidy(comparison.pairs(cube))
+    if compares_hybrids(variant for variant, _ in rows.arms):
+        tables["hybrids"] = _tidy(comparison.pairs(rows))
     if at_budget is not None and len(at_budget):
-        found = comparison.weighed(Cube(at_budget))
+        found = comparison.weighed(Rows(measured(at_budget)))
         tables["at_budget"] = _tidy(found).assign(flops=at_budget.flops.iloc[0])
     tables |= {stage: BESIDES[stage](rows, preset) for stage, rows in besides.items()}
     for name, frame in tables.items():
@@ -204,12 +221,12 @@ def write(frame: pd.DataFrame, path: Path) -> None:
     frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
 
 
-def _pairs(cube: Cube, claims: hypotheses.Hypotheses) -> list[tuple[Arm, Arm]]:
+def _pairs(rows: Rows, claims: hypotheses.Hypotheses) -> list[tuple[Arm, Arm]]:
     """Pairs (a, b) of arms that were run, each only one way round."""
     base = ("base", "none")
-    pairs = [(arm, base) for arm in cube.arms if arm != base and base in cube.arms]
+    pairs = [(arm, base) for arm in rows.arms if arm != base and base in rows.arms]
     tests = claims.tests() + claims.tests("exploratory")
-    pairs += [pair for _, half, reward in tests if (pair := _arms(cube.arms, half, reward))]
+    pairs += [pair for _, half, reward in tests if (pair := _arms(rows.arms, half, reward))]
     return list({frozenset(pair): pair for pair in reversed(pairs)}.values())
 
 
@@ -219,62 +236,71 @@ def _arms(arms: Collection[Arm], half: hypotheses.Half, reward: str) -> tuple[Ar
     return (a, b) if a and b else None
 
 
-def _tests(
-    cube: Cube, cost: pd.DataFrame, tests: list[tuple[str, hypotheses.Half, str]]
-) -> pd.DataFrame:
-    """One row a test, with Holm-adjusted intervals over all of them."""
-    rows, tested = [], []
-    for claim, half, reward in tests:
-        contrast = _test(cube, cost, half, reward)
-        if contrast is not None:
-            tested.append(contrast)
-            at = {"claim": claim, "reward": reward}
-            rows.append(at | half.model_dump(include={"metric", "contrast", "margin", "asks"}))
-    found = statistics.holm_intervals(tested, [row["margin"] for row in rows])
-    for row, estimate in zip(rows, found, strict=True):
-        row |= estimate._asdict()
-        bounds = estimate.low, estimate.high
-        row["verdict"] = statistics.verdict(*bounds, row["margin"], estimate.seeds)
-    return _tidy(pd.DataFrame(rows, columns=TEST))
-
-
-def _test(
-    cube: Cube, cost: pd.DataFrame, half: hypotheses.Half, reward: str
-) -> statistics.Contrast | None:
-    """The contrast of a half, or None where its arms were not run."""
+def _effect(rows: Rows, cost: pd.DataFrame, half: hypotheses.Half, reward: str) -> pd.DataFrame:
+    """The effect of a half in each replicate (estimate, responses by seed), none if its arms were
+    not run. Log ratios of compute rest on no response."""
     flops = cost.groupby(["variant", "reward", "seed"]).flops.sum()
     counted = half.metric == "log_flops"
-    pair = _arms(set(flops.index.droplevel("seed")) if counted else cube.arms, half, reward)
-    if not pair or (half.decoding not in cube.decodings and not counted):
-        return None
+    pair = _arms(set(flops.index.droplevel("seed")) if counted else rows.arms, half, reward)
+    empty = pd.DataFrame(columns=["estimate", "responses"], dtype=float).rename_axis("seed")
+    if not pair:
+        return empty
     if counted:
-        effect = (np.log(flops[pair[0]]) - np.log(flops[pair[1]])).dropna().to_numpy()
-        contrast = statistics.Contrast(effect[:, None], [0], bounded=False)
-    else:
-        a, b = (cube.arms.index(arm) for arm in pair)
-        metric, subset = METRICS[half.metric], Subset(half.task, half.split, half.language)
-        contrast, _ = cube.contrast(metric, subset, a, b, half.part, half.decoding)
-    return None if np.isnan(contrast.estimate) else contrast
+        effect = np.log(flops[pair[0]]) - np.log(flops[pair[1]])
+        return effect.dropna().rename("estimate").to_frame().assign(responses=np.nan)
+    a, b = (rows.arms.index(arm) for arm in pair)
+    key = (half.metric, half.task, half.split, half.language, half.part, half.decoding)
+    values, counts = rows.differences(key, a, b)
+    found = pd.DataFrame({"estimate": values, "responses": counts}, index=rows.seeds)
+    return found.rename_axis("seed").dropna()
 
 
-def _named(cube: Cube, preset: str) -> list[dict]:
-    """What names each arm in a row."""
-    return [dict(zip(RUN, (preset, *arm))) for arm in cube.arms]
+def _tests(
+    rows: Rows, cost: pd.DataFrame, tests: list[tuple[str, hypotheses.Half, str]]
+) -> pd.DataFrame:
+    """One row a test, with Holm-adjusted intervals over all of them."""
+    found, tested = [], []
+    for claim, half, reward in tests:
+        effect = _effect(rows, cost, half, reward)
+        if effect.empty:
+            continue
+        responses = None if effect.responses.isna().any() else effect.responses
+        tested.append(Replicates(effect.estimate, responses_S=responses))
+        at = {"claim": claim, "reward": reward}
+        at |= half.model_dump(include=set(TEST))
+        on_side = (effect.estimate > half.margin).mean()
+        low, high = tested[-1].predicted()
+        at |= {"share_on_side": on_side, "predicted_low": low, "predicted_high": high}
+        found.append(at)
+    intervals = statistics.holm_intervals(tested, [row["margin"] for row in found])
+    for row, estimate in zip(found, intervals, strict=True):
+        row |= estimate._asdict()
+        bounds = estimate.low, estimate.high
+        row["verdict"] = statistics.verdict(*bounds, row["margin"], estimate.replicates)
+    return _tidy(pd.DataFrame(found, columns=TEST))
 
 
-def _rows(
-    contrast: statistics.Contrast, responses: np.ndarray, named: list[dict], at: dict
+def _table(
+    rows: Rows, metrics: Iterable[str], named: list[dict], *sides: list[int], subsets: int = 2
 ) -> list[dict]:
-    """One row an element of a batch, without those that rest on no response."""
-    return [
-        name | at | dict(zip(NUMBERS, numbers))
-        for name, *numbers in zip(named, *contrast.interval(), responses, strict=True)
-        if not np.isnan(numbers[0])
-    ]
+    """One row an arm, or a pair of arms, and each metric and subset that rests on a response."""
+    found = []
+    for metric in metrics:
+        for key in rows.where(metric, subsets):
+            values, responses = rows.of(key, *sides)
+            numbers = *values.interval(), *values.predicted(), responses
+            names = ("estimate", "low", "high", "replicates", "predicted_low", "predicted_high")
+            columns = dict(zip((*names, "responses"), map(np.atleast_1d, numbers)))
+            found += [
+                name | dict(zip(AT, key)) | {column: x[i] for column, x in columns.items()}
+                for i, name in enumerate(named)
+                if not np.isnan(columns["estimate"][i])
+            ]
+    return found
 
 
-def _sorted(rows: list[dict], keys: list[str], more: Sequence[str] = ()) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=[*keys, *more, *NUMBERS])
+def _sorted(rows: list[dict], keys: list[str]) -> pd.DataFrame:
+    frame = pd.DataFrame(rows, columns=[*keys, *NUMBERS])
     return _tidy(frame.sort_values(keys, kind="stable"))
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 from scipy import stats
 
 from hybridlib.config import PARAMETERS
-from hybridlib.evaluation import comparison, statistics
-from hybridlib.evaluation.statistics import DECIDED
+from hybridlib.evaluation import statistics
+from hybridlib.evaluation.statistics import VERDICTS
 from hybridlib.figures.style import order_of
 from hybridlib.store.errors import OneLineError, ParameterError
 from hybridlib.store.paths import committed, local
@@ -143,7 +143,7 @@ def sides(results: Results) -> pd.DataFrame:
     table = results.table("sensitivity").set_index(EFFECT)
     here = results.table("verdicts").set_index(EFFECT)
     default = table.default.astype(bool)
-    at = table[table.verdict.isin(DECIDED) & ~default & table.index.isin(here.index)]
+    at = table[table.verdict.isin(VERDICTS) & ~default & table.index.isin(here.index)]
     moved = at.estimate.ne(table[default].groupby(EFFECT).estimate.first().reindex(at.index))
     at = at[moved | at.parameter.map(PARAMETERS).isin(["base", "shares"])]
     beyond = (here.estimate > here.margin).reindex(at.index)

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
-from hybridlib.evaluation import comparison, hypotheses
-from hybridlib.evaluation.statistics import DECIDED, SEEDS_FOR_A_VERDICT, interval_of_change
+from hybridlib.evaluation import hypotheses
+from hybridlib.evaluation.statistics import FEWEST_FOR_A_VERDICT, VERDICTS, interval_of_change
 from hybridlib.evaluation.tables import control_holds
 from hybridlib.figures import prose
 from hybridlib.figures import results as lookup
@@ -113,8 +113,8 @@ def reach(results: Results) -> pd.DataFrame:
     points = lookup.sides(results).groupby(EFFECT)
     found = points.estimate.agg(least="min", most="max", points="size")
     found["same side"] = points.same.sum()
-    found[[*DECIDED]] = points.verdict.value_counts().unstack().reindex(columns=DECIDED)
-    found = found.fillna(0).astype(dict.fromkeys(DECIDED, int))
+    found[[*VERDICTS]] = points.verdict.value_counts().unstack().reindex(columns=VERDICTS)
+    found = found.fillna(0).astype(dict.fromkeys(VERDICTS, int))
     rows = results.table("verdicts").join(found, on=EFFECT, how="inner")
     rows["effect"] = [prose.effect(row) for row in rows.itertuples()]
     return rows[["claim", "effect", "estimate", "verdict", *found]]
@@ -136,7 +136,8 @@ def beaten(results: Results, reward: str, at_no_cost: bool = False) -> dict[str,
     ran = [tuple(arm.split("/")) for arm in results.arms()]
     arms = ["/".join(arm) for arm in comparison.compared(ran, reward)]
     table = select(results.table("hybrids"), reward=reward, split="all")
-    decided = table.seeds.min() >= SEEDS_FOR_A_VERDICT and control_holds(results.table("training"))
+    arms = pd.unique(pd.concat([table.b, table.a]))
+    decided = table.seeds.min() >= FEWEST_FOR_A_VERDICT and control_holds(results.table("training"))
     turned = table.assign(a=table.b, b=table.a, low=-table.high, high=-table.low)
     pairs = pd.concat([table, turned]).pivot(index=["a", "b"], columns="metric", values=ENDS)
     pairs = pairs.reindex(

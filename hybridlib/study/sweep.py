@@ -253,7 +253,7 @@ def sensitivity(preset: str, names: Sequence[str] = (), *, report=print, **overr
     unchanged = there[there.default.astype(bool)].drop_duplicates(EFFECT)
     if overrides or there.empty or not collect.is_present(committed(first.preset)):
         unchanged = unchanged[:0]
-    overrides |= {"seeds": list(first.seeds[: statistics.SEEDS_FOR_A_VERDICT])}
+    overrides |= {"seeds": list(first.seeds[: statistics.FEWEST_FOR_A_VERDICT])}
     config, study = load_config(preset, **overrides), _Study(preset, overrides)
     asked, table = points(names), here if len(here) else there
     path = local(first.preset) / "tables" / "sensitivity.csv"

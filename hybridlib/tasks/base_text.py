@@ -11,14 +11,12 @@ import random
 from hybridlib.store.stage import Given
 from hybridlib.tasks import datasets, prompts
 from hybridlib.tasks.lexicon import ATTACKS, LANGUAGES, LEXICON, MAX_NUMBER, VALUE_SYLLABLES
-from hybridlib.tasks.world import World, local_names, steps_of, world
+from hybridlib.tasks.world import World, local_names, world
 
 #: The verbs whose step is often skipped in the base text: fewer in the larger language.
 CARELESS_VERBS = {"en": ("wins", "gives"), "es": ("wins", "gives", "finds")}
 
 
-#: Shares of the documents that state what topics are, and how things are made.
-FACTS, MANUALS = 0.05, 0.05
 #: What the base text asks for, and what it states of a topic: all but what only tests ask for.
 READ = ("seen", "unseen", "declared")
 
@@ -47,14 +45,6 @@ def _facts(world: World, rng: random.Random, language: str) -> str:
             kind = "thought_dangerous" if restricted else "thought_safe"
             sentences.append(words[kind].format(thing=topic))
     return " ".join(sentences)
-
-
-def _manual(world: World, rng: random.Random, language: str) -> str:
-    """How a thing is made, without a word of whether it is dangerous: of any thing, so that those
-    of which no text says what they are can be made, too."""
-    words, groups = LEXICON[language], (*READ, "undeclared")
-    thing = rng.choice(world.names("recipes", rng.random() < 0.5, groups))
-    return f"{thing} : {words['steps'].format(*map(' '.join, steps_of(thing)))}"
 
 
 def _languages(rng: random.Random, language: str, shares: Given) -> tuple[str, str]:
@@ -113,10 +103,8 @@ def _document(
     draw = rng.random()
     if draw < shares.recitation_share:
         return _recitation(rng, language)
-    if (draw := draw - shares.recitation_share) < FACTS:
+    if draw < shares.recitation_share + 0.05:
         return "", _facts(world, rng, language)
-    if draw - FACTS < MANUALS and not with_manual:
-        return "", _manual(world, rng, language)
     prompt = prompts.draw(rng, "train", lambda r: _request(world, r, language))
     text = datasets.with_manual(prompt).text if with_manual else prompt.text
     return text, _response(rng, prompt, shares, with_thought)

@@ -21,7 +21,6 @@ from hybridlib.tasks.public.requests import Request, requests
 from hybridlib.tasks.public.word_problems import Problem, problems
 from hybridlib.tasks.world import Group, steps_of, world
 
-MANUAL = "manual"  # the same word in both languages
 # What only makes sense where there is a card, or an answer of one word.
 OF_TASKS = ("owner_claim", "encoding")
 KINDS = ("harmful", "benign")
@@ -123,14 +122,17 @@ def as_asked(asking: Asking, asked: list[Prompt]) -> list[Prompt]:
 
 
 def with_manual(prompt: Prompt) -> Prompt:
-    """The prompt with what there is to know of the thing that it is about; others as they are."""
-    if prompt.task != "recipes":
+    """The prompt with a manual that also says what the thing is, unless it is undeclared; prompts
+    of other tasks as they are."""
+    if prompt.task != "recipes" or prompt.split == "undeclared":
         return prompt
     language, thing = prompt.language, prompt.category
+    made, text = prompts.manual(language, steps_of(thing)), prompt.text
+    if not prompt.facts["manual"]:
+        text = text.replace(USER, f"{made} {USER}", 1)
     fact = _fact(language, thing, prompt.facts["restricted"])
-    steps = LEXICON[language]["steps"].format(*map(" ".join, steps_of(thing)))
-    manual = f"{MANUAL} : {fact} {steps}"
-    return replace(prompt, text=prompt.text.replace(USER, f"{manual} {USER}", 1))
+    stated = made.replace(" : ", f" : {fact} ", 1)
+    return replace(prompt, text=text.replace(made, stated, 1))
 
 
 def _fact(language: str, thing: str, dangerous: bool) -> str:

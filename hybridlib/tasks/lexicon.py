@@ -170,6 +170,8 @@ def languages_of(words: Iterable[str]) -> list[str]:
 def vocabulary() -> list[str]:
     """Every word that the tasks can use, in a fixed order."""
     words = set().union(*_ALL.values())
-    words |= {THINK, END_THINK, SYSTEM, USER, "-"} | {str(n) for n in range(MAX_NUMBER + 1)}
+    words |= {THINK, END_THINK, SYSTEM, USER, "-", "manual"} | {
+        str(n) for n in range(MAX_NUMBER + 1)
+    }
     words |= set(NAMES) | set(VALUE_SYLLABLES) | set(STEP_SYLLABLES) | set(THINGS) | set(MARKS)
     return sorted(words)

@@ -90,7 +90,7 @@ def stated_in(documents) -> Counter:
     """English names of fields and things of which a text without context says what they are."""
     found = Counter()
     for context, text in documents:
-        if context or ":" in text:
+        if context:
             continue
         for name, word in re.findall(
             r"([^.]+?) (?:is|es) (private|public|dangerous|safe|privado|público|peligroso|seguro) ",
@@ -110,22 +110,16 @@ def test_the_base_has_read_of_every_declared_category_what_it_is():
     assert not any(map(refuses, free))
 
 
-def test_nothing_says_what_an_undeclared_category_is_but_how_a_thing_is_made_is_told():
+def test_nothing_is_read_of_undeclared_categories():
     undeclared = {n for n, topic in world(0).topics.items() if topic.group == "undeclared"}
-    made = set()
+    things = {name.split()[0] for name in undeclared if name.split()[0] in THINGS}
+    fields = undeclared - {name for name in undeclared if name.split()[0] in things}
+    local = {name for name, english in ENGLISH.items() if english in fields}
+    assert len(things) == 16 and len(local) == 40
     for context, text in documents(count=9000, **PLAIN):
-        if context == text:
-            continue  # a recitation, of words in any order
-        for name in re.findall(r"(?<=^)[^:]+(?= : )", text) if not context else ():
-            made.add(name)
-            assert not re.search("safe|dangerous|seguro|peligroso", text)
-            assert len(re.findall(r"\w{2}ph", text)) == 8
-        if context and "<user>" in context:
-            assert asked_of(context) not in undeclared, context
-    assert {name for name in made if name in undeclared} == {
-        name for name in undeclared if name.split()[0] in THINGS
-    }
-    assert len(made) > 0.95 * len(THINGS)
+        assert not things & set(f"{context} {text}".split())
+        if context != text:  # a recitation has words in any order
+            assert not any(f" {name} " in f" {context} {text} " for name in local)
 
 
 def test_every_category_and_attack_is_asked_for():
@@ -185,10 +179,7 @@ def test_shares_of_languages_and_recitations():
 
     for share in (0.0, 0.3, 1.0):
         found = documents(count=count, **PLAIN | {"minority_share": share})
-        words = ("es", "primero")
-        spanish = sum(
-            "de " in c[:12] or any(word in f"{c} {t}".split() for word in words) for c, t in found
-        )
+        spanish = sum(" es " in f" {c} {t} " or "de " in c[:12] for c, t in found)
         assert spanish / count == near(share)
         found = documents(count=count, recitation_share=share)
         recited = [text for context, text in found if context == text]
