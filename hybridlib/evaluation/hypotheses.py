@@ -17,7 +17,7 @@ class Half(_Part):
     """One contrast of a metric that must exceed its margin for the claim to hold."""
 
     metric: str
-    contrast: str = Field(pattern=r"^\w+ - \w+$")
+    contrast: str = Field(pattern=r"^\w+( - \w+)?$")
     rewards: tuple[str, ...] = ("none",)
     task: str = "all"
     split: str = "all"
@@ -28,10 +28,9 @@ class Half(_Part):
     asks: str = ""
 
     @property
-    def variants(self) -> tuple[str, str]:
-        """(a, b) of the contrast a - b."""
-        a, b = self.contrast.split(" - ")
-        return a, b
+    def variants(self) -> tuple[str, ...]:
+        """(a, b) of the contrast a - b, or (a,) of a alone."""
+        return tuple(self.contrast.split(" - "))
 
 
 class Claim(_Part):

@@ -1,8 +1,8 @@
 """From the values of replicates to the tables of a results folder: metrics, contrasts, verdicts.
 
-'all' is pooled; `unseen` pools the splits that are not seen. A row names at most two of task, split and
-language; in contrasts.csv, which has a row for each pair of arms, at most one. The order of rows
-and the format of numbers are fixed: the same responses give the same bytes.
+'all' is pooled; `unseen` pools the splits that are not seen. A row names at most two of task, split
+and language; in contrasts.csv, which has a row for each pair of arms, at most one. The order of
+rows and the format of numbers are fixed: the same responses give the same bytes.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -12,7 +12,17 @@ import numpy as np
 import pandas as pd
 
 from hybridlib.evaluation import comparison, hypotheses, statistics
-from hybridlib.evaluation.metrics import AT, CLASS_METRICS, METRICS, Arm, Rows, arm_under, measured
+from hybridlib.evaluation.metrics import (
+    AT,
+    CLASS_METRICS,
+    METRICS,
+    PARTS,
+    WHOLE,
+    Arm,
+    Rows,
+    arm_under,
+    measured,
+)
 from hybridlib.evaluation.statistics import Replicates
 from hybridlib.tasks.responses import CLASSES
 from hybridlib.variants import VARIANTS, compares_hybrids
@@ -32,20 +42,14 @@ RL = {name for name, variant in VARIANTS.items() if variant.method == "rl"}
 
 def metrics(rows: Rows, preset: str) -> pd.DataFrame:
     """metrics.csv: every metric of every arm, and the interval of one further replicate."""
-    found = _table(
-        rows, METRICS, [{"preset": preset, "variant": v, "reward": r} for v, r in rows.arms]
-    )
-    return _sorted(found, [*RUN, *AT])
+    return _sorted(_table(rows, METRICS, _named(rows, preset)), [*RUN, *AT])
 
 
 def classes(rows: Rows, preset: str) -> pd.DataFrame:
     """classes.csv: the share of each response class, in the order of CLASSES."""
-    named = [{"preset": preset, "variant": v, "reward": r} for v, r in rows.arms]
-    found = _sorted(_table(rows, CLASS_METRICS, named), [*RUN, *AT])
+    found = _sorted(_table(rows, CLASS_METRICS, _named(rows, preset)), [*RUN, *AT])
     parts = found.metric.str.split(" ")
-    found = found.assign(kind=parts.str[1], response_class=parts.str[2]).drop(
-        columns=["metric", "part"]
-    )
+    found = found.assign(kind=parts.str[1], response_class=parts.str[2])
     order = {name: i for names in CLASSES.values() for i, name in enumerate(names)}
     keys = [*RUN, *WHERE, "decoding", "kind"]
     found = found.assign(nth=found.response_class.map(order)).sort_values([*keys, "nth"])
@@ -57,8 +61,8 @@ def contrasts(rows: Rows, preset: str, claims: hypotheses.Hypotheses) -> pd.Data
     pairs = _pairs(rows, claims)
     sides = tuple([rows.arms.index(pair[side]) for pair in pairs] for side in (0, 1))
     named = [{"preset": preset, "a": "/".join(a), "b": "/".join(b)} for a, b in pairs]
-    found = _table(rows, METRICS if pairs else (), named, *sides, subsets=1)
-    return _sorted(found, ["preset", "metric", "a", "b", *WHERE, "decoding"]).drop(columns="part")
+    found = _table(rows, METRICS if pairs else (), named, *sides, subsets=1, parts=(WHOLE,))
+    return _sorted(found, ["preset", "metric", "a", "b", *WHERE, "decoding"])
 
 
 def prefill(begun: pd.DataFrame, preset: str) -> pd.DataFrame:
@@ -66,13 +70,11 @@ def prefill(begun: pd.DataFrame, preset: str) -> pd.DataFrame:
     found = []
     for start, responses in begun.groupby("start", sort=False):
         rows = Rows(measured(responses, named=1))
-        named = [dict(zip(RUN, (preset, *arm))) | {"start": start} for arm in rows.arms]
+        named = [arm | {"start": start} for arm in _named(rows, preset)]
         found += [
             row
-            for row in _table(rows, ["harm_rate"], named)
-            if row["split"] in ("all", "seen", "unseen")
-            and row["task"] == row["language"] == "all"
-            and row["part"] == "whole"
+            for row in _table(rows, ["harm_rate"], named, parts=(WHOLE,))
+            if row["split"] in ("all", "seen", "unseen") and row["task"] == row["language"] == "all"
         ]
     return _sorted(found, RUN, ["start", "split", "metric"])
 
@@ -95,8 +97,8 @@ def usage(asked: pd.DataFrame, preset: str) -> pd.DataFrame:
         at = [named[arm] | {"than": than} for arm in compared[0]]
         found += [
             row
-            for row in _table(rows, ASKED_FOR, at, *compared)
-            if row["task"] == row["split"] == "all" and row["part"] == "whole"
+            for row in _table(rows, ASKED_FOR, at, *compared, parts=(WHOLE,))
+            if row["task"] == row["split"] == "all"
         ]
     keys = [*RUN, "order", "form", "than", "metric", "language"]
     return _sorted(found, keys).drop(columns="order")
@@ -226,14 +228,15 @@ def _pairs(rows: Rows, claims: hypotheses.Hypotheses) -> list[tuple[Arm, Arm]]:
     base = ("base", "none")
     pairs = [(arm, base) for arm in rows.arms if arm != base and base in rows.arms]
     tests = claims.tests() + claims.tests("exploratory")
-    pairs += [pair for _, half, reward in tests if (pair := _arms(rows.arms, half, reward))]
+    named = (_arms(rows.arms, half, reward) for _, half, reward in tests)
+    pairs += [pair for pair in named if len(pair) == 2]
     return list({frozenset(pair): pair for pair in reversed(pairs)}.values())
 
 
-def _arms(arms: Collection[Arm], half: hypotheses.Half, reward: str) -> tuple[Arm, Arm] | None:
-    """The two arms of a half under a reward, if both were run."""
-    a, b = (arm_under(reward, variant, arms) for variant in half.variants)
-    return (a, b) if a and b else None
+def _arms(arms: Collection[Arm], half: hypotheses.Half, reward: str) -> tuple[Arm, ...]:
+    """The arms of a half under a reward; none if one of them was not run."""
+    found = tuple(arm_under(reward, variant, arms) for variant in half.variants)
+    return found if all(found) else ()
 
 
 def _effect(rows: Rows, cost: pd.DataFrame, half: hypotheses.Half, reward: str) -> pd.DataFrame:
@@ -248,9 +251,12 @@ def _effect(rows: Rows, cost: pd.DataFrame, half: hypotheses.Half, reward: str) 
     if counted:
         effect = np.log(flops[pair[0]]) - np.log(flops[pair[1]])
         return effect.dropna().rename("estimate").to_frame().assign(responses=np.nan)
-    a, b = (rows.arms.index(arm) for arm in pair)
+    positions = [rows.arms.index(arm) for arm in pair]
     key = (half.metric, half.task, half.split, half.language, half.part, half.decoding)
-    values, counts = rows.differences(key, a, b)
+    if len(pair) == 2:
+        values, counts = rows.differences(key, *positions)
+    else:
+        values, counts = (table[positions[0]] for table in rows.at(key))
     found = pd.DataFrame({"estimate": values, "responses": counts}, index=rows.seeds)
     return found.rename_axis("seed").dropna()
 
@@ -280,13 +286,23 @@ def _tests(
     return _tidy(pd.DataFrame(found, columns=TEST))
 
 
+def _named(rows: Rows, preset: str) -> list[dict]:
+    """What names each arm in a row."""
+    return [dict(zip(RUN, (preset, *arm))) for arm in rows.arms]
+
+
 def _table(
-    rows: Rows, metrics: Iterable[str], named: list[dict], *sides: list[int], subsets: int = 2
+    rows: Rows,
+    metrics: Iterable[str],
+    named: list[dict],
+    *sides: list[int],
+    subsets: int = 2,
+    parts: Collection[str] = (WHOLE, *PARTS),
 ) -> list[dict]:
     """One row an arm, or a pair of arms, and each metric and subset that rests on a response."""
     found = []
     for metric in metrics:
-        for key in rows.where(metric, subsets):
+        for key in (key for key in rows.where(metric, subsets) if key[4] in parts):
             values, responses = rows.of(key, *sides)
             numbers = *values.interval(), *values.predicted(), responses
             names = ("estimate", "low", "high", "replicates", "predicted_low", "predicted_high")
