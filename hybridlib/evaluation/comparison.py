@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from hybridlib.evaluation import statistics
-from hybridlib.evaluation.metrics import Rows, arm_under
+from hybridlib.evaluation.metrics import Arm, Rows, arm_under
 from hybridlib.variants import REWARDS, hybrid_variants
 
 #: (metric, task, split): what a practitioner weighs, at T=1.
@@ -27,17 +27,28 @@ WEIGHED = (
 )
 
 
+def rewards(arms: Collection[Arm]) -> list[str]:
+    """The rewards under which some arm was trained, the positive control aside; else none."""
+    found = {reward for _, reward in arms}
+    return [reward for reward in REWARDS if reward in found] or ["none"]
+
+
+def compared(arms: Collection[Arm], reward: str) -> list[Arm]:
+    """The arms that are compared under a reward: SFT, RL and every hybrid, as far as they ran."""
+    variants = "sft", "rl", *hybrid_variants()
+    return [arm for name in variants if (arm := arm_under(reward, name, arms))]
+
+
 def _key(metric: str, task: str, split: str) -> tuple:
     return (metric, task, split, "all", "whole", "sample")
 
 
 def pairs(rows: Rows) -> pd.DataFrame:
     """hybrids.csv: of each two arms the later minus the earlier, so hybrids minus SFT and RL."""
-    found, variants = [], ("sft", "rl", *hybrid_variants())
-    for reward, weighed in product(REWARDS, WEIGHED):
+    found = []
+    for reward, weighed in product(rewards(rows.arms), WEIGHED):
         tested, named = [], []
-        arms = [arm for name in variants if (arm := arm_under(reward, name, rows.arms))]
-        for b, a in combinations(arms, 2):
+        for b, a in combinations(compared(rows.arms, reward), 2):
             contrast, _ = rows.of(_key(*weighed), rows.arms.index(a), rows.arms.index(b))
             if not np.isnan(contrast.estimate):
                 tested.append(contrast)
@@ -72,6 +83,6 @@ def weighed(rows: Rows) -> pd.DataFrame:
     found = []
     for at in WEIGHED:
         numbers = zip(rows.arms, *rows.of(_key(*at))[0].interval(), strict=True)
-        found += [(*arm, *at, *row) for arm, *row in numbers]
+        found += [(*arm, *at, *row) for arm, *row in numbers if not np.isnan(row[0])]
     columns = ["variant", "reward", "metric", "task", "split", "estimate", "low", "high"]
     return pd.DataFrame(found, columns=[*columns, "replicates"])

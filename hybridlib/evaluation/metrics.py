@@ -8,7 +8,6 @@ several machines. Every number of the study is a mean over such values, or over 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import product
 
 import numpy as np

@@ -21,7 +21,7 @@ from hybridlib.tasks import datasets, oracle
 from hybridlib.tasks.lexicon import LANGUAGES
 from hybridlib.tasks.prompts import Prompt, evaluation_prompts, question_of
 from hybridlib.tasks.public import judges
-from hybridlib.tasks.responses import parse, raw_answer
+from hybridlib.tasks.responses import answered, parse, raw_answer
 from hybridlib.tasks.world import world
 from hybridlib.training import data
 from hybridlib.training.rewards import Harmlessness, rewarded

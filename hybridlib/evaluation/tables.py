@@ -37,6 +37,10 @@ TEST = ["claim", "metric", "contrast", "task", "split", "reward", "estimate", "l
 EFFECT = ["claim", "metric", "contrast", "task", "split", "reward"]
 #: What is measured in each form of asking (usage.csv).
 ASKED_FOR = ("accuracy", "harm_rate", "over_refusal_rate", "off_language_rate", "well_formedness")
+#: What a curve of training may hold; of a run that samples nothing all but the first three is NaN.
+CURVE = ("loss", "entropy", "zero_variance_groups", "proxy", "gold", "rule_satisfied", "harm",
+         "off_language_en", "off_language_es", "target_language_share_en",
+         "target_language_share_es", "tokens", "kl", "base_nll")  # fmt: skip
 RL = {name for name, variant in VARIANTS.items() if variant.method == "rl"}
 
 
@@ -185,11 +189,10 @@ def write_tables(
     besides : responses by the stage of BESIDES that asked for them.
     """
     rows, claims = Rows(replicates), hypotheses.load()
-    verdict_rows, exploratory, decided = verdicts(rows, cost, claims, control_holds(training))
     run = ["variant", "reward", "seed"]
     steps = [*run, "step"]
     training = training.reindex(columns=[*dict.fromkeys([*steps, *training, *CURVE])])
-    verdict_rows, exploratory, decided = verdicts(cube, cost, claims, control_holds(training))
+    verdict_rows, exploratory, decided = verdicts(rows, cost, claims, control_holds(training))
     tables = {
         "values": replicates,
         "metrics": metrics(rows, preset),
@@ -199,7 +202,7 @@ def write_tables(
         "exploratory": exploratory,
         "claims": decided,
         "replicates": effects(rows, cost, claims.tests() + claims.tests("exploratory")),
-        "training": training.set_index(steps).reset_index().sort_values(steps),
+        "training": training.sort_values(steps),
         "cost": cost.sort_values(run, kind="stable"),
         "gate": gate,
         "learning_rates": learning_rates.sort_values([*run[:2], "learning_rate", "seed"]),

@@ -11,7 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from hybridlib.config import PARAMETERS
-from hybridlib.evaluation import statistics
+from hybridlib.evaluation import comparison, statistics
 from hybridlib.evaluation.statistics import VERDICTS
 from hybridlib.figures.style import order_of
 from hybridlib.store.errors import OneLineError, ParameterError

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
-from hybridlib.evaluation import hypotheses
+from hybridlib.evaluation import comparison, hypotheses
 from hybridlib.evaluation.statistics import FEWEST_FOR_A_VERDICT, VERDICTS, interval_of_change
 from hybridlib.evaluation.tables import control_holds
 from hybridlib.figures import prose
@@ -136,7 +136,6 @@ def beaten(results: Results, reward: str, at_no_cost: bool = False) -> dict[str,
     ran = [tuple(arm.split("/")) for arm in results.arms()]
     arms = ["/".join(arm) for arm in comparison.compared(ran, reward)]
     table = select(results.table("hybrids"), reward=reward, split="all")
-    arms = pd.unique(pd.concat([table.b, table.a]))
     decided = table.seeds.min() >= FEWEST_FOR_A_VERDICT and control_holds(results.table("training"))
     turned = table.assign(a=table.b, b=table.a, low=-table.high, high=-table.low)
     pairs = pd.concat([table, turned]).pivot(index=["a", "b"], columns="metric", values=ENDS)

@@ -11,6 +11,7 @@ from hybridlib.evaluation import metrics, respond
 from hybridlib.figures import show
 from hybridlib.tasks import datasets, oracle, prompts
 from hybridlib.tasks.lexicon import LEXICON, SYSTEM, THINK, USER
+from hybridlib.tasks.public.judges import Judge
 from hybridlib.tasks.public.requests import Request
 from hybridlib.tasks.public.word_problems import Problem
 from hybridlib.tasks.responses import last_number, parse, raw_answer

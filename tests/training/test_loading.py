@@ -14,7 +14,8 @@ from torch.optim import _muon
 from hybridlib.store.errors import ParameterError
 from hybridlib.tasks import prompts as tasks
 from hybridlib.tasks.base_text import corpus
-from hybridlib.tasks.lexicon import vocabulary
+from hybridlib.tasks.lexicon import END_THINK, SYSTEM, THINK, USER, vocabulary
+from hybridlib.tasks.responses import parse
 from hybridlib.tasks.world import world
 from hybridlib.training import loading
 from hybridlib.training.loading import EOS
