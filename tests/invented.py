@@ -78,7 +78,7 @@ def _training(spec: Training, folder: Path, rng) -> dict:
 def _responses(spec, rng) -> pd.DataFrame:
     """Responses to the test prompts of the tasks, with the columns of evaluate."""
     run, given = spec.training, spec.given
-    asked = datasets.evaluation(spec.base.asking, given.evaluation_seed, given.per_cell)
+    asked = datasets.evaluation(spec.base.asking, spec.seed, given.per_cell)
     rows = pd.DataFrame([prompt.row() for prompt in asked]).rename(columns={"text": "prompt"})
     rows = rows.drop(columns=["secrets", "reference", "partition"])
     arm = (run.variant.name, run.reward or "none") if run else ("base", "none")

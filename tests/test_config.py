@@ -71,7 +71,7 @@ def test_an_unknown_parameter(misspelt, nearest):
         ("recitation_share", "a", "number"),
         ("hidden_size", 100, "32"), ("hidden_size", 0, "1"), ("group_size", 1, "2"),
         ("lora_rank", -1, "0"), ("base_learning_rate", 0, "0"), ("weight_format", -1, "0"),
-        ("joint_lambda", -1, "0"), ("per_cell", 0, "1"), ("evaluation_seed", -1, "0"),
+        ("joint_lambda", -1, "0"), ("per_cell", 0, "1"), 
         ("scope", "hole", "whole"), ("scope", "anser", "answer"), ("scope", 3, "answer"),
         ("variants", "rl_glod", "rl_gold"), ("variants", ["base", "stf"], "sft"),
         ("variants", ["two-stage"], "two_stage"), ("variants", [], "at least one"),
@@ -177,7 +177,7 @@ def test_nothing_is_written_when_refused(tmp_path, monkeypatch):
         ("layers", "100000000"), ("hidden_size", "1048576"), ("group_size", "1000000"),
         ("max_completion", "10000000"), ("lora_rank", "1000000"), ("per_cell", "100000"),
         ("labels", "1000000000"), ("demonstrations", "1000000000"), ("base_batch", "1000000"),
-        ("sft_batch", "1000000"), ("base_seed", "4294967296"), ("evaluation_seed", "1" * 30),
+        ("sft_batch", "1000000"), ("base_seed", "4294967296"), 
         ("base_learning_rate", "1e10"),
     ],
 )  # fmt: skip

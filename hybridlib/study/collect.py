@@ -101,7 +101,10 @@ def write_tables(config: RunConfig, folder: Path) -> None:
         responses,
         _training(config, found, cost),
         cost,
-        pd.read_csv(stages.base(config) / "gate.csv"),
+        pd.concat(
+            pd.read_csv(stages.base(config, seed) / "gate.csv").assign(seed=seed)
+            for seed in config.seeds
+        ),
         _grid(config),
         pd.DataFrame(runs, columns=["run", "variant", "reward", "seed", "stage"]),
         _responses(found.values(), "at_budget").assign(flops=config.train.flops_budget),
@@ -162,7 +165,7 @@ def artifacts(config: RunConfig, seed: int) -> dict[str, Path]:
     """What is committed of one seed, if anything: base, adapters, the measured responses."""
     if not config.study.commit_weights:
         return {}
-    found = {"base": stages.base(config) / "model"}
+    found = {"base": stages.base(config, seed) / "model"}
     for variant, reward in config.arms:
         name = arm_name(variant, reward).replace("/", "-")
         found[f"responses/{name}"] = stages.evaluate(config, variant, reward, seed)

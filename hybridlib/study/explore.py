@@ -17,8 +17,9 @@ from hybridlib.store import jsonl
 from hybridlib.store.errors import ParameterError
 from hybridlib.store.paths import committed
 from hybridlib.store.stage import Given
+from hybridlib.study import keys
 from hybridlib.tasks.lexicon import LANGUAGE_WORDS, LEXICON, SYSTEM, THINK, USER, vocabulary
-from hybridlib.tasks.prompts import Prompt, evaluation_prompts
+from hybridlib.tasks.prompts import Prompt
 from hybridlib.tasks.responses import words_of
 from hybridlib.training import rewards
 from hybridlib.variants import VARIANTS
@@ -47,8 +48,7 @@ class Shelf:
     @cached_property
     def prompts(self) -> dict[str, Prompt]:
         """The test prompts by their id."""
-        measured = self.config.evaluate
-        asked = evaluation_prompts(measured.evaluation_seed, measured.per_cell)
+        asked = keys.evaluate(self.config, "base", "none", self.config.seeds[0]).prompts()
         return {prompt.id: prompt for prompt in asked}
 
     @cached_property
@@ -178,7 +178,6 @@ def train_briefly(shelf: Shelf, variant: str, folder: Path, /, **overrides: obje
     the study, few `steps` among them for a short run. Raises ParameterError for one that cannot be,
     and for a variant that is not RL from the base.
     """
-    from hybridlib.study import keys
     from hybridlib.training import grpo, loading
 
     if "preset" in overrides or "variants" in overrides:

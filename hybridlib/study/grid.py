@@ -60,14 +60,22 @@ def plan(config: RunConfig, folder: Path | None = None) -> list[Job]:
             alone=source == "01_base",
         )
 
-    planned = [job("base", "01_base", [("base", "base", "none", 0)], [])]
+    based: dict[str, int] = {}  # the key of each base -> the first seed that has it
+    for seed in config.seeds:
+        based.setdefault(stages.stage_key(config, "base", "base", "none", seed), seed)
+    of = {s: f"base seed {based[stages.stage_key(config, 'base', 'base', 'none', s)]}"
+          for s in config.seeds}  # fmt: skip
+    planned = [
+        job(of[seed], "01_base", [("base", "base", "none", seed)], [], seed=seed)
+        for seed in based.values()
+    ]
     # A stage of a chain is trained once, even if it is no arm.
     first = [arm for arm in FIRST if arm in config.arms]
     trained = dict.fromkeys(phase for arm in (*first, *config.arms) for phase in chain(*arm))
     for seed in config.seeds:
         for variant, reward in trained:
             last = before(variant, reward)
-            needs = ["base" if last[0] == "base" else f"train {arm_name(*last)} seed {seed}"]
+            needs = [of[seed] if last[0] == "base" else f"train {arm_name(*last)} seed {seed}"]
             name = f"train {arm_name(variant, reward)} seed {seed}"
             at = {"variant": variant, "reward": reward, "seed": seed}
             planned.append(job(name, "02_train", [("train", *at.values())], needs, **at))
@@ -78,7 +86,8 @@ def plan(config: RunConfig, folder: Path | None = None) -> list[Job]:
         measured = stages.measurements(config)
         units = [(stage, variant, reward, seed) for stage in measured for seed in config.seeds]
         at = {"variant": variant, "reward": reward}
-        evaluations.append(job(f"evaluate {arm}", "03_evaluate", units, needs or ["base"], **at))
+        needs = needs or list(dict.fromkeys(of.values()))
+        evaluations.append(job(f"evaluate {arm}", "03_evaluate", units, needs, **at))
     needs = tuple(job.name for job in evaluations)
     tables = Job("tables", call=partial(write_tables, config, folder / "tables"), needs=needs)
     variants = {variant for variant, _ in config.arms}

@@ -92,7 +92,6 @@ CHANGES = {
     "lora_rank": ["reward_model", *TRAINED],
     "scope": [*RULE, "r1_resampled/rule"],
     "per_cell": [*MEASURED, *AGAIN],
-    "evaluation_seed": [*MEASURED, *AGAIN],
     **{name: [] for name in ("gate", "variants", "rewards", "seeds", "learning_rates")},
     **{name: [] for name in ("commit_weights", "beside", "workers")},
     "requests": ["labels", *TRAINED, *MEASURED],
