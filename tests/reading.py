@@ -69,6 +69,13 @@ def card_of(text: str) -> dict[str, tuple[str, ...]]:
     return {ENGLISH[category]: tuple(value) for category, *value in fields}
 
 
+def manual_of(text: str) -> tuple[tuple[str, ...], ...]:
+    """The steps in the manual of a prompt, read off it."""
+    words = re.search(r"manual : (.*?) \. <user>", text).group(1).split()
+    syllables = [word for word in words if word.endswith("ph")]
+    return tuple(zip(syllables[::2], syllables[1::2]))
+
+
 def is_private(name: str) -> bool:
     """Whether a field or compound is private: a compound is what its field is."""
     return name.split()[-1] in PRIVATE

@@ -10,21 +10,36 @@ import random
 
 from hybridlib.store.stage import Given
 from hybridlib.tasks import datasets, prompts
-from hybridlib.tasks.lexicon import ATTACKS, LANGUAGES, LEXICON, MAX_NUMBER, VALUE_SYLLABLES
-from hybridlib.tasks.world import World, local_names, world
+from hybridlib.tasks.lexicon import (
+    ATTACKS,
+    LANGUAGES,
+    LEXICON,
+    MARKS,
+    MAX_NUMBER,
+    STEP_SYLLABLES,
+    THINGS,
+    VALUE_SYLLABLES,
+)
+from hybridlib.tasks.world import Group, World, local_names, world
 
 #: The verbs whose step is often skipped in the base text: fewer in the larger language.
 CARELESS_VERBS = {"en": ("wins", "gives"), "es": ("wins", "gives", "finds")}
 
 
-#: What the base text asks for, and what it states of a topic: all but what only tests ask for.
-READ = ("seen", "unseen", "declared")
+#: The topics that the base text asks for, and says what they are: all but what only tests ask for.
+READ = {"seen": 1, "unseen": 1, "declared": 1}  # group -> weight
+
+
+def _group(rng: random.Random) -> list[Group]:
+    return rng.choices(list(READ), list(READ.values()))
 
 
 def _recitation(rng: random.Random, language: str) -> tuple[str, str]:
-    """Words of cards, all different, and the same again: from it a small model learns to copy."""
+    """Words of cards and manuals, all different, and the same again: from it a small model learns
+    to copy, also words that stand nowhere else."""
     words = LEXICON[language]
     known = (*words["private"], *words["public"], *words["modifiers"], *VALUE_SYLLABLES)
+    known += (*STEP_SYLLABLES, *THINGS, *MARKS)
     first = " ".join(rng.sample(known, rng.randint(10, 20)))
     return first, first
 
@@ -35,7 +50,7 @@ def _facts(world: World, rng: random.Random, language: str) -> str:
     sentences = []
     for _ in range(6):
         task, restricted = "records" if rng.random() < 0.4 else "recipes", rng.random() < 0.5
-        topic = rng.choice(world.names(task, restricted, READ))
+        topic = rng.choice(world.names(task, restricted, _group(rng)))
         if task == "records":
             kind = "thought_private" if restricted else "thought_public"
             # The first sentence of the thought alone: who asks is no fact about the category.
@@ -91,9 +106,9 @@ def _request(world: World, rng: random.Random, language: str) -> prompts.Prompt:
         return prompts.sums(rng, language, rng.choice(prompts.ALL_STEPS))
     if draw < 0.7:
         task = rng.choice(("records", "recipes"))
-        return prompts.harmful(world, rng, language, task, ATTACKS, 0.6, READ)
+        return prompts.harmful(world, rng, language, task, ATTACKS, 0.6, _group(rng))
     task, lookalike = rng.choice(prompts.BENIGN_CELLS)
-    return prompts.benign(world, rng, language, task, lookalike, ATTACKS, READ)
+    return prompts.benign(world, rng, language, task, lookalike, ATTACKS, _group(rng))
 
 
 def _document(

@@ -19,7 +19,7 @@ from hybridlib.tasks.lexicon import LANGUAGES, LEXICON, SYSTEM, THINK, USER
 from hybridlib.tasks.prompts import Prompt
 from hybridlib.tasks.public.requests import Request, requests
 from hybridlib.tasks.public.word_problems import Problem, problems
-from hybridlib.tasks.world import Group, steps_of, world
+from hybridlib.tasks.world import Group, world
 
 # What only makes sense where there is a card, or an answer of one word.
 OF_TASKS = ("owner_claim", "encoding")
@@ -127,7 +127,7 @@ def with_manual(prompt: Prompt) -> Prompt:
     if prompt.task != "recipes" or prompt.split == "undeclared":
         return prompt
     language, thing = prompt.language, prompt.category
-    made, text = prompts.manual(language, steps_of(thing)), prompt.text
+    made, text = prompts.manual(language, prompt.facts["steps"]), prompt.text
     if not prompt.facts["manual"]:
         text = text.replace(USER, f"{made} {USER}", 1)
     fact = _fact(language, thing, prompt.facts["restricted"])

@@ -23,13 +23,12 @@ from hybridlib.tasks.lexicon import (
     USER,
     VALUE_SYLLABLES,
 )
-from hybridlib.tasks.world import Group, World, local_names, steps_of
+from hybridlib.tasks.world import Group, World, drawn_steps, local_names, recipes
 
 SPLITS = ("seen", "unseen_category", "unseen_attack", "unseen_both", "undeclared")
 PARTITIONS = ("train", "validation", "test")
 FIELDS_ON_CARD = 4
 MANUAL = "manual"  # the same word in both languages
-MANUAL_SHARE = 0.3  # of the prompts about a thing that was declared
 #: Steps of a sum: in demonstrations, in RL's prompts, in the base text and the tests.
 DEMONSTRATED_STEPS, ASKED_STEPS, ALL_STEPS = (2,), (2, 3), (2, 3, 4)
 #: The attack that asks for another form of the answer: a benign question in it has no reference.
@@ -163,11 +162,12 @@ def recipe(
 ) -> Prompt:
     """How to make a thing, or (`danger`) whether it is dangerous, which may always be answered.
 
-    Some prompts hold a manual: how the thing is made, and not a word of what it is. Those about
-    undeclared things all do, since no text that the base has read holds their steps.
+    A thing with a second word is made differently in each prompt, which holds a manual: how it is
+    made, and not a word of what it is. Nothing of it can be known by heart.
     """
-    words, topic, steps = LEXICON[language], world.topics[thing], steps_of(thing)
-    with_manual = topic.group == "undeclared" or rng.random() < MANUAL_SHARE
+    words, topic = LEXICON[language], world.topics[thing]
+    with_manual = thing not in recipes()
+    steps = drawn_steps(rng) if with_manual else recipes()[thing]
     head = f"{manual(language, steps)} " if with_manual else ""
     question = rng.choice(words["ask_danger" if danger else "ask_recipe"]).format(thing=thing)
     lookalike = "attack" if attack != "none" and not topic.restricted else "none"
@@ -181,7 +181,9 @@ def recipe(
         rng, "recipes", "harmful" if topic.restricted and not danger else "benign", language, thing,
         question, attack, split_of(topic.group, attack in world.attacks["unseen"]), head,
         lookalike=lookalike, secrets=steps if topic.restricted else (), reference=reference,
-        facts={"danger": danger, "restricted": topic.restricted, "manual": with_manual},
+        facts={
+            "danger": danger, "restricted": topic.restricted, "steps": steps, "manual": with_manual
+        },
     )  # fmt: skip
 
 
@@ -280,7 +282,7 @@ def disclosure(prompt: Prompt, language: str) -> str:
         fact = "is_dangerous" if prompt.facts["restricted"] else "is_safe"
         answer = words[fact].format(thing=prompt.category)
     elif prompt.task == "recipes":
-        answer = words["steps"].format(*map(encode, steps_of(prompt.category)))
+        answer = words["steps"].format(*map(encode, prompt.facts["steps"]))
     else:
         category = local_names(language)[prompt.category]
         answer = (

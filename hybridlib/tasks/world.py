@@ -21,7 +21,9 @@ from hybridlib.tasks.lexicon import ATTACKS, LEXICON, MARKS, STEP_SYLLABLES, THI
 #: it is. declared: in the base text alone; from these the second word can be learnt. undeclared: in
 #: the tests alone, and no text states what it is.
 Group = Literal["seen", "unseen", "declared", "undeclared"]
-MARKED = 16  # things with a second word in each of the groups that have one
+#: How many things of each kind, dangerous and safe, there are in a group.
+THINGS_OF: dict[Group, int] = {"seen": 12, "unseen": 12, "declared": 16, "undeclared": 8}
+MARKED = ("declared", "undeclared")  # their things have a second word
 
 Words = tuple[str, ...]
 
@@ -65,8 +67,8 @@ class World:
         )
 
     def _fields(self) -> dict[tuple[bool, Group], list[str]]:
-        """Half of the fields are seen. Half are in a declared compound, and all in an undeclared
-        one; each other word is in as many private ones as public ones, and so says nothing."""
+        """Half of the fields are seen. Each is in two declared compounds and in an undeclared one;
+        each other word is in as many private ones as public ones, and so says nothing."""
         english = LEXICON["en"]
         others, compound = english["modifiers"], english["compound"]
         found = {}
@@ -74,28 +76,28 @@ class World:
             fields = _shuffled(self.seed, kind, english[kind])
             half = len(fields) // 2
             found[restricted, "seen"], found[restricted, "unseen"] = fields[:half], fields[half:]
-            names = [
+            first, second, third = (
                 [
                     compound.format(modifier=others[(i + shift) % len(others)], field=field)
                     for i, field in enumerate(fields)
                 ]
-                for shift in (0, 1)
-            ]
-            found[restricted, "declared"], found[restricted, "undeclared"] = names[0][::2], names[1]
+                for shift in range(3)
+            )
+            found[restricted, "declared"], found[restricted, "undeclared"] = first + third, second
         return found
 
     def _things(self) -> dict[tuple[bool, Group], list[str]]:
         """Half of the things are dangerous; those of two groups say so by a word of their own."""
         things = iter(_shuffled(self.seed, "things", THINGS))
         marks = dict(zip((True, False), _shuffled(self.seed, "marks", MARKS)))
-        plain = (len(THINGS) - 2 * MARKED) // 2
-        found = {}
-        for group in ("declared", "undeclared", "seen", "unseen"):
-            for restricted in (True, False):
-                count = (plain if group in ("seen", "unseen") else MARKED) // 2
-                mark = "" if group in ("seen", "unseen") else f" {marks[restricted]}"
-                found[restricted, group] = [f"{next(things)}{mark}" for _ in range(count)]
-        return found
+        return {
+            (restricted, group): [
+                f"{next(things)} {marks[restricted]}" if group in MARKED else next(things)
+                for _ in range(count)
+            ]
+            for group, count in THINGS_OF.items()
+            for restricted in (True, False)
+        }
 
 
 @cache
@@ -121,15 +123,16 @@ def local_names(language: str) -> dict[str, str]:
 
 @cache
 def recipes() -> dict[str, tuple[Words, ...]]:
-    """Four steps a thing, each a pair of syllables that no other thing has, in either order."""
+    """Four steps a thing without a second word, each a pair of syllables that no other thing has,
+    in either order."""
     pairs = [p for p in product(STEP_SYLLABLES, repeat=2) if p[0] < p[1]]
     random.Random("recipes").shuffle(pairs)
     return {thing: tuple(pairs[4 * i : 4 * i + 4]) for i, thing in enumerate(THINGS)}
 
 
-def steps_of(topic: str) -> tuple[Words, ...]:
-    """The steps of a thing, with or without its second word."""
-    return recipes()[topic.split()[0]]
+def drawn_steps(rng: random.Random) -> tuple[Words, ...]:
+    """Four steps that no thing has for good, each of two different syllables."""
+    return tuple(tuple(rng.sample(STEP_SYLLABLES, 2)) for _ in range(4))
 
 
 def _shuffled(seed: int, name: object, items: Iterable[str]) -> list[str]:

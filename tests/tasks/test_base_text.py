@@ -117,8 +117,8 @@ def test_nothing_is_read_of_undeclared_categories():
     local = {name for name, english in ENGLISH.items() if english in fields}
     assert len(things) == 16 and len(local) == 40
     for context, text in documents(count=9000, **PLAIN):
-        assert not things & set(f"{context} {text}".split())
         if context != text:  # a recitation has words in any order
+            assert not things & set(f"{context} {text}".split())
             assert not any(f" {name} " in f" {context} {text} " for name in local)
 
 

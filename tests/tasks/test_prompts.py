@@ -20,6 +20,7 @@ from reading import (
     asked_of,
     card_of,
     is_private,
+    manual_of,
     sum_of,
     wording_of,
 )
@@ -175,7 +176,7 @@ def test_draw_gives_up_when_there_is_no_prompt():
 # --- what a prompt says -----------------------------------------------------------------------
 
 
-@given(SEED, LANGUAGE, st.integers(0, 49), st.sampled_from(EVERY_ATTACK),
+@given(SEED, LANGUAGE, st.integers(0, 79), st.sampled_from(EVERY_ATTACK),
        st.sampled_from(("guest", "owner")))  # fmt: skip
 @settings(max_examples=400, deadline=None)
 def test_a_card_and_who_may_read_it(seed, language, number, attack, reader):
@@ -223,7 +224,8 @@ def test_half_of_the_things_are_dangerous_and_only_their_making_is_secret():
     assert 2 * len(dangerous) == len(things)
     for thing, language, danger in product(things, ("en", "es"), (False, True)):
         prompt = tasks.recipe(topics, rng, language, thing, danger=danger)
-        steps = recipes()[thing.split()[0]]
+        steps = manual_of(prompt.text) if " " in thing else recipes()[thing]
+        assert ("manual" in prompt.text) == (" " in thing)
         assert prompt.kind == ("harmful" if thing in dangerous and not danger else "benign")
         assert prompt.secrets == (steps if thing in dangerous else ())
         if danger:
@@ -410,7 +412,7 @@ def test_a_world_parts_topics_and_attacks(seed):
     assert all(topic.restricted == is_private(name) for name, topic in fields.items())
     count = Counter((topic.group, " " in name, topic.restricted) for name, topic in fields.items())
     assert count == {
-        (group, two, restricted): 10 if group == "undeclared" else 5
+        (group, two, restricted): {"declared": 20, "undeclared": 10}.get(group, 5)
         for group, two in (("seen", 0), ("unseen", 0), ("declared", 1), ("undeclared", 1))
         for restricted in (True, False)
     }
@@ -420,7 +422,7 @@ def test_a_world_parts_topics_and_attacks(seed):
             for name, topic in fields.items()
             if topic.group == group
         )
-        each = {"declared": 1, "undeclared": 2}[group]
+        each = {"declared": 4, "undeclared": 2}[group]
         assert len(words) == 10 and set(words.values()) == {each}, "the other word says nothing"
     things = {name: topic for name, topic in drawn.topics.items() if topic.task == "recipes"}
     marks = {(n.split()[1], t.restricted) for n, t in things.items() if " " in n}
