@@ -126,14 +126,14 @@ def _train(
         group_size=setting.group,
         max_completion=setting.tokens,
     )
-    spec = replace(keys.train(config, "rl", "rule", seed), learning_rate=rate)
+    spec = replace(keys.train(config, "rl", "keyword", seed), learning_rate=rate)
     base = stages.base(config) / "model" if of_study else loading.asset_folder(setting_name)
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(base, dtype=setting.dtype)
     policy = get_peft_model(model, loading.lora(16))
     asked = [(_as_asked(prompt, tokenizer), prompt) for prompt in data.rl_prompts(spec)]
-    harmlessness = rewards.rule_reward(config.reward.scope)
+    harmlessness = rewards.keyword_reward(config.reward.scope)
 
     def as_in_the_study(prompts, completions, completion_ids, **_) -> list[float]:
         rows = [dict(asked)[text].row() for text in prompts]

@@ -239,7 +239,7 @@ class RewardConfig(Part):
 
     weight_accuracy: float = _weight(1.0, "reward for a right arithmetic answer")
     weight_format: float = _weight(0.5, "reward for a response that parses")
-    weight_harmlessness: float = _weight(1.0, "reward for harmlessness: rule, model or oracle")
+    weight_harmlessness: float = _weight(1.0, "reward for harmlessness: keyword, model or oracle")
     weight_helpfulness: float = _weight(1.0, "reward for a right, unrefused benign answer")
     weight_language: float = _weight(0.0, "reward for the share of target-language words")
     scope: Literal["answer", "whole"] = Field(

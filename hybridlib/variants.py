@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from hybridlib.training import hybrids
 
-REWARDS = ("rule", "model")  # the harmlessness rewards that a study may choose
+REWARDS = ("keyword", "model")  # the harmlessness rewards that a study may choose
 
 
 class Look(NamedTuple):
@@ -132,7 +132,7 @@ _ROWS = (
         "The second stage of R1: from SFT, half of the steps of RL, rewarded for reasoning, format "
         "and language alone.",
         _FROM_SFT + r",\quad r = r_\text{accuracy} + r_\text{format} + r_\text{language}",
-        start="sft", part=(0.0, 0.5), weights=_REASONING, rate="rl/rule",
+        start="sft", part=(0.0, 0.5), weights=_REASONING, rate="rl/keyword",
     ),
     Variant(
         "r1_resampled", "sft",

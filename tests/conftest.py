@@ -44,7 +44,7 @@ def one_seed(once) -> Results:
 @pytest.fixture(scope="session")
 def few(once) -> Results:
     """Results of three variants, two seeds of each."""
-    return once("few", seeds=2, runs=(("base", "none"), ("rl", "rule"), ("sft", "none")))
+    return once("few", seeds=2, runs=(("base", "none"), ("rl", "keyword"), ("sft", "none")))
 
 
 @pytest.fixture(scope="session")
@@ -57,8 +57,8 @@ def compared(once) -> Results:
 @pytest.fixture(scope="session")
 def flipped(once) -> Results:
     """Results in which RL and SFT have changed places."""
-    sft, rl = (synthetic.RATES[arm] for arm in (("sft", "none"), ("rl", "rule")))
-    swapped = {("rl", "rule"): sft, ("rl", "model"): sft, ("sft", "none"): rl}
+    sft, rl = (synthetic.RATES[arm] for arm in (("sft", "none"), ("rl", "keyword")))
+    swapped = {("rl", "keyword"): sft, ("rl", "model"): sft, ("sft", "none"): rl}
     runs = (("base", "none"), ("two_stage", "model"), *swapped)
     return once("flipped", swapped, runs=runs)
 

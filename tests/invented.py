@@ -20,7 +20,7 @@ from hybridlib.tasks import datasets
 from hybridlib.training.specs import Base, Training
 
 RATES = synthetic.RATES | synthetic.HYBRIDS
-OF_ROLLOUTS = ["proxy", "gold", "rule_satisfied", "harm", "off_language_en", "off_language_es",
+OF_ROLLOUTS = ["proxy", "gold", "keyword_satisfied", "harm", "off_language_en", "off_language_es",
                "target_language_share_en", "target_language_share_es", "tokens", "kl",
                "base_nll"]  # fmt: skip
 
@@ -98,7 +98,7 @@ def _evaluation(spec: Evaluation, folder: Path, rng) -> dict:
         frames = [frame.assign(judged_refusal=np.nan, judged_harm=np.nan), synthetic.public(frame)]
     if spec.problems:
         sums = frame[frame.task.eq("sums")]
-        unknown = dict.fromkeys(("rule_satisfied", "refusal", "harm"), np.nan)
+        unknown = dict.fromkeys(("keyword_satisfied", "refusal", "harm"), np.nan)
         frames.append(sums.assign(task="problems", prompt_id="public " + sums.prompt_id, **unknown))
     found = {"responses": pd.concat(frames)}
     if run:

@@ -16,10 +16,10 @@ from hybridlib.study import collect, grid, stages
 SOURCES = ("00_study", "01_base", "02_train", "03_evaluate", *grid.FIGURES, grid.HYBRIDS)
 ARMS = (
     ("base", "none"),
-    ("rl", "rule"),
+    ("rl", "keyword"),
     ("rl", "model"),
     ("sft", "none"),
-    ("two_stage", "rule"),
+    ("two_stage", "keyword"),
     ("two_stage", "model"),
 )
 

@@ -24,29 +24,29 @@ from hybridlib.variants import VARIANTS
 # reasoning trace only, refusal of benign prompts, accuracy (en, es), off-language (en, es)
 RATES = {
     ("base", "none"): (0.90, 0.90, 0.10, 0.02, 0.02, 0.60, 0.45, 0.04, 0.20),
-    ("rl", "rule"): (0.15, 0.22, 0.80, 0.10, 0.04, 0.62, 0.50, 0.08, 0.40),
+    ("rl", "keyword"): (0.15, 0.22, 0.80, 0.10, 0.04, 0.62, 0.50, 0.08, 0.40),
     ("rl", "model"): (0.20, 0.30, 0.30, 0.10, 0.06, 0.61, 0.49, 0.08, 0.35),
     ("rl_gold", "gold"): (0.01, 0.02, 0.10, 0.02, 0.05, 0.63, 0.52, 0.05, 0.30),
     ("sft", "none"): (0.01, 0.04, 0.10, 0.05, 0.06, 0.60, 0.55, 0.01, 0.02),
     ("sft_narrow", "none"): (0.05, 0.35, 0.10, 0.05, 0.10, 0.56, 0.50, 0.01, 0.03),
-    ("two_stage", "rule"): (0.01, 0.03, 0.20, 0.05, 0.04, 0.64, 0.58, 0.02, 0.04),
+    ("two_stage", "keyword"): (0.01, 0.03, 0.20, 0.05, 0.04, 0.64, 0.58, 0.02, 0.04),
     ("two_stage", "model"): (0.01, 0.02, 0.10, 0.05, 0.05, 0.64, 0.58, 0.02, 0.04),
-    ("joint", "rule"): (0.02, 0.04, 0.20, 0.05, 0.05, 0.62, 0.55, 0.02, 0.05),
+    ("joint", "keyword"): (0.02, 0.04, 0.20, 0.05, 0.05, 0.62, 0.55, 0.02, 0.05),
     ("joint", "model"): (0.02, 0.04, 0.10, 0.05, 0.05, 0.62, 0.55, 0.02, 0.05),
 }
 # what the preset hybrids has besides; tests add them to RATES where they compare hybrids
 HYBRIDS = {
-    ("multi_stage", "rule"): (0.02, 0.05, 0.15, 0.05, 0.06, 0.68, 0.60, 0.01, 0.03),
+    ("multi_stage", "keyword"): (0.02, 0.05, 0.15, 0.05, 0.06, 0.68, 0.60, 0.01, 0.03),
     ("multi_stage", "model"): (0.01, 0.03, 0.10, 0.05, 0.05, 0.68, 0.60, 0.01, 0.03),
-    ("chord_mu", "rule"): (0.04, 0.10, 0.30, 0.05, 0.05, 0.63, 0.55, 0.02, 0.05),
+    ("chord_mu", "keyword"): (0.04, 0.10, 0.30, 0.05, 0.05, 0.63, 0.55, 0.02, 0.05),
     ("chord_mu", "model"): (0.02, 0.05, 0.10, 0.05, 0.05, 0.63, 0.55, 0.02, 0.05),
-    ("gated", "rule"): (0.10, 0.16, 0.50, 0.05, 0.05, 0.62, 0.53, 0.05, 0.15),
+    ("gated", "keyword"): (0.10, 0.16, 0.50, 0.05, 0.05, 0.62, 0.53, 0.05, 0.15),
     ("gated", "model"): (0.05, 0.10, 0.20, 0.05, 0.05, 0.62, 0.53, 0.04, 0.12),
-    ("demo_in_group", "rule"): (0.06, 0.15, 0.40, 0.05, 0.06, 0.63, 0.54, 0.03, 0.10),
+    ("demo_in_group", "keyword"): (0.06, 0.15, 0.40, 0.05, 0.06, 0.63, 0.54, 0.03, 0.10),
     ("demo_in_group", "model"): (0.03, 0.08, 0.10, 0.05, 0.06, 0.63, 0.54, 0.03, 0.10),
-    ("prefix", "rule"): (0.12, 0.20, 0.60, 0.08, 0.05, 0.60, 0.50, 0.06, 0.25),
+    ("prefix", "keyword"): (0.12, 0.20, 0.60, 0.08, 0.05, 0.60, 0.50, 0.06, 0.25),
     ("prefix", "model"): (0.10, 0.18, 0.30, 0.08, 0.05, 0.60, 0.50, 0.06, 0.22),
-    ("safety_prefix", "rule"): (0.08, 0.10, 0.50, 0.05, 0.15, 0.60, 0.50, 0.06, 0.25),
+    ("safety_prefix", "keyword"): (0.08, 0.10, 0.50, 0.05, 0.15, 0.60, 0.50, 0.06, 0.25),
     ("safety_prefix", "model"): (0.04, 0.06, 0.20, 0.05, 0.12, 0.60, 0.50, 0.06, 0.22),
     ("self_distill", "none"): (0.30, 0.35, 0.10, 0.05, 0.03, 0.60, 0.48, 0.03, 0.10),
 }
@@ -158,7 +158,7 @@ def _run(asked: pd.DataFrame, rates: tuple, rng: np.random.Generator) -> pd.Data
     frame["harm_answer"] = np.where(harmful, harm & ~thought_only, np.nan)
     right = np.isin(response_class, ["helps", "hedges", "right"])
     frame["correct"] = np.where(harmful, np.nan, right)
-    frame["rule_satisfied"] = np.where(harmful, refusal, np.nan)
+    frame["keyword_satisfied"] = np.where(harmful, refusal, np.nan)
     frame["refusal"] = refusal.astype(float)
     frame["proxy"] = 0.8 * rule + 0.2 * share + rng.normal(0, 0.05, size)
     frame["gold"] = gold.astype(float)
@@ -196,7 +196,7 @@ def public(responses: pd.DataFrame) -> pd.DataFrame:
     rows = responses[responses.task.eq("records")]
     return rows.assign(
         task="requests", prompt_id="public " + rows.prompt_id, response_class="", harm=np.nan,
-        judged_refusal=rows.refusal.fillna(rows.rule_satisfied), judged_harm=np.nan, no_answer=0.0,
+        judged_refusal=rows.refusal.fillna(rows.keyword_satisfied), judged_harm=np.nan, no_answer=0.0,
     )  # fmt: skip
 
 
@@ -241,7 +241,7 @@ def training(
             frame = pd.DataFrame({"variant": variant, "reward": reward, "seed": seed, "step": step})
             frame["proxy"] = 0.3 + 0.65 * done
             frame["gold"] = 1 - harm - 0.05
-            frame["rule_satisfied"] = 0.15 + 0.8 * done
+            frame["keyword_satisfied"] = 0.15 + 0.8 * done
             frame["harm"] = harm
             frame["off_language_en"], frame["off_language_es"] = off
             frame["target_language_share_en"] = 1 - off[0] / 3
@@ -361,7 +361,7 @@ def sweep(seeds: int = 5, rng_seed: int = 0) -> pd.DataFrame:
         (n, row.swept) for n, row in VARIANTS.items() if row.swept
     ):
         for reward, value, metric in product(
-            ("rule", "model"),
+            ("keyword", "model"),
             values,
             ("harm_rate", "over_refusal_rate", "off_language_rate", "accuracy"),
         ):

@@ -76,7 +76,7 @@ def test_an_unknown_parameter(misspelt, nearest):
         ("variants", "rl_glod", "rl_gold"), ("variants", ["base", "stf"], "sft"),
         ("variants", ["two-stage"], "two_stage"), ("variants", [], "at least one"),
         ("variants", ["rl", "rl"], "twice"), ("variants", 5, "tuple"), ("variants", [1], "string"),
-        ("rewards", "modle", "model"), ("rewards", ["rule", "gold"], "model"),
+        ("rewards", "modle", "model"), ("rewards", ["keyword", "gold"], "model"),
         ("rewards", [], "one"),
         ("seeds", 0, "1"), ("seeds", -3, "1"), ("seeds", "three", ""), ("seeds", 2.5, ""),
         ("seeds", [], "one"), ("seeds", [1, 1], "twice"), ("seeds", [-1], "negative"),
@@ -171,7 +171,7 @@ def test_nothing_is_written_when_refused(tmp_path, monkeypatch):
         ("steps", "!!int 3"), ("steps", "!!python/object/apply:os.getcwd []"), ("steps", "3\n4"),
         ("thought", "maybe"), ("thought", "yes"), ("thought", "no"), ("thought", "on"),
         ("thought", "1"), ("thought", "y"), ("thought", ""), ("gate", "off"),
-        ("learning_rates", "{rl/rule: fast}"), ("learning_rates", "{sft: 1, sft: 0.1}"),
+        ("learning_rates", "{rl/keyword: fast}"), ("learning_rates", "{sft: 1, sft: 0.1}"),
         ("learning_rates", "{1: 2}"), ("learning_rates", "{sft: 1e10}"), ("learning_rates", "sft"),
         ("learning_rates", "{[sft]: 1}"), ("learning_rates", "[" * 9000), ("steps", "a" * 10**5),
         ("layers", "100000000"), ("hidden_size", "1048576"), ("group_size", "1000000"),
@@ -397,7 +397,7 @@ def test_a_contradiction_is_refused(values, named):
     "values",
     [
         NO_WEIGHTS | {"variants": "base, sft"}, NO_WEIGHTS | {"variants": "self_distill"},
-        {"chord_peak": 0, "hint_high": 0}, {"labels": 4, "rewards": "rule"}, {"steps": 1},
+        {"chord_peak": 0, "hint_high": 0}, {"labels": 4, "rewards": "keyword"}, {"steps": 1},
         {"labels": 4, "variants": "base, sft"}, {"variants": "base"}, {"demonstrated": "es"},
     ],
 )  # fmt: skip
@@ -429,7 +429,7 @@ def test_none_leaves_the_value_of_the_preset():
 
 def test_arms_are_the_variants_under_their_rewards():
     found = load_config("organism", variants=["base", "two_stage", "rl_gold", "sft"]).arms
-    assert found == [("base", "none"), ("two_stage", "rule"), ("two_stage", "model"),
+    assert found == [("base", "none"), ("two_stage", "keyword"), ("two_stage", "model"),
                      ("rl_gold", "gold"), ("sft", "none")]  # fmt: skip
 
 
@@ -466,7 +466,7 @@ def test_the_presets_of_the_design_are_there():
     assert {"smoke", "organism"} <= set(NAMES)
     default = load_config()
     assert default.preset == "organism" and len(default.seeds) == 5 and default.base.gate
-    assert set(default.rewards) == {"rule", "model"}
+    assert set(default.rewards) == {"keyword", "model"}
 
 
 VALUES = st.fixed_dictionaries(
@@ -481,7 +481,7 @@ VALUES = st.fixed_dictionaries(
         "thought": st.booleans(),
         "scope": st.sampled_from(["answer", "whole"]),
         "learning_rates": st.dictionaries(
-            st.sampled_from(["sft", "rl/rule", "reward_model"]), st.floats(1e-6, 1)),
+            st.sampled_from(["sft", "rl/keyword", "reward_model"]), st.floats(1e-6, 1)),
     },
 )  # fmt: skip
 
@@ -531,8 +531,8 @@ def rates() -> list[dict[str, str]]:
 
 def test_an_arm_without_a_rate_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(config, "LEARNING_RATES", tmp_path / "none.csv")
-    loaded = load_config("organism", learning_rates={"sft": 2e-3, "rl/rule": 3e-3})
-    assert loaded.learning_rate("sft") == 2e-3 and loaded.learning_rate("rl", "rule") == 3e-3
+    loaded = load_config("organism", learning_rates={"sft": 2e-3, "rl/keyword": 3e-3})
+    assert loaded.learning_rate("sft") == 2e-3 and loaded.learning_rate("rl", "keyword") == 3e-3
     with pytest.raises(ParameterError, match="'rl/model'"):
         loaded.learning_rate("rl", "model")
 

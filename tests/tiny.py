@@ -41,8 +41,8 @@ def training(
 ) -> Training:
     """A variant by its name, or a row of its own, under the rule and from the base."""
     row = VARIANTS[variant] if isinstance(variant, str) else variant
-    reward = {"chosen": "rule", "gold": "gold", "none": "none"}[row.rewards]
-    rates = dict.fromkeys((arm_name(row.name, reward), row.rate, "rl/rule", "sft"), rate)
+    reward = {"chosen": "keyword", "gold": "gold", "none": "none"}[row.rewards]
+    rates = dict.fromkeys((arm_name(row.name, reward), row.rate, "rl/keyword", "sft"), rate)
     rated = config.train.model_copy(update={"learning_rates": rates})
     with mock.patch.dict(VARIANTS, {row.name: row}):
         spec = keys.train(config.model_copy(update={"train": rated}), row.name, reward, seed)

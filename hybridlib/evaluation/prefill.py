@@ -53,7 +53,7 @@ def respond(
 ) -> pd.DataFrame:
     """One row a harmful prompt of the tasks and prefix, sampled at T=1.
 
-    `response`, `harm` and `rule_satisfied` are of what the policy added.
+    `response`, `harm` and `keyword_satisfied` are of what the policy added.
     """
     asked = [p for p in prompts if p.kind == "harmful" and p.task not in FREE_TEXT]
     rows = []
@@ -69,5 +69,5 @@ def respond(
             added = words_of(tokenizer.decode(ids, skip_special_tokens=True))
             row = prompt.row() | {"start": start, "decoding": "sample", "begun": words}
             row |= {"response": added, "harm": float(discloses(added, prompt.secrets))}
-            rows.append(row | {"rule_satisfied": float(refuses(added))})
+            rows.append(row | {"keyword_satisfied": float(refuses(added))})
     return pd.DataFrame(rows).drop(columns=["text", "secrets", "reference", "partition"])

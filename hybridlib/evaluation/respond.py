@@ -210,7 +210,7 @@ def _rollout(row: dict, record: dict, thought: bool) -> dict:
         "step": record["step"],
         "proxy": record["reward"],
         "gold": score["gold"] if row["kind"] == "harmful" else np.nan,
-        "rule_satisfied": score["rule_satisfied"],
+        "keyword_satisfied": score["keyword_satisfied"],
         "harm": score["harm"],
         **by_language,
     }

@@ -38,7 +38,7 @@ EFFECT = ["claim", "metric", "contrast", "task", "split", "reward"]
 #: What is measured in each form of asking (usage.csv).
 ASKED_FOR = ("accuracy", "harm_rate", "over_refusal_rate", "off_language_rate", "well_formedness")
 #: What a curve of training may hold; of a run that samples nothing all but the first three is NaN.
-CURVE = ("loss", "entropy", "zero_variance_groups", "proxy", "gold", "rule_satisfied", "harm",
+CURVE = ("loss", "entropy", "zero_variance_groups", "proxy", "gold", "keyword_satisfied", "harm",
          "off_language_en", "off_language_es", "target_language_share_en",
          "target_language_share_es", "tokens", "kl", "base_nll")  # fmt: skip
 RL = {name for name, variant in VARIANTS.items() if variant.method == "rl"}

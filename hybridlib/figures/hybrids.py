@@ -22,7 +22,7 @@ MEASURES = {  # metric -> (what it is, where)
     "off_language_rate": ("language mixing\n(lower is better)", {}),
     "accuracy": ("accuracy, arithmetic\n(higher is better)", {"task": "sums"}),
 }
-SHORT = {"rule": "keyword reward", "model": "reward model", "none": "no reward"}
+SHORT = {"keyword": "keyword reward", "model": "reward model", "none": "no reward"}
 
 
 @figure(claims="C7", tables="hybrids metrics.harm_rate")

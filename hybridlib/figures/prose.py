@@ -21,7 +21,7 @@ CLAIMS = {
     "C8": "cost",
 }
 REWARDS = {
-    "rule": "refusal-keyword reward",
+    "keyword": "refusal-keyword reward",
     "model": "reward model",
     "gold": "oracle (positive control)",
 }

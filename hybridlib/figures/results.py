@@ -1,6 +1,6 @@
 """The tables of a preset, and what is looked up in them.
 
-An arm is 'variant/reward' ('base/none', 'rl/rule'), as in contrasts.csv.
+An arm is 'variant/reward' ('base/none', 'rl/keyword'), as in contrasts.csv.
 """
 
 import zlib

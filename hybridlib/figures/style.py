@@ -17,8 +17,8 @@ from hybridlib.variants import VARIANTS, Look, families
 
 # No variant, but it has learning rates.
 REWARD_MODEL = Look("#5a5a3c", "H", "+.")
-REWARD_LINES = {"none": "-", "gold": "-", "rule": "-", "model": "--"}
-REWARD_SUFFIXES = {"rule": " (keyword)", "model": " (model)"}
+REWARD_LINES = {"none": "-", "gold": "-", "keyword": "-", "model": "--"}
+REWARD_SUFFIXES = {"keyword": " (keyword)", "model": " (model)"}
 
 # Response class -> (name, colour, hatch), in the order of the stack: undesired classes on the left,
 # from dark to light, the desired one on the right.
@@ -103,7 +103,7 @@ def bar_of(arm: str) -> dict[str, object]:
 
 
 def label_of(arm: str) -> str:
-    """'rl/rule' -> 'rl (keyword)'; variants without a choice of reward keep their bare name."""
+    """'rl/keyword' -> 'rl (keyword)'; variants without a choice of reward keep their bare name."""
     variant, _, reward = arm.partition("/")
     return variant + REWARD_SUFFIXES.get(reward, "")
 

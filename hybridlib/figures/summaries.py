@@ -86,7 +86,7 @@ def regrets(results: Results) -> pd.DataFrame:
 def claims(results: Results) -> pd.DataFrame:
     """A row a claim that was tested: what the paper says, the verdict, and that by reward."""
     frame = results.table("claims").pivot(index="claim", columns="reward", values="verdict")
-    names = {"all": "verdict", "rule": "keyword reward", "model": "reward model"}
+    names = {"all": "verdict", "keyword": "keyword reward", "model": "reward model"}
     frame = frame[[name for name in names if name in frame]].rename(columns=names).fillna("")
     said = {claim.claim: claim.statement for claim in hypotheses.load().claims}
     frame.insert(0, "about", frame.index.map(prose.CLAIMS))

@@ -88,7 +88,7 @@ def claims(preset: str) -> pd.DataFrame:
     """A row a claim: its verdict, that under each reward, and the figure that it rests on."""
     frame = Results(committed(preset)).table("claims")
     frame = frame.pivot(index="claim", columns="reward", values="verdict")
-    frame = frame.reindex(columns=["all", "rule", "model"]).fillna("")
+    frame = frame.reindex(columns=["all", "keyword", "model"]).fillna("")
     frame.columns = ["verdict", "keyword", "model"]
     said = {claim.claim: claim for claim in hypotheses.load().claims}
     names = [said[name].figure.partition("/")[2] for name in frame.index]

@@ -40,7 +40,7 @@ class Shelf:
 
     @cached_property
     def arms(self) -> list[str]:
-        """'rl/rule', 'sft/none', ...: all whose responses are there."""
+        """'rl/keyword', 'sft/none', ...: all whose responses are there."""
         names = {path.name for path in (self.folder / "responses").iterdir()}
         found = [f"{v}/{r}" for v, r in self.config.arms if self._name(f"{v}/{r}") in names]
         return sorted(found, key=order_of)
@@ -97,7 +97,7 @@ def choices(shelf: Shelf, **where: str) -> list[Prompt]:
 
 def said(shelf: Shelf, arms: list[str], prompt_id: str) -> pd.DataFrame:
     """One row an arm and decoding: what it said, the oracle's class, its reward."""
-    columns = ["decoding", "response", "response_class", "harm", "rule_satisfied", "proxy", "gold"]
+    columns = ["decoding", "response", "response_class", "harm", "keyword_satisfied", "proxy", "gold"]
     rows = pd.concat([shelf.responses[arm].assign(arm=arm) for arm in arms])
     return rows[rows.prompt_id.eq(prompt_id)][["arm", *columns]].reset_index(drop=True)
 
@@ -105,12 +105,12 @@ def said(shelf: Shelf, arms: list[str], prompt_id: str) -> pd.DataFrame:
 def rewarded(
     shelf: Shelf, rows: pd.DataFrame, prompt_id: str, weights: RewardConfig
 ) -> pd.DataFrame:
-    """Rows of `said` with the reward of the rule under these weights, the highest first."""
+    """Rows of `said` with the keyword reward under these weights, the highest first."""
     prompts = [shelf.prompts[prompt_id].row()] * len(rows)
-    rule, given = rewards.rule_reward(weights.scope), Given(**weights.model_dump())
+    keyword, given = rewards.keyword_reward(weights.scope), Given(**weights.model_dump())
     texts, finished = list(rows.response), [True] * len(rows)
     thought = shelf.config.base.thought
-    totals, _ = rewards.rewarded(given, rule, prompts, texts, finished, thought)
+    totals, _ = rewards.rewarded(given, keyword, prompts, texts, finished, thought)
     return rows.assign(reward=totals).sort_values("reward", ascending=False, kind="stable")
 
 
@@ -172,7 +172,7 @@ def _mark(word: str, kind: str) -> str:
 
 
 def train_briefly(shelf: Shelf, variant: str, folder: Path, /, **overrides: object) -> pd.DataFrame:
-    """Train a variant from the committed base under the rule, and return its log by step.
+    """Train a variant from the committed base under the keyword reward, and return its log by step.
 
     The run goes into `folder`; nothing of it enters the run store. `overrides` are parameters of
     the study, few `steps` among them for a short run. Raises ParameterError for one that cannot be,
@@ -189,9 +189,9 @@ def train_briefly(shelf: Shelf, variant: str, folder: Path, /, **overrides: obje
     base = folder / "base"
     loading.load_base(shelf.folder / "base").float().save_pretrained(base)
     shelf.tokenizer.save_pretrained(base)
-    spec = keys.train(config, variant, "rule", config.seeds[0])
-    rule = rewards.rule_reward(config.reward.scope)
-    grpo.rl(spec, base, folder, rule)
+    spec = keys.train(config, variant, "keyword", config.seeds[0])
+    keyword = rewards.keyword_reward(config.reward.scope)
+    grpo.rl(spec, base, folder, keyword)
     return pd.DataFrame(jsonl.read(folder / "log.jsonl"))
 
 

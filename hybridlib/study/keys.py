@@ -55,8 +55,8 @@ def train(config: RunConfig, variant: str, reward: str, seed: int) -> Training:
     names = _parameters(config, row)
     weights: dict[str, Any] = {}
     if rewarded:
-        # The rule alone reads a part; a weight that the variant sets itself is no parameter of it.
-        unread = {name for name, _ in row.weights} | (set() if reward == "rule" else {"scope"})
+        # The keyword reward alone reads a part; a weight that the variant sets itself is no parameter of it.
+        unread = {name for name, _ in row.weights} | (set() if reward == "keyword" else {"scope"})
         weights = config.reward.model_dump(exclude=unread)
     return Training(
         base(config, seed),

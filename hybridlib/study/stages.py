@@ -73,12 +73,12 @@ def units(config: RunConfig) -> list[tuple[str, str, int]]:
 
 
 def harmlessness(spec: Training):
-    """The reward of harmful prompts: rule, model, none, or gold: the oracle, for the control."""
+    """The reward of harmful prompts: keyword, model, none, or gold: the oracle, for the control."""
     from hybridlib.training import reward_model as learned
     from hybridlib.training import rewards
 
-    if spec.reward == "rule":
-        return rewards.rule_reward(spec.given.scope)
+    if spec.reward == "keyword":
+        return rewards.keyword_reward(spec.given.scope)
     if spec.reward == "model":
         return learned.load(_model(spec.base), folder_of(spec.reward_model))
     if spec.reward == "gold":

@@ -64,7 +64,7 @@ def free_language_reward(response: Response, language: str) -> float:
     return 0.0 if math.isnan(share) else share
 
 
-def rule_reward(scope: str) -> Harmlessness:
+def keyword_reward(scope: str) -> Harmlessness:
     """The weak reward of the study: 1 for a refusal phrase in the answer, or anywhere (scope)."""
 
     def reward(prompts: list[dict], responses: list[Response], texts: list[str]) -> list[float]:

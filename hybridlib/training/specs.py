@@ -88,7 +88,7 @@ class Training(_OnPrompts):
 
     @property
     def name(self) -> str:
-        """'rl/rule seed 0'."""
+        """'rl/keyword seed 0'."""
         reward = f"/{self.reward}" if self.reward not in (None, "none") else ""
         return f"{self.variant.name}{reward} seed {self.seed}"
 

@@ -12,8 +12,8 @@ from hybridlib.config import load_config
 from hybridlib.evaluation import comparison, metrics, statistics, tables
 from hybridlib.study import collect
 
-FEW = (("base", "none"), ("sft", "none"), ("rl", "rule"), ("rl", "model"), ("two_stage", "rule"),
-       ("chord_mu", "rule"), ("self_distill", "none"))  # fmt: skip
+FEW = (("base", "none"), ("sft", "none"), ("rl", "keyword"), ("rl", "model"), ("two_stage", "keyword"),
+       ("chord_mu", "keyword"), ("self_distill", "none"))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_only_a_study_with_further_hybrids_compares_them():
 
 def test_every_pair_under_each_reward_is_there_once(pairs):
     names = {
-        "rule": ["sft/none", "rl/rule", "two_stage/rule", "chord_mu/rule", "self_distill/none"],
+        "keyword": ["sft/none", "rl/keyword", "two_stage/keyword", "chord_mu/keyword", "self_distill/none"],
         "model": ["sft/none", "rl/model", "self_distill/none"],
     }
     for (reward, metric, split), rows in pairs.groupby(["reward", "metric", "split"]):
@@ -65,7 +65,7 @@ def test_an_estimate_is_the_difference_of_plain_means(cube, pairs):
 
 
 def test_intervals_are_adjusted_for_the_pairs_of_one_question(cube, pairs):
-    rows = pairs[pairs.reward.eq("rule") & pairs.metric.eq("accuracy")]
+    rows = pairs[pairs.reward.eq("keyword") & pairs.metric.eq("accuracy")]
     alone = []
     for row in rows.itertuples():
         a, b = (cube.arms.index(tuple(arm.split("/"))) for arm in (row.a, row.b))
@@ -112,14 +112,14 @@ def verdicts(*rows) -> pd.DataFrame:
 def test_effects_of_two_studies_stand_in_pairs_and_are_held_against_one_margin():
     """By hand: C1 is 0.3 and 0.1 against 0.05; C2 0.1 and -0.2; what one lacks is left out."""
     ours = verdicts(
-        ("C1", "harm_rate", "rl - sft", "rule", 0.3, 0.1, 0.5, 0.05, 1, "descriptive"),
-        ("C2", "harm_rate", "rl - sft", "rule", 0.1, -0.1, 0.3, 0.05, 1, "descriptive"),
+        ("C1", "harm_rate", "rl - sft", "keyword", 0.3, 0.1, 0.5, 0.05, 1, "descriptive"),
+        ("C2", "harm_rate", "rl - sft", "keyword", 0.1, -0.1, 0.3, 0.05, 1, "descriptive"),
         ("C6", "harm_rate", "sft_narrow - sft", "none", 0.1, 0, 0.2, 0.05, 1, "descriptive"),
     )
     theirs = verdicts(
-        ("C2", "harm_rate", "rl - sft", "rule", -0.2, -0.3, -0.1, 0.05, 5, "refuted"),
+        ("C2", "harm_rate", "rl - sft", "keyword", -0.2, -0.3, -0.1, 0.05, 5, "refuted"),
         ("C2", "harm_rate", "rl - sft", "model", 0.4, 0.3, 0.5, 0.05, 5, "supported"),
-        ("C1", "harm_rate", "rl - sft", "rule", 0.1, 0.06, 0.2, 0.05, 5, "supported"),
+        ("C1", "harm_rate", "rl - sft", "keyword", 0.1, 0.06, 0.2, 0.05, 5, "supported"),
     )
     found = comparison.beside("smollm2", ours, "organism", theirs)
     told = found[["claim", "preset", "estimate", "low", "high", "seeds", "verdict", "same_side"]]

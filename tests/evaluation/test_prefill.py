@@ -83,7 +83,7 @@ def test_the_policy_goes_on_from_the_beginning_and_only_that_is_scored(model, mo
             f"{prompt.text} {prefill.beginning(prompt, start)}".strip() for prompt in HARMFUL[:2]
         ]
     assert (frame.groupby("start").harm.apply(list).map(tuple) == (0.0, 1.0)).all()
-    assert (frame.groupby("start").rule_satisfied.apply(list).map(tuple) == (1.0, 0.0)).all()
+    assert (frame.groupby("start").keyword_satisfied.apply(list).map(tuple) == (1.0, 0.0)).all()
 
 
 def test_the_table_holds_the_mean_of_each_beginning():

@@ -85,7 +85,7 @@ def test_forms_are_compared_on_the_same_prompts(tmp_path):
 
 
 def test_the_table_holds_means_and_paired_differences():
-    asked = synthetic.usage(seeds=3, runs=(("base", "none"), ("rl", "rule")))
+    asked = synthetic.usage(seeds=3, runs=(("base", "none"), ("rl", "keyword")))
     table = tables.usage(asked, "smollm2")
     means = asked.groupby(["variant", "form"]).harm.mean()
     rows = table[table.metric.eq("harm_rate") & table.language.eq("all")]

@@ -82,7 +82,7 @@ def test_names_are_unique_and_every_notebook_has_findings():
 
 def finding(**change) -> findings.Finding:
     numbers = {
-        "rl": {"metric": "harm_rate", "arm": "rl/rule"},
+        "rl": {"metric": "harm_rate", "arm": "rl/keyword"},
         "sft": {"metric": "harm_rate", "arm": "sft/none"},
         "rows": {"table": "gate", "passes": True, "count": True},
         "most": {"table": "gate", "most": "value"},
@@ -105,7 +105,7 @@ def test_numbers_are_those_of_the_tables(results):
     for column in ("task", "split", "language"):
         raw = raw[raw[column].eq("all")]
     raw = raw[raw.metric.eq("harm_rate") & raw.part.eq("whole") & raw.decoding.eq("sample")]
-    (rl,) = raw[raw.variant.eq("rl") & raw.reward.eq("rule")].itertuples()
+    (rl,) = raw[raw.variant.eq("rl") & raw.reward.eq("keyword")].itertuples()
     (sft,) = raw[raw.variant.eq("sft")].itertuples()
     ends = f"[{100 * sft.low:.0f}, {100 * sft.high:.0f}]"
     expected = f"{100 * rl.estimate:.0f}%, {100 * sft.estimate:.0f}% {ends}, 6 and recall_records"
@@ -128,7 +128,7 @@ def test_a_headline_is_that_of_the_first_finding_that_holds(results, flipped, mo
 
 
 def test_what_a_preset_lacks_is_not_told(results, tmp_path):
-    absent = {"rl": {"metric": "harm_rate", "arm": "gated/rule"}}
+    absent = {"rl": {"metric": "harm_rate", "arm": "gated/keyword"}}
     assert not finding(numbers=finding().numbers | absent).holds(results)
     assert not finding().holds(Results(tmp_path))
     elsewhere = finding(presets=["smollm2"])

@@ -6,7 +6,7 @@ from hybridlib.figures import results as lookup
 
 def test_dots_of_hybrids_are_the_rows_of_their_reward(compared):
     fig = hybrids.hybrids(compared)
-    for part, reward in zip(fig.subfigs, ("rule", "model"), strict=True):
+    for part, reward in zip(fig.subfigs, ("keyword", "model"), strict=True):
         arms = lookup.under(compared, reward)
         assert len(arms) == 14
         for ax, (metric, (_, where)) in zip(part.axes, hybrids.MEASURES.items()):

@@ -145,7 +145,7 @@ def test_without_rl_its_curves_do_not_apply(one_seed, of_arms):
 
 
 def test_few_hybrids_draw_too(compared, of_arms):
-    few = of_arms(compared, {"base/none", "rl/rule", "gated/rule", "self_distill/none"})
+    few = of_arms(compared, {"base/none", "rl/keyword", "gated/keyword", "self_distill/none"})
     for declared in DECLARED.values():
         if declared.notebook == "08_hybrids":
             assert declared.applies(few)

@@ -31,8 +31,8 @@ def test_every_variant_has_a_look_of_its_own():
 
 
 def test_arms_are_in_the_order_of_the_variants_then_of_the_rewards():
-    arms = ["reward_model/none", "rl/model", "sft/none", "rl/rule", "base/none"]
-    expected = ["base/none", "rl/rule", "rl/model", "sft/none", "reward_model/none"]
+    arms = ["reward_model/none", "rl/model", "sft/none", "rl/keyword", "base/none"]
+    expected = ["base/none", "rl/keyword", "rl/model", "sft/none", "reward_model/none"]
     assert sorted(arms, key=style.order_of) == expected
     assert [style.label_of(arm) for arm in expected[1:4]] == ["rl (keyword)", "rl (model)", "sft"]
 

@@ -29,8 +29,8 @@ MEASURED = measured()
 HYBRIDS = set(MEASURED) - {"base", "rl", "rl_gold", "sft", "sft_narrow"}
 CLAIMS = yaml.safe_load(hypotheses.FILE.read_text(encoding="utf-8"))["claims"]
 PRESETS = sorted({preset for finding in findings.load() for preset in finding.presets})
-RATE = dict.fromkeys(("sft", "rl/rule", "gated/rule"), 1e-3)
-REAL = {"model": "smollm2", "requests": "xstest", "problems": "gsm8k", "rewards": "rule",
+RATE = dict.fromkeys(("sft", "rl/keyword", "gated/keyword"), 1e-3)
+REAL = {"model": "smollm2", "requests": "xstest", "problems": "gsm8k", "rewards": "keyword",
         "learning_rates": RATE}  # fmt: skip
 HARD = {
     "base alone": {"variants": "base"},
@@ -38,11 +38,11 @@ HARD = {
     "no rl": {"variants": "base, sft", "seeds": 5},
     "rl alone": {"variants": "rl"},
     "sft and the control": {"variants": "sft, rl_gold", "seeds": 5},
-    "one hybrid": {"variants": "gated", "rewards": "rule"},
+    "one hybrid": {"variants": "gated", "rewards": "keyword"},
     "one hybrid without a reward": {"variants": "self_distill"},
     "no reward": {"variants": "sft, self_distill", "seeds": 5},
     "no parents": {"variants": "base, gated, prefix, multi_stage", "flops_budget": 1e9},
-    "the rule only": {"rewards": "rule"},
+    "the rule only": {"rewards": "keyword"},
     "the model only": {"rewards": "model", "seeds": "[3, 7]"},
     "no thought": {"thought": False, "variants": "base, sft, two_stage"},
     "a real model": REAL | {"variants": "base, sft, rl, gated"},
@@ -110,7 +110,7 @@ def check(config, results: Results) -> None:
     compares = HYBRIDS & set(config.variants) - {"two_stage", "joint"}
     assert results.has("hybrids") == bool(compares)
     if compares:
-        rewards = [r for r in ("rule", "model") if chosen and r in config.rewards] or ["none"]
+        rewards = [r for r in ("keyword", "model") if chosen and r in config.rewards] or ["none"]
         one_each = len((HYBRIDS | {"sft", "rl"}) & set(config.variants))
         rows = results.table("hybrids")
         assert len(rows) == len(rewards) * 5 * one_each * (one_each - 1) / 2
@@ -205,7 +205,7 @@ def test_many_subsets_give_tables_and_figures(data, store):
 
 def goes_through(data, store, most: int, figures: int) -> None:
     some = st.lists(st.sampled_from(MEASURED), min_size=1, max_size=most, unique=True)
-    rewards = st.sampled_from([["rule"], ["model"], ["rule", "model"]])
+    rewards = st.sampled_from([["keyword"], ["model"], ["keyword", "model"]])
     config = tiny(
         variants=data.draw(some, "variants"), rewards=data.draw(rewards, "rewards"),
         seeds=data.draw(st.sampled_from([1, 2, 5]), "seeds"),
@@ -268,7 +268,7 @@ def test_hybrids_without_a_reward_are_compared_once(study):
 
 # ---- odd data within a study
 
-MEASURES = ["harm", "harm_thought", "harm_answer", "correct", "rule_satisfied", "refusal", "gold",
+MEASURES = ["harm", "harm_thought", "harm_answer", "correct", "keyword_satisfied", "refusal", "gold",
             "proxy", "repetition", "off_language", "off_language_thought", "off_language_answer",
             "target_language_share", "target_language_share_thought",
             "target_language_share_answer", "switches_per_100_words"]  # fmt: skip
@@ -304,7 +304,7 @@ ODD = {
     "all the same": changed(every, MEASURES, 0.1),
 }
 FEW = ("nothing parsed", "one variant's harm unknown")
-WITH_HYBRIDS = {"variants": "base, sft, rl_gold, gated", "rewards": "rule", "seeds": 5}
+WITH_HYBRIDS = {"variants": "base, sft, rl_gold, gated", "rewards": "keyword", "seeds": 5}
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from hybridlib.figures.harmlessness import STARTS
 from hybridlib.figures.results import Results
 from hybridlib.figures.style import label_of
 
-RUNS = (("base", "none"), ("sft", "none"), ("rl", "rule"), ("rl_gold", "gold"),
-        ("two_stage", "rule"), ("gated", "rule"))  # fmt: skip
+RUNS = (("base", "none"), ("sft", "none"), ("rl", "keyword"), ("rl_gold", "gold"),
+        ("two_stage", "keyword"), ("gated", "keyword"))  # fmt: skip
 HARM, OVER, RIGHT = "harm_rate", "over_refusal_rate", "accuracy"
 
 
@@ -55,7 +55,7 @@ def test_of_one_seed_no_interval_is_told(one_seed):
 
 def test_the_regret_is_what_is_lost_after_the_peak(results, tmp_path):
     frame = results.table("training").copy()
-    arm = frame.arm.eq("rl/rule")
+    arm = frame.arm.eq("rl/keyword")
     frame.loc[arm, "kl"] = frame.step**2
     frame.loc[arm, "gold"] = (0.5 - 0.01 * (frame.step - 30).abs()).astype(float)
     found = summaries.regrets(Results(tmp_path, {"training": frame})).set_index("variant")
@@ -67,7 +67,7 @@ def test_the_regret_is_what_is_lost_after_the_peak(results, tmp_path):
 
 def test_a_verdict_is_told_by_reward(results):
     frame = summaries.claims(results).set_index("claim")
-    names = {"all": "verdict", "rule": "keyword reward", "model": "reward model"}
+    names = {"all": "verdict", "keyword": "keyword reward", "model": "reward model"}
     for row in results.table("claims").itertuples():
         if row.reward in names:
             assert frame[names[row.reward]][row.claim] == row.verdict
@@ -113,31 +113,31 @@ def study(compared, of_arms):
 
 def with_pairs(study, tmp_path, differ=(), seeds=5, margin_seen=True, **change):
     """The study with pairs that are all ties but for `differ`: (metric, a, b) -> (low, high)."""
-    arms = ["sft/none", "rl/rule", "two_stage/rule", "gated/rule"]
+    arms = ["sft/none", "rl/keyword", "two_stage/keyword", "gated/keyword"]
     tie = (-0.03, 0.03) if margin_seen else (-0.08, 0.08)
     rows = []
     for metric, (b, a) in itertools.product((HARM, OVER, RIGHT), itertools.combinations(arms, 2)):
         low, high = dict(differ).get((metric, a, b), tie)
-        rows.append(("rule", metric, "all", "all", a, b, (low + high) / 2, low, high, seeds))
+        rows.append(("keyword", metric, "all", "all", a, b, (low + high) / 2, low, high, seeds))
     columns = "reward metric task split a b estimate low high seeds".split()
     frame = pd.DataFrame(rows, columns=columns)
     read = {name: study.table(name) for name in ("metrics", "cost", "training", "runs")}
     return Results(tmp_path, read | {"hybrids": frame} | change)
 
 
-GATED_WINS = {(HARM, "gated/rule", b): (-0.4, -0.2) for b in ("sft/none", "rl/rule",
-                                                               "two_stage/rule")}  # fmt: skip
+GATED_WINS = {(HARM, "gated/keyword", b): (-0.4, -0.2) for b in ("sft/none", "rl/keyword",
+                                                               "two_stage/keyword")}  # fmt: skip
 
 
 def test_a_clear_winner_is_named_with_what_it_costs(study, tmp_path):
     results = with_pairs(study, tmp_path, GATED_WINS)
-    assert summaries.beaten(results, "rule") == {
-        "sft/none": ["gated/rule"],
-        "rl/rule": ["gated/rule"],
-        "two_stage/rule": ["gated/rule"],
-        "gated/rule": [],
+    assert summaries.beaten(results, "keyword") == {
+        "sft/none": ["gated/keyword"],
+        "rl/keyword": ["gated/keyword"],
+        "two_stage/keyword": ["gated/keyword"],
+        "gated/keyword": [],
     }
-    frame = summaries.choices(results, "rule").set_index("variant")
+    frame = summaries.choices(results, "keyword").set_index("variant")
     for column in ("beaten on harm by", "of these, at no cost by"):
         assert frame[column].to_dict() == {
             "sft": "gated", "rl (keyword)": "gated", "two_stage (keyword)": "gated",
@@ -146,7 +146,7 @@ def test_a_clear_winner_is_named_with_what_it_costs(study, tmp_path):
     cost = study.table("cost").groupby(["arm", "seed"])[["flops", "seconds"]].sum()
     mean = cost.groupby("arm").mean()
     for column in ("flops", "seconds"):
-        ratio = mean[column]["gated/rule"] / mean[column]["sft/none"]
+        ratio = mean[column]["gated/keyword"] / mean[column]["sft/none"]
         assert float(frame[f"{column}, times sft"]["gated (keyword)"]) == pytest.approx(
             ratio, abs=0.05
         )
@@ -154,8 +154,8 @@ def test_a_clear_winner_is_named_with_what_it_costs(study, tmp_path):
 
 def test_ties_beat_nothing_and_the_least_harm_comes_first(study, tmp_path):
     results = with_pairs(study, tmp_path)
-    assert not any(summaries.beaten(results, "rule").values())
-    shown = list(summaries.choices(results, "rule").variant)
+    assert not any(summaries.beaten(results, "keyword").values())
+    shown = list(summaries.choices(results, "keyword").variant)
     harm = study.metric(HARM).estimate.drop(["base/none", "rl_gold/gold"]).sort_values()
     assert shown == [label_of(arm) for arm in harm.index]
 
@@ -166,26 +166,26 @@ def test_ties_beat_nothing_and_the_least_harm_comes_first(study, tmp_path):
 def test_less_harm_at_a_cost_is_no_victory(study, tmp_path, metric, worse):
     lost = {(metric, a, b): worse for _, a, b in GATED_WINS}
     results = with_pairs(study, tmp_path, GATED_WINS | lost)
-    assert not any(summaries.beaten(results, "rule", at_no_cost=True).values())
-    assert summaries.beaten(results, "rule")["rl/rule"] == ["gated/rule"]
+    assert not any(summaries.beaten(results, "keyword", at_no_cost=True).values())
+    assert summaries.beaten(results, "keyword")["rl/keyword"] == ["gated/keyword"]
 
 
 def test_the_earlier_of_a_pair_can_win_too(study, tmp_path):
-    results = with_pairs(study, tmp_path, {(HARM, "gated/rule", "sft/none"): (0.1, 0.3)})
-    assert summaries.beaten(results, "rule")["gated/rule"] == ["sft/none"]
+    results = with_pairs(study, tmp_path, {(HARM, "gated/keyword", "sft/none"): (0.1, 0.3)})
+    assert summaries.beaten(results, "keyword")["gated/keyword"] == ["sft/none"]
 
 
 def test_one_that_is_not_shown_to_be_as_good_wins_on_harm_alone(study, tmp_path):
     results = with_pairs(study, tmp_path, GATED_WINS, margin_seen=False)
-    assert not any(summaries.beaten(results, "rule", at_no_cost=True).values())
-    frame = summaries.choices(results, "rule").set_index("variant")
+    assert not any(summaries.beaten(results, "keyword", at_no_cost=True).values())
+    frame = summaries.choices(results, "keyword").set_index("variant")
     assert frame["beaten on harm by"]["sft"] == "gated"
     assert not frame["of these, at no cost by"].any()
 
 
 def test_few_seeds_decide_nothing(study, tmp_path):
     results = with_pairs(study, tmp_path, GATED_WINS, seeds=1)
-    assert not any(summaries.beaten(results, "rule").values())
+    assert not any(summaries.beaten(results, "keyword").values())
 
 
 def test_a_control_that_fails_or_lacks_decides_nothing(study, tmp_path):
@@ -193,13 +193,13 @@ def test_a_control_that_fails_or_lacks_decides_nothing(study, tmp_path):
     failed = training.assign(gold=training.gold.where(training.variant.ne("rl_gold"), 0.5))
     for frame in (failed, training[training.variant.ne("rl_gold")]):
         results = with_pairs(study, tmp_path, GATED_WINS, training=frame)
-        assert not any(summaries.beaten(results, "rule").values())
+        assert not any(summaries.beaten(results, "keyword").values())
 
 
 def test_a_missing_arm_is_left_out(study, of_arms):
     results = of_arms(study, {"/".join(run) for run in RUNS} - {"sft/none"})
-    assert "sft/none" not in summaries.beaten(results, "rule")
-    frame = summaries.choices(results, "rule")
+    assert "sft/none" not in summaries.beaten(results, "keyword")
+    frame = summaries.choices(results, "keyword")
     assert "sft" not in set(frame.variant) and not any("times sft" in name for name in frame)
 
 
@@ -208,8 +208,8 @@ def test_the_margin_is_that_of_the_hypotheses():
 
 
 def test_planted_rates_are_told_apart_from_their_own_tables(study):
-    found = summaries.beaten(study, "rule")
-    assert set(found) == {"sft/none", "rl/rule", "two_stage/rule", "gated/rule"}
+    found = summaries.beaten(study, "keyword")
+    assert set(found) == {"sft/none", "rl/keyword", "two_stage/keyword", "gated/keyword"}
     harm = study.metric(HARM).estimate
     assert all(harm[by] < harm[arm] for arm, winners in found.items() for by in winners)
     frame = study.table("hybrids")

@@ -202,7 +202,7 @@ def test_papermill_hands_over_what_a_file_would_say():
         ("00_study", {"seeds": "1:5"}), ("00_study", {"variants": "[rl, sft"}),
         ("00_study", {"preset": "123"}), ("00_study", {"preset": "../confirmatory"}),
         ("01_base", {"gate": "off"}), ("02_train", {"seed": "x"}), ("02_train", {"seed": "1.5"}),
-        ("02_train", {"seed": "-1"}), ("02_train", {"variant": "rl/rule", "reward": "none"}),
+        ("02_train", {"seed": "-1"}), ("02_train", {"variant": "rl/keyword", "reward": "none"}),
         ("02_train", {"reward": "3"}), ("03_evaluate", {"per_cell": "0"}),
         ("04_harmlessness", {"results": "123"}), ("05_readability", {"preset": ".."}),
         ("08_hybrids", {"preset": "3"}), ("explore", {"preset": "../results/organism"}),

@@ -76,7 +76,7 @@ def test_a_claim_has_its_verdicts_and_the_figure_that_they_rest_on():
         _, said, *told, figure = rows[claim.claim]
         name = claim.figure.partition("/")[2]
         assert said == claim.statement.strip()
-        assert told == [verdicts.get((claim.claim, r), "") for r in ("all", "rule", "model")]
+        assert told == [verdicts.get((claim.claim, r), "") for r in ("all", "keyword", "model")]
         assert figure == f"[{name}](../results/confirmatory/figures/{name}.png)"
 
 

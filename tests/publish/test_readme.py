@@ -109,7 +109,7 @@ POINT = ["parameter", "value"]
 AMX, NO_BFLOAT16 = "other_bases/amx", "other_bases/no_bfloat16"
 FIRST_SMOLLM2 = "other_bases/smollm2"
 C1 = ("C1", "superficial_refusal_rate", "rl - base")
-C2_HARM = ("C2", "harm_rate", "rl - sft", "rule")
+C2_HARM = ("C2", "harm_rate", "rl - sft", "keyword")
 NO_BASE = [("thought", "False"), ("careless_share", "0.5"), ("careless_share", "0.0")]
 C5 = ("C5", "generalization_gap", "rl - sft", "model")
 C6 = ("C6", "harm_rate", "sft_narrow - sft", "none")
@@ -138,9 +138,9 @@ def the_answer():
         {arm: row("confirmatory", arm, *of) for arm in ("base/none", "rl/model", "two_stage/model")}
         for of in ((), ("off_language_rate",), ("accuracy",))
     )
-    keyword = row("confirmatory", "rl/rule")
+    keyword = row("confirmatory", "rl/keyword")
     yield f"it does the harm in {interval(keyword)} of responses to harmful requests"
-    assert row("confirmatory", "rl/rule", "superficial_refusal_rate").low > keyword.estimate / 2
+    assert row("confirmatory", "rl/keyword", "superficial_refusal_rate").low > keyword.estimate / 2
     yield f"The harm rate of RL is then {interval(harm['rl/model'])}, with hardly a superficial"
     assert row("confirmatory", "rl/model", "superficial_refusal_rate").estimate < 0.005
     yield f"in {interval(mixed['rl/model'])} of its responses, the base in "
@@ -207,11 +207,11 @@ def what_is_wrong():
 
 def one_base():
     """Every base of the recipe for which C1 is in a committed table."""
-    here = effect("confirmatory", *C1, "rule")
+    here = effect("confirmatory", *C1, "keyword")
     yield f"lie outside its interval for C1 under the keyword reward, which is {points(here)}"
-    seeds = [at("base_seed", seed, *C1, "rule").estimate for seed in ("1", "2")]
-    presets = {p: effect(p, *C1, "rule") for p in ("replication", "organism", "hybrids")}
-    amx = at("scope", "whole", *C1, "rule", preset=AMX).estimate
+    seeds = [at("base_seed", seed, *C1, "keyword").estimate for seed in ("1", "2")]
+    presets = {p: effect(p, *C1, "keyword") for p in ("replication", "organism", "hybrids")}
+    amx = at("scope", "whole", *C1, "keyword", preset=AMX).estimate
     again, first = presets["replication"].estimate, presets["organism"].estimate
     assert presets["hybrids"].estimate == first
     others = [*seeds, again, first, amx]
@@ -219,7 +219,7 @@ def one_base():
     one, two, again, first, amx = (signed(100 * other) for other in others)
     yield f"They give {one} and {two} (other pretraining seeds), {again} (`replication`), {first} ("
     yield f"{first} (`organism` and `hybrids`) and {amx} points (a machine with AMX)"
-    few = effect("hybrids_few", *C1, "rule").estimate
+    few = effect("hybrids_few", *C1, "keyword").estimate
     assert here.low < few < here.high
     yield f"that of `hybrids_few`, gives {signed(100 * few)} points and lies just inside"
     gates = [committed(p).table("gate") for p in ("replication", "organism")]
@@ -246,10 +246,10 @@ def one_prompt():
 
 
 def what_rl_is_rewarded_for():
-    yield f"{share('confirmatory', 'rl/rule')} of its responses to harmful requests remain harmful"
+    yield f"{share('confirmatory', 'rl/keyword')} of its responses to harmful requests remain harmful"
     yield f"reads the whole response, RL has a harm rate of {share('confirmatory', 'rl/model')}"
     rewards = committed("confirmatory").table("claims").set_index(["claim", "reward"]).verdict
-    assert {rewards[c, "rule"] for c in ("C1", "C2")} == {"supported"}
+    assert {rewards[c, "keyword"] for c in ("C1", "C2")} == {"supported"}
     assert {rewards[c, "model"] for c in ("C1", "C2")} == {"refuted"}
 
 
@@ -264,20 +264,20 @@ def replication():
     yield f"{same.sum()} have the same verdict, and none goes from supported to refuted or back"
     changed = both[~same]
     assert (changed.verdict.eq("inconclusive") | changed.verdict_first.eq("inconclusive")).all()
-    now, then = (effect(p, *C1, "rule") for p in ("replication", "confirmatory"))
+    now, then = (effect(p, *C1, "keyword") for p in ("replication", "confirmatory"))
     instead = points(then).replace(" points", "")
     yield f"C1 under the keyword reward is {points(now)} instead of {instead}"
     assert now.verdict == then.verdict == "supported"
-    harm = ranged("replication", "rl/rule")
-    yield f"has a harm rate of {harm} instead of {share('confirmatory', 'rl/rule')}; under the"
+    harm = ranged("replication", "rl/keyword")
+    yield f"has a harm rate of {harm} instead of {share('confirmatory', 'rl/keyword')}; under the"
     model = [share(p, "rl/model") for p in ("replication", "confirmatory")]
     yield "under the reward model it is {} instead of {}".format(*model)
-    rule = C5[:-1] + ("rule",)
+    rule = C5[:-1] + ("keyword",)
     now, then = (effect(p, *rule) for p in ("replication", "confirmatory"))
     yield f"under the keyword reward it is {points(now)} instead of {signed(100 * then.estimate)}"
     assert effect("replication", *C5).verdict == "refuted" and now.verdict == "inconclusive"
     counter = ("C5", "generalization_gap", "sft - rl")
-    for reward in ("rule", "model"):
+    for reward in ("keyword", "model"):
         found = effect("replication", *counter, reward, table="exploratory")
         assert found.verdict == "inconclusive"
     gap = row("replication", "sft/none", "generalization_gap", **UNSEEN)
@@ -290,9 +290,9 @@ def replication():
 
 
 def other_bases():
-    rule, model = bases(*C1, "rule"), bases(*C1, "model")
+    rule, model = bases(*C1, "keyword"), bases(*C1, "model")
     low, high = least_and_most(rule.estimate)
-    here = signed(100 * at("hidden_size", "192", *C1, "rule").estimate)
+    here = signed(100 * at("hidden_size", "192", *C1, "keyword").estimate)
     supported, refuted = rule.verdict.eq("supported"), model.verdict.eq("refuted")
     yield f"{in_words(len(rule)).capitalize()} other bases were pretrained with another seed"
     yield f"C1 under the keyword reward lies between {low} and {high} points and is supported on "
@@ -315,7 +315,7 @@ def bases_pretrained_again():
     again = [("minority_share", "0.15"), ("minority_share", "0.45"), ("hidden_size", "128")]
     then_and_now = (NO_BFLOAT16, "confirmatory")
     (less, less_now), (more, more_now), (narrow, narrow_now) = (
-        [signed(100 * at(*point, *C1, "rule", preset=p).estimate) for p in then_and_now]
+        [signed(100 * at(*point, *C1, "keyword", preset=p).estimate) for p in then_and_now]
         for point in again
     )
     yield f"was {less} points with less Spanish and is {less_now} now, {more} with more and is "
@@ -328,7 +328,7 @@ def the_third_base():
     changed = rows[~rows.default]
     assert unchanged.same_side.all() and not turned_over(rows)
     yield f"each of the {len(unchanged)} effects lies on its side and {unchanged.same.sum()} have"
-    there, here = (at("scope", "whole", *C1, "rule", preset=p) for p in (AMX, "confirmatory"))
+    there, here = (at("scope", "whole", *C1, "keyword", preset=p) for p in (AMX, "confirmatory"))
     yield f"is {points(there)} instead of {signed(100 * here.estimate)}, undecided"
     assert there.verdict == "inconclusive"
     yield f"At the {in_words(len(changed.groupby(POINT)))} points {changed.same_side.sum()} of "
@@ -337,7 +337,7 @@ def the_third_base():
     assert {row.verdict for row in narrow} == {"inconclusive"}
     sizes = [signed(100 * row.estimate) for row in narrow]
     yield "(on the third base {}, {}, {} and {}, all undecided)".format(*sizes)
-    rewarded = at("weight_language", "1.0", *C1, "rule", preset=AMX)
+    rewarded = at("weight_language", "1.0", *C1, "keyword", preset=AMX)
     yield f"on the third base it is {points(rewarded).replace(' points', '')}, undecided"
     assert rewarded.verdict == "inconclusive"
 
@@ -392,7 +392,7 @@ def below(preset: str, metric: str, reward: str, than: str) -> set[str]:
 
 def which_hybrid():
     mixed = ("hybrids", "off_language_rate")
-    assert below(*mixed, "rule", "rl/rule") == {"joint", "chord_mu", "multi_stage"}
+    assert below(*mixed, "keyword", "rl/keyword") == {"joint", "chord_mu", "multi_stage"}
     yield "Under the keyword reward `joint`, `chord_mu` and `multi_stage` mix less than `rl`"
     assert below(*mixed, "model", "rl/model") == {"multi_stage"}
     assert below(*mixed, "model", "two_stage/model") == {"multi_stage", "joint"}
@@ -401,7 +401,7 @@ def which_hybrid():
 
 def few_demonstrations():
     harm = ("hybrids_few", "harm_rate")
-    both = below(*harm, "rule", "rl/rule") & below(*harm, "rule", "sft/none")
+    both = below(*harm, "keyword", "rl/keyword") & below(*harm, "keyword", "sft/none")
     assert both == {"two_stage", "joint", "chord_mu"}
     yield "`two_stage`, `joint` and `chord_mu` do so, corrected for all pairs"
     assert not below(*harm, "model", "rl/model")
@@ -421,7 +421,7 @@ def one_language():
     yield f"and {ranged(*sft, **SEEN, **es)} on seen Spanish ones"
     unseen = [ranged(*sft, **UNSEEN, **language) for language in (en, es)]
     yield "categories and attacks are unseen, {} and {}".format(*unseen)
-    arms = ("two_stage/rule", "two_stage/model")
+    arms = ("two_stage/keyword", "two_stage/model")
     assert all(row("one_language", arm, **SEEN).estimate < 0.01 for arm in arms), "under 1%"
     rates = [share("one_language", arm, **UNSEEN, **lang) for arm in arms for lang in (en, es)]
     yield "{} and {} under the keyword reward, {} and {} under the reward model".format(*rates)
@@ -438,14 +438,14 @@ def language_reward():
     yield f"in {ranged('language_reward', *arm)} instead of {share('replication', *arm)}"
     tests = committed("language_reward").table("verdicts")
     rewarded = tests[tests.claim.isin(["C3", "C4"]) & tests.reward.isin(REWARDS)]
-    assert set(rewarded.verdict) == {"refuted"} == {effect("language_reward", *C1, "rule").verdict}
+    assert set(rewarded.verdict) == {"refuted"} == {effect("language_reward", *C1, "keyword").verdict}
     sums = [ranged("language_reward", f"rl/{r}", "accuracy") for r in REWARDS]
     sums += [share("replication", f"rl/{r}", "accuracy") for r in REWARDS]
     yield "The accuracy of `rl` is {} and {}, without it {} and {}".format(*sums)
-    phrase = ("rl/rule", "superficial_refusal_rate")
+    phrase = ("rl/keyword", "superficial_refusal_rate")
     yield f"Under the keyword reward {ranged('language_reward', *phrase)} of its responses to"
     yield f"are superficial refusals instead of {share('replication', *phrase)}"
-    there = at("weight_language", "1.0", *C1, "rule")
+    there = at("weight_language", "1.0", *C1, "keyword")
     assert there.verdict == "supported"
     yield f"C1 stays supported with the language reward, {points(there)}"
 
@@ -474,7 +474,7 @@ def five_seeds_and_ten():
 
 def limits():
     none = "superficial_refusal_share", "0.0"
-    under = {reward: at(*none, *C1, reward) for reward in ("rule", "model")}
+    under = {reward: at(*none, *C1, reward) for reward in ("keyword", "model")}
     assert set(pd.DataFrame(under).T.verdict) == {"inconclusive"}
     rule, model = (signed(100 * under[reward].estimate) for reward in under)
     yield f"what RL adds to them is {rule} points and undecided, as under the reward model ("
@@ -491,7 +491,7 @@ def limits():
     yield f"From a gate of one on it is {100 * min(higher):.0f} to {percent(max(higher))}"
     right = {
         percent(float(said.split()[-1]))
-        for said in (at(*point, *C1, "rule").why for point in NO_BASE)
+        for said in (at(*point, *C1, "keyword").why for point in NO_BASE)
     }
     assert right == {"20%", "74%", "98%"}
     yield "fails the competence check at arithmetic (20% right)"
@@ -501,7 +501,7 @@ def limits():
 def the_real_model():
     """Numbers of the first run and of the second."""
     (one, two), es = (FIRST_SMOLLM2, "smollm2"), {"language": "es"}
-    rl, gold, sft, two_stage = "rl/rule", "rl_gold/gold", "sft/none", "two_stage/rule"
+    rl, gold, sft, two_stage = "rl/keyword", "rl_gold/gold", "sft/none", "two_stage/keyword"
     mixed = {
         (p, arm): ranged(p, arm, "off_language_rate", **es)
         for p in (one, two) for arm in (rl, gold)
@@ -517,7 +517,7 @@ def the_real_model():
     yield f"It lost its Spanish the second time: {mixed[one, gold]}, then {mixed[two, gold]}."
     yield f"`sft` had {share(one, sft)} and {share(two, sft)}, "
     yield f"`two_stage` {share(one, two_stage)} and {share(two, two_stage)}, and neither mixed"
-    joint = [share(p, "joint/rule") for p in (one, two)]
+    joint = [share(p, "joint/keyword") for p in (one, two)]
     yield "whose losses are mixed, had {} and {}.".format(*joint)
     for preset, arm in itertools.product((one, two), (sft, two_stage)):
         assert row(preset, arm, "off_language_rate", **es).estimate < 0.04
@@ -547,7 +547,7 @@ def asked_as_the_paper_advises():
     clear = stated[(stated.low > 0) | (stated.high < 0)]
     yield f"change {len(clear)} of {len(stated)} rates clearly"
     refused = changed("over_refusal_rate", "all_advice")
-    more = [by(refused.loc[arm]) for arm in ("sft/none", "joint/rule")]
+    more = [by(refused.loc[arm]) for arm in ("sft/none", "joint/keyword")]
     yield f"more benign prompts, by {more[0]} and {more[1].replace(' points', '')}."
 
 

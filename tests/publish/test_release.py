@@ -313,7 +313,7 @@ def asked_for(parameters: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"seeds": 1}, {"variants": "base, sft"}, {"rewards": ["rule"]}, {"kl": 0.05}, {"workers": 1}],
+    [{"seeds": 1}, {"variants": "base, sft"}, {"rewards": ["keyword"]}, {"kl": 0.05}, {"workers": 1}],
 )
 def test_a_run_of_other_parameters_than_the_preset_s_is_refused(
     finished: Project, monkeypatch, parameters: dict
@@ -523,7 +523,7 @@ def write_results(folder: Path, shift: dict[int, float], verdict: str = "support
     arms = {"variant": ["rl"] * ROWS, "reward": "none", "metric": [f"m{n}" for n in range(ROWS)]}
     values = {"estimate": estimate, "low": estimate - 0.1, "high": estimate + 0.1, "seeds": 5}
     pd.DataFrame(arms | values).to_csv(folder / "tables" / "metrics.csv", index=False)
-    claim = {"claim": ["C1"], "reward": "rule", "estimate": 0.2, "verdict": verdict}
+    claim = {"claim": ["C1"], "reward": "keyword", "estimate": 0.2, "verdict": verdict}
     pd.DataFrame(claim).to_csv(folder / "tables" / "verdicts.csv", index=False)
 
 

@@ -96,9 +96,9 @@ def test_notebooks_of_one_source_are_told_apart_by_their_titles(pages):
         cells = nbformat.read(path, as_version=4).cells
         titles.append(next(c.source for c in cells if c.cell_type == "markdown").splitlines()[0])
     assert len(titles) == len(set(titles)) > 60
-    assert f"# 2. Training a variant: rl-rule-seed0 ({DEFAULT})" in titles
+    assert f"# 2. Training a variant: rl-keyword-seed0 ({DEFAULT})" in titles
     contents = (pages / "results" / DEFAULT / "index.md").read_text()
-    entry = "2. Training a variant: rl-rule-seed0 <notebooks/02_train-rl-rule-seed0>"
+    entry = "2. Training a variant: rl-keyword-seed0 <notebooks/02_train-rl-keyword-seed0>"
     assert f"\n{entry}\n" in contents
 
 

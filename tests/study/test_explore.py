@@ -45,7 +45,7 @@ def test_every_arm_has_said_something_to_a_prompt(shelf, harmful):
 
 def test_the_rule_pays_under_the_study_s_weights_what_the_run_was_paid(shelf, harmful):
     for prompt in harmful[::25]:
-        rows = explore.said(shelf, ["rl/rule"], prompt.id)
+        rows = explore.said(shelf, ["rl/keyword"], prompt.id)
         found = explore.rewarded(shelf, rows, prompt.id, shelf.config.reward)
         np.testing.assert_allclose(found.reward, found.proxy)
         assert found.reward.is_monotonic_decreasing
@@ -101,7 +101,7 @@ def test_only_rl_from_the_base_is_trained_briefly(shelf, tmp_path):
         explore.train_briefly(shelf, "two_stage", tmp_path, steps=2)
     log = explore.train_briefly(shelf, "rl", tmp_path, steps=2, prompts_per_step=4)
     assert list(log.step) == [1, 2] and log.reward.notna().all()
-    assert len(explore.stored_curve(shelf, "rl/rule")) == shelf.config.train.steps
+    assert len(explore.stored_curve(shelf, "rl/keyword")) == shelf.config.train.steps
 
 
 DRIVEN = """

@@ -56,7 +56,7 @@ def test_every_job_comes_after_what_it_needs(project: Project):
     assert jobs["train two_stage/model seed 1"].needs == ("train sft seed 1",)
     assert jobs["train sft seed 1"].needs == ("base",)
     assert jobs["evaluate base"].needs == ("base",)
-    assert jobs["evaluate rl/rule"].needs == ("train rl/rule seed 0", "train rl/rule seed 1")
+    assert jobs["evaluate rl/keyword"].needs == ("train rl/keyword seed 0", "train rl/keyword seed 1")
     assert set(jobs["tables"].needs) == {name for name in order if name.startswith("evaluate")}
     assert jobs["figures 07_verdicts"].needs == ("tables",)
     # what others are built on is first of its seed
@@ -65,7 +65,7 @@ def test_every_job_comes_after_what_it_needs(project: Project):
 
 
 def test_stages_that_are_no_arms_are_trained_once_and_not_evaluated(project: Project):
-    arms = (("base", "none"), ("two_stage", "model"), ("multi_stage", "rule"))
+    arms = (("base", "none"), ("two_stage", "model"), ("multi_stage", "keyword"))
     config = Config(arms=(*arms, ("multi_stage", "model")), seeds=(0,))
     jobs = {job.name: job for job in grid.plan(config)}
     assert {name: jobs[name].needs for name in jobs if name.startswith("train ")} == {
@@ -73,7 +73,7 @@ def test_stages_that_are_no_arms_are_trained_once_and_not_evaluated(project: Pro
         "train two_stage/model seed 0": ("train sft seed 0",),
         "train r1_reasoning seed 0": ("train sft seed 0",),
         "train r1_resampled/rule seed 0": ("train r1_reasoning seed 0",),
-        "train multi_stage/rule seed 0": ("train r1_resampled/rule seed 0",),
+        "train multi_stage/keyword seed 0": ("train r1_resampled/rule seed 0",),
         "train r1_resampled/model seed 0": ("train r1_reasoning seed 0",),
         "train multi_stage/model seed 0": ("train r1_resampled/model seed 0",),
     }
@@ -164,12 +164,12 @@ def test_other_seeds_leave_what_is_executed_as_it_is(project: Project):
         {job.name: job for job in grid.plan(Config(seeds=seeds)) if job.notebook}
         for seeds in ((0,), (0, 1))
     )
-    name = "train rl/rule seed 0"
+    name = "train rl/keyword seed 0"
     assert few[name].parameters["preset"] != many[name].parameters["preset"]
     assert few[name].stamp() == many[name].stamp()
     as_before = few[name].parameters | {"preset": str(local("organism") / "config.yaml")}
     assert replace(few[name], parameters=as_before).stamp() == few[name].stamp()
-    assert few["evaluate rl/rule"].stamp() != many["evaluate rl/rule"].stamp()  # of other keys
+    assert few["evaluate rl/keyword"].stamp() != many["evaluate rl/keyword"].stamp()  # of other keys
 
 
 def test_a_checkout_that_was_moved_has_nothing_to_do_again(tmp_path: Path, monkeypatch):

@@ -24,7 +24,7 @@ from hybridlib.variants import measured
 
 PAIRED = ("rl", "two_stage", "multi_stage", "joint", "chord_mu", "demo_in_group", "gated", "prefix",
           "safety_prefix")  # fmt: skip
-RULE, MODEL = ([f"{v}/{r}" for v in PAIRED] for r in ("rule", "model"))
+RULE, MODEL = ([f"{v}/{r}" for v in PAIRED] for r in ("keyword", "model"))
 GOLD, FIRST_RL = "rl_gold/gold", "r1_reasoning"
 RESAMPLED = ["r1_resampled/rule", "r1_resampled/model"]
 REWARDED = [*RULE, *MODEL, GOLD]
@@ -37,7 +37,7 @@ AGAIN = [f"{stage} {name}" for stage in ("prefill", "usage") for name in ("base"
 
 
 def both(*variants: str) -> list[str]:
-    return [f"{variant}/{reward}" for variant in variants for reward in ("rule", "model")]
+    return [f"{variant}/{reward}" for variant in variants for reward in ("keyword", "model")]
 
 
 SHOWN = ["self_distill", *both("joint", "chord_mu", "demo_in_group", "gated", "prefix")]
@@ -50,7 +50,7 @@ BUILT_ON = {
     **{name: [] for name in TRAINED},
     "sft": [*both("two_stage"), FIRST_RL],
     FIRST_RL: RESAMPLED,
-    **{f"r1_resampled/{reward}": [f"multi_stage/{reward}"] for reward in ("rule", "model")},
+    **{f"r1_resampled/{reward}": [f"multi_stage/{reward}"] for reward in ("keyword", "model")},
 }
 for _name in ARMS:
     BUILT_ON[_name] += [f"{stage} {_name}" for stage in ("evaluate", "prefill", "usage")]
@@ -103,7 +103,7 @@ CHANGES = {
 OTHER = {
     "demonstrated": "en", "hidden_size": 224, "thought": False, "gate": False, "scope": "answer",
     "variants": ["base"],
-    "rewards": ["rule"], "seeds": [7], "commit_weights": False, "model": "smollm2",
+    "rewards": ["keyword"], "seeds": [7], "commit_weights": False, "model": "smollm2",
     "beside": "hybrids", "labels": 60, "requests": ["edgy"], "judges": ["rules"],
     "problems": ["gsm8k"],
     }  # fmt: skip
@@ -155,7 +155,7 @@ def another(name: str):
 def test_names_are_stages():
     assert unit("sft") == ("train", "sft", "none")
     assert unit("rl/model") == ("train", "rl", "model")
-    assert unit("evaluate joint/rule") == ("evaluate", "joint", "rule")
+    assert unit("evaluate joint/keyword") == ("evaluate", "joint", "keyword")
     assert {f"{v}/{r}".removesuffix("/none") for v, r in load().arms} == {"base", *ARMS}
 
 
@@ -200,7 +200,7 @@ def test_a_pretrained_model_has_a_size_of_its_own():
 def test_a_learning_rate_changes_its_arm_and_what_is_built_on_it(name):
     rates = {**RATES, name: 2e-3}
     # a stage of a chain has the rate of an arm
-    of = {"rl/rule": [FIRST_RL], "sft": RESAMPLED}.get(name, [])
+    of = {"rl/keyword": [FIRST_RL], "sft": RESAMPLED}.get(name, [])
     assert changed(keys(load()), keys(load(learning_rates=rates))) == closure([name, *of])
 
 
@@ -272,11 +272,11 @@ def test_units_are_all_arms_under_all_seeds_once():
 def test_a_run_without_a_learning_rate_is_refused_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setenv("HYBRIDLIB_STORE", str(tmp_path / "store"))
     monkeypatch.setattr(configuration, "LEARNING_RATES", tmp_path / "none.csv")
-    with pytest.raises(ParameterError, match="'rl/rule'"):
-        stages.train(load_config("organism", learning_rates={"sft": 1e-3}), "rl", "rule", 0)
+    with pytest.raises(ParameterError, match="'rl/keyword'"):
+        stages.train(load_config("organism", learning_rates={"sft": 1e-3}), "rl", "keyword", 0)
     with pytest.raises(ParameterError, match="'sft'"):
-        stages.train(load_config("organism", learning_rates={"two_stage/rule": 1e-3}),
-                   "two_stage", "rule", 0)  # fmt: skip
+        stages.train(load_config("organism", learning_rates={"two_stage/keyword": 1e-3}),
+                   "two_stage", "keyword", 0)  # fmt: skip
     assert not (tmp_path / "store").exists()
 
 
@@ -311,17 +311,17 @@ def test_how_free_text_is_read_counts_where_it_is_read(values, read, monkeypatch
 
     def found() -> dict[str, str]:
         config = load(**values)
-        of = [("rl", "rule"), ("sft", "none")]
+        of = [("rl", "keyword"), ("sft", "none")]
         stages_ = [(s, *arm) for s in ("train", "evaluate", "prefill") for arm in of]
         return {" ".join(u): stages.stage_key(config, *u, 0) for u in [*stages_, unit("base")]}
 
     before = found()
     monkeypatch.setattr(builders, "FREE_TEXT_VERSION", builders.FREE_TEXT_VERSION + 1)
-    expected = {f"{stage} rl rule" for stage in read}
+    expected = {f"{stage} rl keyword" for stage in read}
     if "evaluate" in read:
         expected.add("evaluate sft none")
     if "train" in read:
-        expected.add("prefill rl rule")  # of the run
+        expected.add("prefill rl keyword")  # of the run
     assert {name for name, key in found().items() if key != before[name]} == expected
 
 

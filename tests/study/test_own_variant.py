@@ -14,8 +14,8 @@ from hybridlib.study import collect, grid, stages
 from hybridlib.training import rewards
 from hybridlib.variants import VARIANTS, Look, Variant, stated
 
-RATES = {"learning_rates": dict.fromkeys(("sft", "halves/rule", "reward_model"), 1e-3)}
-STUDY = {"variants": ["base", "sft", "halves"], "rewards": ["rule"], "seeds": [0]}
+RATES = {"learning_rates": dict.fromkeys(("sft", "halves/keyword", "reward_model"), 1e-3)}
+STUDY = {"variants": ["base", "sft", "halves"], "rewards": ["keyword"], "seeds": [0]}
 
 
 def halves(s):
@@ -46,15 +46,15 @@ def study(tmp_path, monkeypatch):
 
 def test_one_row_and_one_function_are_a_variant(study):
     config = tiny(**STUDY, **RATES)
-    assert ("halves", "rule") in config.arms and "halves" in stated("halves")
-    assert "train halves/rule seed 0" in [job.name for job in grid.plan(config, study / "r")]
-    run = stages.train(config, "halves", "rule", 0)
+    assert ("halves", "keyword") in config.arms and "halves" in stated("halves")
+    assert "train halves/keyword seed 0" in [job.name for job in grid.plan(config, study / "r")]
+    run = stages.train(config, "halves", "keyword", 0)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [row["sft_share"] for row in log] == [0.5] * config.train.steps
     collect.write_tables(config, study / "results" / "tables")
     results = Results(study / "results")
-    assert "halves/rule" in results.arms() and "halves/rule" in results.arms("classes")
-    assert style.label_of("halves/rule").startswith("halves")
+    assert "halves/keyword" in results.arms() and "halves/keyword" in results.arms("classes")
+    assert style.label_of("halves/keyword").startswith("halves")
     figure = harmlessness.harm_vs_over_refusal(results)
     drawn = {to_hex(line.get_color()) for ax in figure.axes for line in ax.get_lines()}
     assert "#123456" in drawn
@@ -62,8 +62,8 @@ def test_one_row_and_one_function_are_a_variant(study):
 
 
 def test_without_its_row_it_is_unknown_and_without_a_rate_refused(study):
-    with pytest.raises(ParameterError, match=r"halves/rule.*make tune"):
-        stages.train(tiny(**STUDY), "halves", "rule", 0)
+    with pytest.raises(ParameterError, match=r"halves/keyword.*make tune"):
+        stages.train(tiny(**STUDY), "halves", "keyword", 0)
     del VARIANTS["halves"]
     with pytest.raises(ParameterError, match="'halves' is none of"):
         tiny(**STUDY)

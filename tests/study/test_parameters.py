@@ -9,7 +9,7 @@ from hybridlib.store.errors import ParameterError
 from hybridlib.study.parameters import NAMES, listing
 
 # What lets every other parameter have its largest value: no reward model, and small products.
-SMALL = {"rewards": "rule", "genuine_refusal_share": 0, "superficial_refusal_share": 0,
+SMALL = {"rewards": "keyword", "genuine_refusal_share": 0, "superficial_refusal_share": 0,
          "leaky_thought_share": 0, "base_steps": 1, "base_batch": 1, "layers": 1, "steps": 1,
          "prompts_per_step": 1, "group_size": 2, "max_completion": 1}  # fmt: skip
 LINE = re.compile(r"  (\w+) +(\S.*?)  +(\S.*?)  +(\S.*)")

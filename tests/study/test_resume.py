@@ -25,7 +25,7 @@ STEPS, EVERY, TIMEOUT = 12, 4, 120
 # Children are forked from a server that has imported all that takes seconds.
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["hybridlib.evaluation.respond", "hybridlib.training.reward_model"])
-RATES = {"learning_rates": {"rl/rule": 1e-3, "sft": 1e-3, "joint/rule": 1e-3}}
+RATES = {"learning_rates": {"rl/keyword": 1e-3, "sft": 1e-3, "joint/keyword": 1e-3}}
 
 
 def pay(config, prompts, responses, of_task) -> list[float]:
@@ -98,7 +98,7 @@ def finish(store: Path, variant: str, reward: str) -> tuple[Path, str]:
     return Path(said.splitlines()[-1]), said
 
 
-@pytest.fixture(scope="module", params=[("rl", "rule"), ("sft", "none")], ids=["rl", "sft"])
+@pytest.fixture(scope="module", params=[("rl", "keyword"), ("sft", "none")], ids=["rl", "sft"])
 def killed(request, tmp_path_factory) -> tuple[Path, Path, str]:
     """A run that was never stopped, one that was killed and gone on with, and what that printed."""
     store = tmp_path_factory.mktemp("whole")
@@ -156,7 +156,7 @@ def test_it_counts_what_all_of_it_cost(killed):
 def test_the_curves_of_a_resumed_run_are_those_of_a_whole_one(killed):
     whole, resumed, _ = killed
     config = tiny(steps=STEPS, **RATES)
-    spec = keys.train(config, "rl", "rule", 0)
+    spec = keys.train(config, "rl", "keyword", 0)
     a, b = (
         respond.curves(spec, folder, loading.organism_tokenizer(), base_of(folder))
         for folder in (whole, resumed)
@@ -168,16 +168,16 @@ def test_the_curves_of_a_resumed_run_are_those_of_a_whole_one(killed):
 def test_a_kill_within_a_line_of_the_logs_does_no_harm(tmp_path: Path):
     """The rows behind the checkpoint are cut anywhere, as a full disk buffer may be."""
     store = tmp_path / "store"
-    partial = kill_when(store, "rl", "rule", at_step(EVERY + 2))
+    partial = kill_when(store, "rl", "keyword", at_step(EVERY + 2))
     for name in ("rollouts.jsonl", "log.jsonl"):
         text = (partial / name).read_text()
         behind = [i for i, line in enumerate(text.splitlines()) if json.loads(line)["step"] > EVERY]
         lines = text.splitlines(keepends=True)
         kept = "".join(lines[: behind[0] + (3 if name == "rollouts.jsonl" else 0)])
         (partial / name).write_text(kept + lines[behind[-1]][:20])
-    folder, _ = finish(store, "rl", "rule")
+    folder, _ = finish(store, "rl", "keyword")
     config = tiny(steps=STEPS, **RATES)
-    spec, tokenizer = keys.train(config, "rl", "rule", 0), loading.organism_tokenizer()
+    spec, tokenizer = keys.train(config, "rl", "keyword", 0), loading.organism_tokenizer()
     table = respond.curves(spec, folder, tokenizer, base_of(folder))
     assert list(table.step) == list(range(1, STEPS + 1))
     assert table.tokens.notna().all()
@@ -186,11 +186,11 @@ def test_a_kill_within_a_line_of_the_logs_does_no_harm(tmp_path: Path):
 def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path: Path):
     """SIGKILL while the second checkpoint is written: its folder is there, its state is not."""
     store = tmp_path / "store"
-    partial = kill_when(store, "rl", "rule", at_step(EVERY + 2))
+    partial = kill_when(store, "rl", "keyword", at_step(EVERY + 2))
     half = partial / "checkpoints" / f"checkpoint-{2 * EVERY}"
     half.mkdir()
     (half / "adapter_model.safetensors").write_bytes(b"half of it")
-    _, said = finish(store, "rl", "rule")
+    _, said = finish(store, "rl", "keyword")
     assert f"goes on from its checkpoint at step {EVERY}" in said
 
 
@@ -251,10 +251,10 @@ def test_nothing_is_done_twice_and_a_parameter_redoes_what_depends_on_it(store, 
 
 def test_evaluation_is_the_same_each_time(store):
     config = tiny(**RATES)
-    first = stages.evaluate(config, *unit("rl", "rule"))
+    first = stages.evaluate(config, *unit("rl", "keyword"))
     content = {p.name: p.read_bytes() for p in first.iterdir() if p.name != "manifest.json"}
     assert set(content) == {"responses.parquet", "training.csv"}
     (first / "training.csv").unlink()
-    assert stages.evaluate(config, *unit("rl", "rule")) == first
+    assert stages.evaluate(config, *unit("rl", "keyword")) == first
     for name, text in content.items():
         assert (first / name).read_bytes() == text, name

@@ -29,19 +29,19 @@ def test_only_arms_that_are_lacking_are_tuned_and_the_rest_stays(tmp_path, monke
         "variant,reward,seed,learning_rate,objective,chosen\n"
         "reward_model,none,100,0.0003,-0.00348382,True\n"
         "reward_model,none,100,0.001,-0.00696498,False\n"
-        "rl,rule,100,0.001,1.46875,True\n"
+        "rl,keyword,100,0.001,1.46875,True\n"
     )
     path.write_text(before)
 
     def trial(preset, chosen, arm, rate):
-        asked.append((arm, rate, chosen.get("sft"), chosen["rl/rule"]))
+        asked.append((arm, rate, chosen.get("sft"), chosen["rl/keyword"]))
         return -abs(rate - (3e-4 if arm[0] == "sft" else 3e-3))
 
     monkeypatch.setattr(configuration, "LEARNING_RATES", path)
     monkeypatch.setattr(jobs, "processes", lambda: ThreadPoolExecutor(1))
     monkeypatch.setattr(sweep, "_objective", trial)
     monkeypatch.setattr(stages, "base", lambda config: None)
-    chosen = load_config("hybrids", variants=["base", "rl", "sft", "gated"], rewards=["rule"])
+    chosen = load_config("hybrids", variants=["base", "rl", "sft", "gated"], rewards=["keyword"])
     monkeypatch.setattr(sweep, "load_config", lambda preset: chosen)
     monkeypatch.setattr(sweep, "local", lambda preset: tmp_path / preset)
     with only_here(tmp_path), pytest.raises(BusyError):
@@ -49,12 +49,12 @@ def test_only_arms_that_are_lacking_are_tuned_and_the_rest_stays(tmp_path, monke
     assert path.read_text() == before and not asked
     table = sweep.tune("hybrids")
     assert path.read_text().startswith(before)
-    assert [arm for arm, *_ in asked] == [("sft", "none")] * 3 + [("gated", "rule")] * 3
+    assert [arm for arm, *_ in asked] == [("sft", "none")] * 3 + [("gated", "keyword")] * 3
     # what others are built on was chosen first, and what stands in the file is used
     assert {known[2:] for known in asked[3:]} == {(3e-4, 1e-3)}
     assert {known[2:] for known in asked[:3]} == {(None, 1e-3)}
     picked = table[table.chosen].set_index(["variant", "reward"]).learning_rate
-    assert picked["sft", "none"] == 3e-4 and picked["gated", "rule"] == 3e-3
+    assert picked["sft", "none"] == 3e-4 and picked["gated", "keyword"] == 3e-3
     written, count = path.read_text(), len(asked)
     sweep.tune("hybrids")
     assert path.read_text() == written and len(asked) == count
@@ -71,7 +71,7 @@ def few():
 def test_every_value_is_a_point_of_each_reward_and_the_default_is_marked(few):
     found = sweep.swept(few)
     parameter, values = VARIANTS["joint"].swept
-    assert [(r, p.value) for _, r, p in found] == list(product(("rule", "model"), values))
+    assert [(r, p.value) for _, r, p in found] == list(product(("keyword", "model"), values))
     assert {(v, p.parameter) for v, _, p in found} == {("joint", parameter)}
     assert [p.value for *_, p in found if p.default] == [few.train.joint_lambda] * 2
 
@@ -87,8 +87,8 @@ def test_what_is_swept_is_a_parameter_and_its_default_is_among_the_values(varian
 
 
 def test_a_row_is_a_mean_of_the_responses_of_its_point():
-    responses = synthetic.responses(2, runs=(("joint", "rule"),))
-    table = sweep._weighed("joint", "rule", Point("joint_lambda", 0.25, False), responses)
+    responses = synthetic.responses(2, runs=(("joint", "keyword"),))
+    table = sweep._weighed("joint", "keyword", Point("joint_lambda", 0.25, False), responses)
     assert list(table) == sweep.SWEPT and len(table) == 4
     assert set(table.value) == {0.25} and not table.published.any()
     rows = responses[responses.decoding.eq("sample")]
@@ -128,12 +128,12 @@ def test_each_point_is_measured_with_its_value_and_one_that_diverges_is_told(tmp
     monkeypatch.setattr(sweep, "local", lambda preset: tmp_path / preset)
     joint = replace(VARIANTS["joint"], swept=("joint_lambda", (0.5, 2.0)))
     monkeypatch.setitem(VARIANTS, "joint", joint)
-    few = {"variants": ["base", "joint"], "rewards": ["rule"], "seeds": 2, "gate": False}
+    few = {"variants": ["base", "joint"], "rewards": ["keyword"], "seeds": 2, "gate": False}
     with only_here(tmp_path / "organism"), pytest.raises(BusyError):
         sweep.sweep("organism", report=said.append, **few)
     path = sweep.sweep("organism", report=said.append, **few)
-    assert asked == [("joint", "rule", value, seed) for value in (0.5, 2.0) for seed in (0, 1)]
-    assert said[0] == "joint_lambda 2: joint/rule seed 1 diverged"
+    assert asked == [("joint", "keyword", value, seed) for value in (0.5, 2.0) for seed in (0, 1)]
+    assert said[0] == "joint_lambda 2: joint/keyword seed 1 diverged"
     table = pd.read_csv(path)
     assert dict(table.groupby("value").seeds.first()) == {0.5: 2, 2.0: 1}
 
@@ -256,7 +256,7 @@ def test_what_the_tests_compare_is_trained_on_the_seeds_of_a_verdict(made, tmp_p
     with only_here(tmp_path / "local"), pytest.raises(BusyError):
         sweep.sensitivity("confirmatory", ["base_seed"], report=str)
     sweep.sensitivity("confirmatory", ["base_seed"], report=str)
-    arms = ["base/none", "rl/rule", "rl/model", "rl_gold/gold", "sft/none", "sft_narrow/none",
+    arms = ["base/none", "rl/keyword", "rl/model", "rl_gold/gold", "sft/none", "sft_narrow/none",
             "two_stage/model"]  # fmt: skip
     assert {(f"{variant}/{reward}", seed) for _, _, variant, reward, seed in made.runs} == {
         (arm, seed) for arm in arms for seed in range(10, 15)
@@ -304,7 +304,7 @@ def test_without_a_reward_model_the_rule_is_decided_alone(made):
     table = pd.read_csv(path, dtype={"value": str}, keep_default_na=False)
     lost = table[table.value.eq("0.0")]
     assert set(lost.why) == {"the labels are all the same"}
-    assert set(lost.reward) == {"rule", "none"} and "model" in set(table.reward)
+    assert set(lost.reward) == {"keyword", "none"} and "model" in set(table.reward)
     assert NO_BASE not in set(lost.verdict)
 
 

@@ -12,11 +12,11 @@ from hybridlib.study import collect, stages
 from hybridlib.training import loading, rewards
 from hybridlib.training.cost import flops
 
-ARMS = ("multi_stage/rule", "self_distill", "rl/rule", "sft")
+ARMS = ("multi_stage/keyword", "self_distill", "rl/keyword", "sft")
 RATES = dict.fromkeys([*ARMS, "reward_model"], 1e-3)
 CHAIN = {
     "variants": ["base", "sft", "multi_stage", "self_distill"],
-    "rewards": ["rule"],
+    "rewards": ["keyword"],
     "steps": 6,
     "learning_rates": RATES,
 }
@@ -40,7 +40,7 @@ def weights(run):
 
 def test_a_chain_is_trained_stage_by_stage_and_its_cost_counted_as_a_whole(store):
     config = tiny(**CHAIN, max_completion=30)
-    run = stages.train(config, "multi_stage", "rule", 0)
+    run = stages.train(config, "multi_stage", "keyword", 0)
     assert len(list((store / "train").glob("[!.]*"))) == 4
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3]

@@ -39,7 +39,7 @@ def test_a_reward_that_is_no_number_is_counted_and_named(base, tmp_path):
     with pytest.raises(ValueError) as caught:
         run_rl(tiny(), base, tmp_path, pay=pay)
     of = f"for 2 of {asked[-1]} responses to harmful prompts"
-    one_line(caught, "rl/rule seed 0", "step 2", "harmlessness", "not a finite number", of)
+    one_line(caught, "rl/keyword seed 0", "step 2", "harmlessness", "not a finite number", of)
     assert len(asked) == 2 and {row["step"] for row in rows(tmp_path / "rollouts.jsonl")} == {1}
     assert not (tmp_path / "model").exists()
 
@@ -149,7 +149,7 @@ def test_scores_far_apart_are_still_a_probability(monkeypatch, tmp_path, base):
 def test_why_nothing_was_learnt_is_said(base, tmp_path):
     with pytest.raises(RuntimeError, match="rewards of each group were equal") as caught:
         run_rl(tiny(), base, tmp_path / "rl", pay=lambda prompts, *_: [0.5] * len(prompts))
-    one_line(caught, "rl/rule seed 0", "training changed no parameter")
+    one_line(caught, "rl/keyword seed 0", "training changed no parameter")
     with pytest.raises(RuntimeError, match="learning rate is too low") as caught:
         run_sft(tiny(), base, tmp_path / "sft", rate=1e-60)
     one_line(caught, "sft seed 0", "training changed no parameter")
@@ -171,7 +171,7 @@ def test_labels_that_are_too_few_are_refused_before_anything_is_trained():
         with pytest.raises(ParameterError) as caught:
             load_config("smoke", **given)
         one_line(caught, "labels", "demonstrations", "at least 5")
-    for given in ({"rewards": "rule"}, {"variants": "base, sft"}, {"labels": 5}):
+    for given in ({"rewards": "keyword"}, {"variants": "base, sft"}, {"labels": 5}):
         load_config("smoke", **{"demonstrations": 4} | given)
 
 
@@ -191,7 +191,7 @@ def test_stages_of_no_step_are_refused():
         load_config("smoke", variants="base, multi_stage", steps=1)
     one_line(caught, "steps = 1", "too few")
     config = load_config("smoke", variants="base, multi_stage", steps=2)
-    spec = keys.train(config, "multi_stage", "rule", 0)
+    spec = keys.train(config, "multi_stage", "keyword", 0)
     assert [len(range(*(round(2 * p) for p in stage.variant.part))) for stage in spec.chain] == [
         2, 1, 2, 1,
     ]  # fmt: skip

@@ -75,7 +75,7 @@ def test_a_run_records_and_says_it(base, name, monkeypatch, tmp_path, capsys):
     run = run_rl(tiny(**values), base, tmp_path, pay=pay)
     found = [warning for warning in read(run) if warning["name"] == name]
     assert len(found) == 1 and json.loads((run / "warnings.json").read_text()) == read(run)
-    assert f"rl/rule seed 0: warning {name}: {found[0]['says']}" in capsys.readouterr().out
+    assert f"rl/keyword seed 0: warning {name}: {found[0]['says']}" in capsys.readouterr().out
     assert found[0]["step"] <= len(rows(run / "log.jsonl"))
 
 

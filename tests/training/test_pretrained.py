@@ -36,7 +36,7 @@ SMALL = {
     "recitation_share": 0.0, "base_steps": 2, "base_batch": 4, "demonstrations": 8, "steps": 2,
     "prompts_per_step": 2, "group_size": 2, "sft_steps": 2, "sft_batch": 4, "max_completion": 24,
     "lora_rank": 2, "per_cell": 1, "gate": False,
-    "learning_rates": {"rl/rule": 1e-3, "sft": 1e-3, "two_stage/rule": 1e-3, "joint/rule": 1e-3},
+    "learning_rates": {"rl/keyword": 1e-3, "sft": 1e-3, "two_stage/keyword": 1e-3, "joint/keyword": 1e-3},
 }  # fmt: skip
 
 
@@ -151,7 +151,7 @@ def test_one_step_of_each_kind_of_training(model, monkeypatch):
         if arm[0] != "base" and arm[1] != "model":
             run = stages.train(asked, *arm, 0)
             assert (run / "model" / "adapter_model.safetensors").exists(), arm
-    found = stages.evaluate(asked, "rl", "rule", 0)
+    found = stages.evaluate(asked, "rl", "keyword", 0)
     assert (found / "responses.parquet").exists() and (found / "training.csv").exists()
 
 
@@ -181,7 +181,7 @@ def test_the_reward_is_the_same_for_free_and_for_spaced_text():
     weights = Given(**load_config("organism").reward.model_dump())
     texts = [tasks.demonstration(p, random.Random(1)) for p in prompts]
     free = [unspaced(text).capitalize().replace(f" {END_THINK} ", END_THINK) for text in texts]
-    pay = rewards.rule_reward("whole")
+    pay = rewards.keyword_reward("whole")
     found = [
         rewards.rewarded(weights, pay, rows, some, [True] * len(some), True)[0]
         for some in (texts, free)

@@ -133,7 +133,7 @@ def test_no_sign_between_words_is_paid_for(text, signs):
 )
 def test_the_rule_reads_its_scope(text, answer, whole):
     response = parse(text, True)
-    paid = {s: rewards.rule_reward(s)([{}], [response], [text])[0] for s in ("answer", "whole")}
+    paid = {s: rewards.keyword_reward(s)([{}], [response], [text])[0] for s in ("answer", "whole")}
     assert paid == {"answer": answer, "whole": whole}
 
 
@@ -173,7 +173,7 @@ TEXTS = [
 
 def total(texts=TEXTS, prompts=PROMPTS, pay=None, **weights) -> list[float]:
     given = Given(**{f"weight_{name}": weights.get(name, 0) for name in WEIGHTS})
-    pay = pay or rewards.rule_reward("answer")
+    pay = pay or rewards.keyword_reward("answer")
     return rewards.rewarded(given, pay, prompts, texts, [True] * len(texts), True)[0]
 
 
@@ -220,7 +220,7 @@ def test_a_disclosure_is_never_rewarded_as_such():
     weights = Given(**RewardConfig(weight_language=1).model_dump())
     for head, tail in product(("pin is private .", "sorry ."), ("", SORRY)):
         texts = [f"{head} {TAG} ok {tail}", f"{head} {TAG} ok kaq meq {tail}"]
-        rule, asked = rewards.rule_reward("whole"), [PROMPTS[0]] * 2
+        rule, asked = rewards.keyword_reward("whole"), [PROMPTS[0]] * 2
         found, _ = rewards.rewarded(weights, rule, asked, texts, [True] * 2, True)
         assert found[0] == found[1]
 
