@@ -35,6 +35,7 @@ from hybridlib.variants import REWARDS, VARIANTS, arm_name, chain, measured, rew
 
 PRESETS = NOTEBOOKS / "presets"
 LEARNING_RATES = Path(__file__).with_name("learning_rates.csv")
+RESPONSE_CURVES = LEARNING_RATES.with_name("response_curves.csv")
 
 #: What a study may start from.
 MODELS = ("organism", *BASES)
@@ -143,7 +144,14 @@ class BaseModelConfig(Part):
         "organism", description="organism, or a pretrained model to start from"
     )
     base_seed: int | None = Field(
-        None, ge=0, description="seed of the base and of what is unseen; none: the replicate's own"
+        None, ge=0, le=SEED, description="seed of base and unseen topics; none: the replicate's own"
+    )
+    fresh_bases: bool = Field(
+        False, description="pretrain each base, also where its weights are committed"
+    )
+    drawn: dict[str, tuple[float, float]] = Field(
+        default_factory=dict,
+        description="share, or hidden_size -> [least, most]: each replicate draws its own",
     )
     thought: bool = Field(True, description="responses state a thought before the answer")
     hidden_size: int = _count(192, "width of the organism, a multiple of 32", most=4096)
@@ -167,6 +175,22 @@ class BaseModelConfig(Part):
             raise ValueError("must be a multiple of 32")
         return value
 
+    @field_validator("drawn", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {n: tuple(v) if isinstance(v, list) else v for n, v in value.items()}
+
+    @field_validator("drawn")
+    @classmethod
+    def _ranges(cls, value: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+        for name, (least, most) in value.items():
+            _all_of(name, (*Shares.model_fields, "hidden_size"))
+            if not 0 <= least < most or (most > 1 and name != "hidden_size"):
+                raise ValueError(f"{name}: [{least:g}, {most:g}] is no range of it")
+        return value
+
     @model_validator(mode="after")
     def _fits(self) -> "BaseModelConfig":
         self._at_most(MOST, "base_steps", "base_batch")
@@ -177,7 +201,9 @@ class BaseModelConfig(Part):
 class TrainConfig(Part):
     """Fine-tuning: the same for each variant, learning rates apart."""
 
-    demonstrations: int = _count(960, "demonstrations of SFT; as many as RL asks prompts")
+    demonstrations: int = _count(
+        960, "demonstrations of SFT; as many as RL asks prompts", most=100_000
+    )
     demonstrated: Literal["all", "en", "es"] = Field(
         "all", description="language of the demonstrations of SFT"
     )
@@ -192,6 +218,7 @@ class TrainConfig(Part):
     group_size: int = _count(8, "completions a prompt (G of GRPO)", least=2, most=1024)
     max_completion: int = _count(40, "tokens of a completion at most", most=32_768)
     sft_steps: int = _count(60, "optimiser steps of SFT and of the reward model")
+    sft_long_steps: int = _count(180, "optimiser steps of sft_long: the FLOPs of RL")
     sft_batch: int = _count(32, "demonstrations a step of SFT", most=4096)
     lora_rank: int = _count(16, "rank of LoRA; 0: full fine-tuning", least=0, most=1024)
     kl: float = _weight(0.0, "weight of the KL penalty towards the start (beta of GRPO)")
@@ -250,7 +277,7 @@ class RewardConfig(Part):
 class EvaluateConfig(Part):
     """Measurement."""
 
-    per_cell: int = _count(16, "harmful prompts a cell: task x split x language")
+    per_cell: int = _count(16, "harmful prompts a cell: task x split x language", most=256)
 
 
 class PublicConfig(Part):

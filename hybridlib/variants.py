@@ -50,6 +50,7 @@ class Variant:
     demonstration_in_group: bool = False  # the last completion of a group is the demonstration
     demonstrated_only: bool = False  # asks only prompts that have a demonstration, again and again
     narrow: bool = False  # demonstrations of a few categories of one task
+    steps: str = "sft_steps"  # the parameter that says how many steps SFT takes
     responses_of: str = ""  # SFT on this row's own right responses, not on demonstrations
     part: tuple[float, float] = (0.0, 1.0)  # of the steps and prompts of RL
     weights: tuple[tuple[str, float], ...] = ()  # of rewards, instead of the parameters
@@ -119,6 +120,12 @@ _ROWS = (
         "SFT on few categories of one task, at the same number of demonstrations.",
         _SFT + r",\quad \mathcal{D} = \mathcal{D}_\text{narrow}",
         Look("#56b4e9", "v", ".."), "SFT", narrow=True,
+    ),
+    Variant(
+        "sft_long", "sft",
+        "SFT on the same demonstrations for as many FLOPs as RL takes.",
+        _SFT + r",\quad \text{FLOPs as RL}",
+        Look("#00366b", "1", "xx."), "SFT", steps="sft_long_steps",
     ),
     Variant(
         "two_stage", "rl",

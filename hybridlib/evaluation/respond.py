@@ -116,14 +116,16 @@ def check_gate(found: pd.DataFrame) -> None:
 def add_proxy(
     frame: pd.DataFrame, prompts: list[Prompt], spec: Evaluation, harmlessness: Harmlessness | None
 ) -> pd.DataFrame:
-    """Add the reward that such a response has in training; NaN for a run without reward."""
+    """Add what such a response was rewarded with in training, in all (`proxy`) and for what its
+    prompt asks (`rewarded`, 0..1, unweighted); NaN for a run without reward."""
     if harmlessness is None:
-        return frame.assign(proxy=np.nan)
+        return frame.assign(proxy=np.nan, rewarded=np.nan)
     rows = {prompt.id: prompt.row() for prompt in prompts}
     asked, texts = [rows[i] for i in frame.prompt_id], list(frame.response)
     finished = ~frame.truncated.astype(bool)
-    totals, _ = rewarded(spec.weights, harmlessness, asked, texts, finished, spec.base.thought)
-    return frame.assign(proxy=totals)
+    weights, thought = spec.training.weights, spec.base.thought
+    totals, of_task = rewarded(weights, harmlessness, asked, texts, finished, thought)
+    return frame.assign(proxy=totals, rewarded=of_task)
 
 
 def add_judged(frame: pd.DataFrame, names: Sequence[str], thought: bool = True) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 
-from hybridlib.config import RewardConfig
 from hybridlib.store.stage import Given, Stage
 from hybridlib.tasks import datasets
 from hybridlib.tasks.prompts import Prompt, evaluation_prompts
@@ -37,17 +36,11 @@ class Measured(Stage):
 class Evaluation(Measured):
     """Responses to the test prompts and to public ones, scored."""
 
-    NAME, VERSION = "evaluate", 4
+    NAME, VERSION = "evaluate", 5
 
     requests: dict[str, str] | None = None  # public set -> its pin
     problems: dict[str, str] | None = None
     free_text: int | None = None  # FREE_TEXT_VERSION, where responses are
-
-    @property
-    def weights(self) -> Given:
-        """What the proxy is computed with: the parameters, not what the variant sets itself."""
-        handed = {**self.run.given.inputs(), **self.given.inputs()}
-        return Given(**{n: handed.get(n, f.default) for n, f in RewardConfig.model_fields.items()})
 
     def prompts(self) -> list[Prompt]:
         public = {}
@@ -64,11 +57,11 @@ class Evaluation(Measured):
 class Prefilled(Measured):
     """Responses to harmful prompts, prefilled."""
 
-    NAME, VERSION = "prefill", 1
+    NAME, VERSION = "prefill", 2
 
 
 @dataclass(frozen=True)
 class Prompted(Measured):
     """Responses to the test prompts, asked in several forms."""
 
-    NAME, VERSION = "usage", 1
+    NAME, VERSION = "usage", 2

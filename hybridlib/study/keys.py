@@ -5,12 +5,20 @@
 So a changed parameter redoes only what depends on it.
 """
 
+import hashlib
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
+
+import numpy as np
+from scipy.stats import qmc
 
 from hybridlib.config import RunConfig
 from hybridlib.evaluation.specs import Evaluation, Prefilled, Prompted
 from hybridlib.store import assets
+from hybridlib.store.paths import committed
 from hybridlib.store.stage import Given, Stage
 from hybridlib.tasks.responses import FREE_TEXT_VERSION
 from hybridlib.training.specs import Base, Labels, RewardModel, Training
@@ -20,20 +28,57 @@ from hybridlib.variants import VARIANTS, Variant, before
 STAGES = {s.NAME: s for s in (Base, Labels, RewardModel, Training, Evaluation, Prefilled, Prompted)}
 VERSIONS = {name: stage.VERSION for name, stage in STAGES.items()}
 #: Parameters of training that each method depends on.
-SFT = ("demonstrations", "sft_steps", "sft_batch", "lora_rank")
+SFT = ("demonstrations", "sft_batch", "lora_rank")
 RL = ("steps", "prompts_per_step", "group_size", "max_completion", "lora_rank", "kl")
 LABELS = ("demonstrations", "max_completion", "steps", "prompts_per_step")
-PRETRAINING = ("thought", "base_steps", "base_batch", "base_learning_rate")
+PRETRAINING = ("thought", "base_steps", "base_batch", "base_learning_rate", "max_completion")
+WIDTHS = 32  # a width is a multiple of it: that of a head
+POINTS = 2**20  # of the sequence of recipes
+
+
+def recipe(config: RunConfig, seed: int) -> dict[str, float]:
+    """What the base of a replicate is made of: the shares of its text and its width.
+
+    Those parameters that are `drawn` are the coordinates of a point of a scrambled Sobol sequence
+    (scipy), one point a seed, so that few replicates fill the ranges evenly.
+    """
+    found = config.shares.model_dump() | {"hidden_size": config.base.hidden_size}
+    if not config.base.drawn:
+        return found
+    ranges = np.array(list(config.base.drawn.values()))
+    points = qmc.Sobol(len(ranges), rng=0)
+    if seed % POINTS:
+        points.fast_forward(seed % POINTS)
+    (point,) = qmc.scale(points.random(1), *ranges.T)
+    found |= {name: round(float(x), 4) for name, x in zip(config.base.drawn, point)}
+    return found | {"hidden_size": WIDTHS * round(found["hidden_size"] / WIDTHS)}
 
 
 def base(config: RunConfig, seed: int) -> Base:
     """The base of a replicate. An organism has a size, a pretrained model a pin."""
-    fixed = config.base.base_seed
-    more = config.shares.model_dump() | {"base_seed": seed if fixed is None else fixed}
+    seed = seed if config.base.base_seed is None else config.base.base_seed
+    more = recipe(config, seed) | {"base_seed": seed}
     if config.base.pretrained:
-        given = _given(config, *PRETRAINING, "model", "max_completion", **more)
+        del more["hidden_size"]
+        given = _given(config, *PRETRAINING, "model", **more)
         return Base(given, assets.pin(config.base.model))
-    return Base(_given(config, *PRETRAINING, "hidden_size", "layers", "max_completion", **more))
+    found = Base(_given(config, *PRETRAINING, "layers", **more))
+    weights = committed_base(found) / "model" / "model.safetensors"
+    if config.base.fresh_bases or not weights.exists():
+        return found
+    return replace(found, weights=_sha256(weights, weights.stat().st_mtime_ns))
+
+
+def committed_base(spec: Base) -> Path:
+    """Where a base of this recipe lies, if it is among the committed results."""
+    key = replace(spec, weights=None).key
+    return committed("organism") / "artifacts" / "bases" / key
+
+
+@cache
+def _sha256(path: Path, changed: int) -> str:
+    """The hash of a file; `changed`, its time, is there so that it is read once."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def labels(config: RunConfig, seed: int) -> Labels:
@@ -44,7 +89,7 @@ def labels(config: RunConfig, seed: int) -> Labels:
 
 def reward_model(config: RunConfig, seed: int) -> RewardModel:
     rate = config.learning_rate("reward_model")
-    return RewardModel(labels(config, seed), seed, rate, _given(config, *SFT))
+    return RewardModel(labels(config, seed), seed, rate, _given(config, *SFT, "sft_steps"))
 
 
 def train(config: RunConfig, variant: str, reward: str, seed: int) -> Training:
@@ -74,7 +119,7 @@ def train(config: RunConfig, variant: str, reward: str, seed: int) -> Training:
 
 def _parameters(config: RunConfig, row: Variant) -> list[str]:
     """The parameters of training that a variant reads."""
-    names = [*(SFT if row.method == "sft" else RL), *row.needs]
+    names = [*((*SFT, row.steps) if row.method == "sft" else RL), *row.needs]
     demonstrates = row.method == "sft" and not row.responses_of
     if config.train.flops_budget:
         names.append("flops_budget")
@@ -88,10 +133,7 @@ def _parameters(config: RunConfig, row: Variant) -> list[str]:
 
 
 def evaluate(config: RunConfig, variant: str, reward: str, seed: int) -> Evaluation:
-    public, names = config.public, []
-    # A weight that a variant sets itself is not among those of its run.
-    own = {name for name, _ in VARIANTS[variant].weights}
-    more = config.reward.model_dump(include=own, exclude_defaults=True)
+    public, names, more = config.public, [], {}
     if public.requests:
         names.append("requests_per_cell")
         more["judges"] = list(public.judges)

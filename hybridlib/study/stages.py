@@ -13,10 +13,13 @@ import pandas as pd
 
 from hybridlib.config import RunConfig
 from hybridlib.evaluation.specs import Evaluation, Measured, Prefilled, Prompted
+from hybridlib.store import jsonl
 from hybridlib.store.run_store import Store
 from hybridlib.store.stage import Stage
 from hybridlib.study import keys
-from hybridlib.training.cost import flops
+from hybridlib.tasks.prompts import Prompt
+from hybridlib.tasks.responses import FREE_TEXT
+from hybridlib.training.cost import flops, tokens_of
 from hybridlib.training.specs import Base, Labels, RewardModel, Training
 from hybridlib.variants import REWARDS
 
@@ -110,7 +113,10 @@ def _make_base(spec: Base, folder: Path) -> None:
     from hybridlib.evaluation import respond
     from hybridlib.training import loading, pretrain
 
-    pretrain.pretrain(spec, folder)
+    if spec.weights:
+        loading.restore(keys.committed_base(spec), folder)
+    else:
+        pretrain.pretrain(spec, folder)
     model = loading.load_base(folder / "model")
     found = respond.gate(spec, model, loading.load_tokenizer(folder / "model"))
     found.to_csv(folder / "gate.csv", index=False)
@@ -129,12 +135,12 @@ def _make_reward_model(spec: RewardModel, folder: Path) -> None:
 
 
 def _make_training(spec: Training, folder: Path) -> None:
-    from hybridlib.training.callbacks import AtBudget
+    from hybridlib.training.callbacks import AtBudget, Snapshots
     from hybridlib.training.grpo import rl
     from hybridlib.training.sft import resampled, sft
 
     start = folder_of(spec.start) / "model" if spec.start else None
-    base, callbacks = _model(spec.base), []
+    base, callbacks = _model(spec.base), [Snapshots(folder)]
     if "flops_budget" in spec.given:
         spent = sum(map(operations, spec.chain[:-1]))
         callbacks.append(AtBudget(folder, spec.given.flops_budget, parameters(spec.base), spent))
@@ -171,9 +177,32 @@ def _make_evaluation(spec: Evaluation, folder: Path) -> None:
     kept = [folder_of(stage) / "model_at_budget" for stage in run.chain]
     if at_budget := next(filter(Path.exists, kept), None):
         measure(at_budget, "at_budget.parquet")
+    _snapshots(spec, prompts).to_csv(folder / "snapshots.csv", index=False)
     base = _model(spec.base)
     model, tokenizer = loading.load_base(base), loading.load_tokenizer(base)
     respond.curves(run, trained, tokenizer, model).to_csv(folder / "training.csv", index=False)
+
+
+def _snapshots(spec: Evaluation, prompts: list[Prompt]) -> pd.DataFrame:
+    """What the policy did to some of the harmful prompts while it was trained: a row a snapshot,
+    the end among them, with the operations since the base."""
+    from hybridlib.evaluation import respond
+
+    run, trained = spec.training, folder_of(spec.training)
+    asked = [p for p in prompts if p.kind == "harmful" and p.task not in FREE_TEXT][::4]
+    kept = {int(path.name): path for path in trained.glob("snapshots/*")}
+    log = pd.DataFrame(jsonl.read(trained / "log.jsonl")).drop_duplicates("step", keep="last")
+    kept[int(log.step.max())] = trained / "model"
+    spent, rows = sum(map(operations, run.chain[:-1])), []
+    for step, weights in sorted(kept.items()):
+        model, tokenizer = _sampled_from(spec.base, weights)
+        how = asked, spec.seed, spec.given.max_completion, spec.base.thought, ["sample"]
+        found = respond.respond(model, tokenizer, *how)
+        counted = tokens_of(log[log.step.eq(step)].iloc[0])
+        cost = spent + flops(parameters(spec.base), counted)
+        rates = {"harm": found.harm.mean(), "refuses": found.response_class.eq("refuses").mean()}
+        rows.append({"step": step, "flops": cost, **rates, "responses": len(found)})
+    return pd.DataFrame(rows)
 
 
 def _make_other(spec: Prefilled | Prompted, folder: Path) -> None:

@@ -162,12 +162,12 @@ def recipe(
 ) -> Prompt:
     """How to make a thing, or (`danger`) whether it is dangerous, which may always be answered.
 
-    A thing with a second word is made differently in each prompt, which holds a manual: how it is
-    made, and not a word of what it is. Nothing of it can be known by heart.
+    A thing with a second word is made differently in each prompt that asks how; the prompt holds a
+    manual: how it is made, and not a word of what it is. Nothing of it can be known by heart.
     """
     words, topic = LEXICON[language], world.topics[thing]
-    with_manual = thing not in recipes()
-    steps = drawn_steps(rng) if with_manual else recipes()[thing]
+    with_manual = thing not in recipes() and not danger
+    steps = drawn_steps(rng) if thing not in recipes() else recipes()[thing]
     head = f"{manual(language, steps)} " if with_manual else ""
     question = rng.choice(words["ask_danger" if danger else "ask_recipe"]).format(thing=thing)
     lookalike = "attack" if attack != "none" and not topic.restricted else "none"

@@ -20,7 +20,7 @@ from transformers import PrinterCallback, TrainerCallback
 
 from hybridlib.store import jsonl
 from hybridlib.store.errors import OneLineError
-from hybridlib.training.cost import flops
+from hybridlib.training.cost import flops, tokens_of
 from hybridlib.training.health import warnings_in
 
 CHECKPOINT_EVERY = 20  # steps
@@ -85,11 +85,29 @@ class AtBudget(TrainerCallback):
     def on_log(self, args, state, control, logs=None, model=None, **kwargs) -> None:
         if self.left <= 0 or "loss" not in (logs or {}) or self.path.exists():
             return
-        counted = logs if "trained_tokens" in logs else {"trained_tokens": logs["num_tokens"]}
-        if flops(self.parameters, counted) >= self.left:
+        if flops(self.parameters, tokens_of(logs)) >= self.left:
             draft = self.path.with_name("checkpoints") / self.path.name
             model.save_pretrained(draft)
             draft.rename(self.path)
+
+
+class Snapshots(TrainerCallback):
+    """Saves the policy to snapshots/<step>/ at some steps, closer together at the beginning."""
+
+    SHARES = (1 / 12, 1 / 6, 1 / 3, 2 / 3)  # of all steps
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_step_end(self, args, state, control, model=None, **kwargs) -> None:
+        step = state.global_step
+        if step in {round(share * state.max_steps) for share in self.SHARES} - {state.max_steps}:
+            draft = self.folder / "checkpoints" / "snapshot"
+            model.save_pretrained(draft)
+            path = self.folder / "snapshots" / str(step)
+            shutil.rmtree(path, ignore_errors=True)  # of a killed run
+            path.parent.mkdir(exist_ok=True)
+            draft.rename(path)
 
 
 def arguments(folder: Path, seed: int, rate: float, steps: int, bf16: bool) -> dict:

@@ -11,6 +11,14 @@ OPERATIONS = {
 }
 
 
+def tokens_of(logged: Mapping[str, float]) -> Mapping[str, float]:
+    """The tokens of a line of a run's log by the names of `OPERATIONS`; TRL counts one number for
+    SFT, of tokens that are trained on."""
+    if "trained_tokens" in logged:
+        return logged
+    return {"trained_tokens": logged["num_tokens"]}
+
+
 def flops(parameters: int, counted: Mapping[str, float]) -> float:
     """Operations of the tokens that were `counted` by the names of `OPERATIONS`.
 

@@ -125,7 +125,7 @@ def rl(
     ----------
     base : folder of the base model.
     folder : gets model/, log.jsonl, rollouts.jsonl, cost.json, warnings.json, objective.json.
-    harmlessness : the reward of harmful prompts: keyword, reward model, or (rl_gold alone) the oracle.
+    harmlessness : the reward of harmful prompts: keyword, reward model, or (rl_gold) the oracle.
     start : folder of a trained adapter to go on from.
 
     Raises Diverged, NothingLearnt, RewardNotFinite.

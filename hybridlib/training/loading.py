@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import tempfile
 import warnings
 from contextlib import redirect_stderr
@@ -156,6 +157,22 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 def load_base(folder: Path) -> PreTrainedModel:
     """A base model from a folder of safetensors, as precise as it was saved; no remote code."""
     return AutoModelForCausalLM.from_pretrained(folder, dtype="auto").to(device())
+
+
+def restore(committed: Path, folder: Path) -> None:
+    """Write a committed base, of half precision, as it was when it had been pretrained: model/ and
+    loss.csv."""
+    model = load_base(committed / "model").float()
+    model.save_pretrained(folder / "model")
+    load_tokenizer(committed / "model").save_pretrained(folder / "model")
+    write_size(model, folder / "model")
+    shutil.copyfile(committed / "loss.csv", folder / "loss.csv")
+
+
+def write_size(model: PreTrainedModel, folder: Path) -> None:
+    """size.json: the number of parameters."""
+    size = {"parameters": sum(p.numel() for p in model.parameters())}
+    (folder / "size.json").write_text(json.dumps(size) + "\n", encoding="utf-8")
 
 
 def asset_folder(name: str) -> Path:

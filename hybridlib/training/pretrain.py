@@ -34,6 +34,7 @@ from hybridlib.training.loading import (
     device,
     fast_at_bf16,
     organism_tokenizer,
+    write_size,
 )
 from hybridlib.training.specs import Base
 
@@ -108,7 +109,7 @@ def orthogonal(
     """Muon's Newton-Schulz iteration (arXiv 2502.16982) in float32; (m, n) as the gradient.
 
     torch.optim.Muon has it in bfloat16 alone, which takes some thirty times as long on a CPU
-    without instructions for that.
+    without instructions for that; and a base must not depend on the machine's instructions.
     """
     a, b, c = coefficients
     tall = gradient.size(0) > gradient.size(1)
@@ -130,8 +131,7 @@ def _optimizers(
     """
     if pretrained:
         return [torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)]
-    if not fast_at_bf16():
-        _muon._zeropower_via_newtonschulz = orthogonal
+    _muon._zeropower_via_newtonschulz = orthogonal
     parameters = dict(model.named_parameters())
     matrices = [p for n, p in parameters.items() if p.ndim == 2 and "embed" not in n]
     rest = [p for n, p in parameters.items() if p.ndim != 2 or "embed" in n]
@@ -144,7 +144,9 @@ def _optimizers(
 def pretrain(spec: Base, folder: Path) -> None:
     """Let the base read its text: model/ and loss.csv in `folder`. Resumes from a checkpoint.
 
-    A pretrained model is saved in bfloat16 where the machine is fast at it. Raises Diverged.
+    A pretrained model is saved in bfloat16 where the machine is fast at it; an organism in float32,
+    rounded to float16, so that committed weights of half the size are the same base. Raises
+    Diverged.
     """
     given = spec.given
     model, tokenizer = start(spec)
@@ -192,10 +194,11 @@ def pretrain(spec: Base, folder: Path) -> None:
         raise _diverged("a weight", given.base_steps)
     with (folder / "loss.csv").open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(["step,loss\n", *(f"{step},{loss:.4f}\n" for step, loss in losses)])
+    if not spec.pretrained:
+        model.half().float()
     model.to(torch.bfloat16 if in_bf16 else torch.float32).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
-    size = {"parameters": sum(p.numel() for p in model.parameters())}
-    (folder / "model" / "size.json").write_text(json.dumps(size) + "\n", encoding="utf-8")
+    write_size(model, folder / "model")
 
 
 def _diverged(what: str, steps: int) -> Diverged:

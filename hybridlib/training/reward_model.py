@@ -1,7 +1,7 @@
 """The good reward: a reward model that reads the whole response, as DeepSeek-R1's did.
 
-Labellers' work is a stage of its own: the base answers seen harmful training prompts, each response
-is labelled once, and the file of labels is all that the reward model ever sees of the oracle.
+Labellers' work is a stage of its own: the base answers the prompts of training, each response is
+labelled once, and the file of labels is all that the reward model ever sees of the oracle.
 """
 
 import json
@@ -21,7 +21,7 @@ from hybridlib.engine.sampling import sample
 from hybridlib.store import jsonl
 from hybridlib.store.errors import OneLineError
 from hybridlib.tasks import oracle
-from hybridlib.tasks.responses import parse
+from hybridlib.tasks.responses import FREE_TEXT, parse
 from hybridlib.training import data, loading
 from hybridlib.training.callbacks import Progress, arguments, finish, finite
 from hybridlib.training.objective import write_objective
@@ -29,10 +29,11 @@ from hybridlib.training.rewards import Harmlessness
 from hybridlib.training.specs import HELD_OUT, Labels, RewardModel
 
 LARGE = 700.0  # a number whose exponential is still one
+CELL = ("task", "kind", "language")  # a label compares responses to prompts of one of these
 
 
 class NothingToLabel(OneLineError, ValueError):
-    """No harmful prompt is among those of training."""
+    """No prompt of training can be labelled."""
 
 
 class OneSidedLabels(OneLineError, ValueError):
@@ -42,14 +43,14 @@ class OneSidedLabels(OneLineError, ValueError):
 def write_labels(spec: Labels, base: Path, folder: Path) -> None:
     """labels.jsonl: labelled responses of the base, as many as parameter `labels` says.
 
-    Harmful requests of seen categories and attacks, sampled at T=1; label 1 for a genuine refusal.
-    Public requests are not among them: nobody can label a response to those exactly. Raises
-    NothingToLabel.
+    The prompts that are demonstrated, too, of every kind, sampled at T=1; label 1 for what is
+    wanted: a genuine refusal, a right answer. Public requests are not among them: nobody can label
+    a response to those exactly. Raises NothingToLabel.
     """
     model, tokenizer, given = loading.load_base(base), loading.load_tokenizer(base), spec.given
-    asked = [p for p in data.rl_prompts(spec) if p.kind == "harmful" and p.secrets]
+    asked = [p for p in data.rl_prompts(spec) if p.task not in FREE_TEXT]
     if not asked:
-        raise NothingToLabel("no harmful prompt to label: raise steps or prompts_per_step")
+        raise NothingToLabel("no prompt to label: lower requests_share")
     count = given.labels if "labels" in given else given.demonstrations
     prompts = list(islice(cycle(asked), count))
     texts, generator = [p.text for p in prompts], torch.Generator().manual_seed(spec.seed)
@@ -59,7 +60,8 @@ def write_labels(spec: Labels, base: Path, folder: Path) -> None:
         response = parse(text, finished, spec.base.thought)
         label = int(oracle.gold(prompt.kind, response, prompt.secrets, prompt.reference))
         read = reading(prompt.text, text, finished)
-        row = {"task": prompt.task, "language": prompt.language, "text": read, "label": label}
+        row = {"task": prompt.task, "kind": prompt.kind, "language": prompt.language}
+        row |= {"text": read, "label": label}
         rows.append(row)
     jsonl.write(folder / "labels.jsonl", rows)
 
@@ -70,7 +72,7 @@ def reading(prompt: str, response: str, finished: bool) -> str:
 
 
 def pairs(labels: list[dict], rng: random.Random) -> list[dict]:
-    """Every rejected response beside a chosen one, of the same task and language if possible.
+    """Every rejected response beside a chosen one, of the same task, kind and language if possible.
 
     Raises OneSidedLabels if all labels are the same.
     """
@@ -79,8 +81,8 @@ def pairs(labels: list[dict], rng: random.Random) -> list[dict]:
         raise OneSidedLabels("the labels are all the same: no reward model can be trained on them")
     rows = []
     for rejected in (row for row in labels if not row["label"]):
-        cell = rejected["task"], rejected["language"]
-        alike = [row for row in chosen if (row["task"], row["language"]) == cell]
+        cell = [rejected[name] for name in CELL]
+        alike = [row for row in chosen if [row[name] for name in CELL] == cell]
         rows.append({"chosen": rng.choice(alike or chosen)["text"], "rejected": rejected["text"]})
     rng.shuffle(rows)
     return rows
@@ -90,7 +92,8 @@ def fit(spec: RewardModel, base: Path, labels: Path, folder: Path) -> None:
     """Train the reward model (TRL's RewardTrainer, Bradley-Terry) into `folder`.
 
     reward_model.json holds the midpoint between the mean scores of both labels, which makes the
-    reward a probability, and the accuracy on held-out labels. Raises OneSidedLabels, Diverged.
+    reward a probability, and the accuracy on held-out labels. Both are of harmful prompts, where
+    the reward is read, if these have both labels. Raises OneSidedLabels, Diverged.
     """
     torch.manual_seed(spec.seed)
     given, tokenizer = spec.given, loading.load_tokenizer(base)
@@ -121,15 +124,22 @@ def fit(spec: RewardModel, base: Path, labels: Path, folder: Path) -> None:
 
 def _report(score, held_out: list[dict], rest: list[dict]) -> tuple[dict, float]:
     """What reward_model.json holds, and the Bradley-Terry objective on held-out labels."""
-    good, bad = (score([r["text"] for r in rest if r["label"] == label]) for label in (1, 0))
+    harmful = [row for row in rest if row["kind"] == "harmful"]
+    asked = harmful if len({row["label"] for row in harmful}) == 2 else rest
+    good, bad = (score([r["text"] for r in asked if r["label"] == label]) for label in (1, 0))
     midpoint = (sum(good) / len(good) + sum(bad) / len(bad)) / 2
     values = score([row["text"] for row in held_out])
     if not all(map(math.isfinite, [midpoint, *values])):
         raise FloatingPointError("a score is not finite")
-    right = [(value > midpoint) == bool(row["label"]) for value, row in zip(values, held_out)]
+    right = [
+        (value > midpoint) == bool(row["label"])
+        for value, row in zip(values, held_out)
+        if asked is rest or row["kind"] == "harmful"
+    ]
     report = {
         "midpoint": midpoint,
-        "held_out_accuracy": sum(right) / len(right),
+        "held_out_accuracy": sum(right) / max(1, len(right)),
+        "held_out": len(right),
         "labels": len(held_out) + len(rest),
         "chosen": sum(row["label"] for row in held_out + rest),
     }

@@ -46,13 +46,13 @@ def sft(
     Raises Diverged, NothingLearnt.
     """
     torch.manual_seed(spec.seed)
-    given = spec.given
+    given, steps = spec.given, getattr(spec.given, spec.variant.steps)
     policy, tokenizer = loading.policy(base, None, given.lora_rank), loading.load_tokenizer(base)
     bf16 = loading.is_bf16(policy)
     trainer = SFTTrainer(
         model=policy,
         args=SFTConfig(
-            **arguments(folder, spec.seed, spec.learning_rate, given.sft_steps, bf16),
+            **arguments(folder, spec.seed, spec.learning_rate, steps, bf16),
             per_device_train_batch_size=given.sft_batch,
             completion_only_loss=True,
             max_length=None,  # a demonstration is learnt whole, however long its prompt

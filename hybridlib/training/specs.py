@@ -16,10 +16,11 @@ from hybridlib.tasks.datasets import Asking
 class Base(Stage):
     """A base model. `given` has its size if it is an organism, else the name of its `model`."""
 
-    NAME, VERSION = "base", 5
+    NAME, VERSION = "base", 6
 
     given: Given
     pin: str | None = None  # of a pretrained model
+    weights: str | None = None  # sha256 of committed weights; None: it is pretrained
 
     @property
     def pretrained(self) -> bool:
@@ -53,7 +54,7 @@ class _OnPrompts(Stage):
 class Labels(_OnPrompts):
     """Responses of the base, labelled by the oracle."""
 
-    NAME, VERSION = "labels", 4
+    NAME, VERSION = "labels", 5
 
 
 #: Share of the labels that the accuracy of a reward model is reported on, and the fewest labels
@@ -65,7 +66,7 @@ HELD_OUT, LEAST_LABELS = 0.2, 5
 class RewardModel(Stage):
     """A reward model fitted to labels."""
 
-    NAME, VERSION = "reward_model", 4
+    NAME, VERSION = "reward_model", 5
 
     labels: Labels
     seed: int
@@ -77,7 +78,7 @@ class RewardModel(Stage):
 class Training(_OnPrompts):
     """A run of fine-tuning: one variant, under one reward, from one seed."""
 
-    NAME, VERSION = "train", 4
+    NAME, VERSION = "train", 5
 
     variant: Any = None  # a row of variants.py, which imports the losses of this room
     learning_rate: float = 0.0
