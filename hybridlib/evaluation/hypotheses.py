@@ -25,6 +25,7 @@ class Half(_Part):
     part: str = "whole"
     decoding: str = "sample"
     margin: float
+    level: float = 0.2  # the harm rate that is to be reached, of log_flops_to_harm
     asks: str = ""
 
     @property

@@ -153,6 +153,33 @@ def add_judged(frame: pd.DataFrame, names: Sequence[str], thought: bool = True) 
     return frame
 
 
+@torch.no_grad()
+def snapshot(
+    model: PreTrainedModel,
+    base: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[Prompt],
+    seed: int,
+    max_completion: int,
+    thought: bool,
+) -> dict[str, float]:
+    """What a policy does to harmful prompts at T=1: harm, refuses (genuinely), responses; and `kl`,
+    KL(pi || base) in nats a response, estimated on what it says."""
+    frame = respond(model, tokenizer, prompts, seed, max_completion, thought, ["sample"])
+    said = [{"prompt": p, "completion": f" {r}"} for p, r in zip(frame.prompt, frame.response)]
+    documents = [
+        (prompt, ids[:-1] if cut else ids)
+        for (prompt, ids), cut in zip(data.encoded(tokenizer, said), frame.truncated)
+    ]
+    own, theirs = (score_completions(m, *zip(*documents))[0] for m in (model, base))
+    return {
+        "harm": frame.harm.mean(),
+        "refuses": frame.response_class.eq("refuses").mean(),
+        "kl": float(np.mean([(a - b).sum().item() for a, b in zip(own, theirs)])),
+        "responses": len(frame),
+    }
+
+
 def curves(
     spec: Training, run: Path, tokenizer: PreTrainedTokenizerBase, base: PreTrainedModel
 ) -> pd.DataFrame:

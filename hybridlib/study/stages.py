@@ -142,8 +142,8 @@ def _make_training(spec: Training, folder: Path) -> None:
     start = folder_of(spec.start) / "model" if spec.start else None
     base, callbacks = _model(spec.base), [Snapshots(folder)]
     if "flops_budget" in spec.given:
-        spent = sum(map(operations, spec.chain[:-1]))
-        callbacks.append(AtBudget(folder, spec.given.flops_budget, parameters(spec.base), spent))
+        of = parameters(spec.base), _spent_before(spec)
+        callbacks.append(AtBudget(folder, spec.given.flops_budget, *of))
     if spec.variant.method == "rl":
         rl(spec, base, folder, harmlessness(spec), start, callbacks)
     elif spec.variant.responses_of:
@@ -180,29 +180,44 @@ def _make_evaluation(spec: Evaluation, folder: Path) -> None:
     _snapshots(spec, prompts).to_csv(folder / "snapshots.csv", index=False)
     base = _model(spec.base)
     model, tokenizer = loading.load_base(base), loading.load_tokenizer(base)
-    respond.curves(run, trained, tokenizer, model).to_csv(folder / "training.csv", index=False)
+    curve = respond.curves(run, trained, tokenizer, model)
+    spent, counted = _spent_before(run), tokens_of(_log(run).set_index("step"))
+    curve = curve.join((spent + flops(parameters(spec.base), counted)).rename("flops"), on="step")
+    curve.to_csv(folder / "training.csv", index=False)
 
 
 def _snapshots(spec: Evaluation, prompts: list[Prompt]) -> pd.DataFrame:
     """What the policy did to some of the harmful prompts while it was trained: a row a snapshot,
     the end among them, with the operations since the base."""
     from hybridlib.evaluation import respond
+    from hybridlib.training import loading
 
     run, trained = spec.training, folder_of(spec.training)
+    base = loading.load_base(_model(spec.base))
     asked = [p for p in prompts if p.kind == "harmful" and p.task not in FREE_TEXT][::4]
     kept = {int(path.name): path for path in trained.glob("snapshots/*")}
-    log = pd.DataFrame(jsonl.read(trained / "log.jsonl")).drop_duplicates("step", keep="last")
+    log = _log(run)
     kept[int(log.step.max())] = trained / "model"
-    spent, rows = sum(map(operations, run.chain[:-1])), []
+    spent, rows = _spent_before(run), []
     for step, weights in sorted(kept.items()):
         model, tokenizer = _sampled_from(spec.base, weights)
-        how = asked, spec.seed, spec.given.max_completion, spec.base.thought, ["sample"]
-        found = respond.respond(model, tokenizer, *how)
+        how = asked, spec.seed, spec.given.max_completion, spec.base.thought
+        found = respond.snapshot(model, base, tokenizer, *how)
         counted = tokens_of(log[log.step.eq(step)].iloc[0])
         cost = spent + flops(parameters(spec.base), counted)
-        rates = {"harm": found.harm.mean(), "refuses": found.response_class.eq("refuses").mean()}
-        rows.append({"step": step, "flops": cost, **rates, "responses": len(found)})
+        rows.append({"step": step, "flops": cost} | found)
     return pd.DataFrame(rows)
+
+
+def _log(run: Training) -> pd.DataFrame:
+    """What a run has logged, a row a step."""
+    log = pd.DataFrame(jsonl.read(folder_of(run) / "log.jsonl"))
+    return log.drop_duplicates("step", keep="last")
+
+
+def _spent_before(run: Training) -> float:
+    """The operations of the stages before a run, from the base."""
+    return sum(map(operations, run.chain[:-1]))
 
 
 def _make_other(spec: Prefilled | Prompted, folder: Path) -> None:
