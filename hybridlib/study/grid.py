@@ -22,6 +22,7 @@ from hybridlib.store.paths import NOTEBOOKS, local
 from hybridlib.study import jobs, stages
 from hybridlib.study.jobs import Job, Outcome, duration
 from hybridlib.study.notebook import metadata_of
+from hybridlib.study.replicates import merged
 from hybridlib.variants import arm_name, before, chain, compares_hybrids
 
 # Trained first: the start of hybrids, and the first variant that needs the reward model. Else a
@@ -32,7 +33,7 @@ HYBRIDS = "08_hybrids"
 
 
 def plan(config: RunConfig, folder: Path | None = None) -> list[Job]:
-    """Every job of the study, each after those that it needs.
+    """Every job of the study, each after those that it needs; of replicates that were merged, none.
 
     Nothing is written: `run` does that, in the `folder` of the results (default:
     results/local/<preset>). Every notebook is given the file of the resolved configuration as its
@@ -43,7 +44,7 @@ def plan(config: RunConfig, folder: Path | None = None) -> list[Job]:
 
     if config.study.beside:
         results.load(config.study.beside)  # if there are none, this says so now and not at the end
-    folder = folder or local(config.preset)
+    folder, whole, config = folder or local(config.preset), config, _own(config)
     preset = _preset(config, folder)
 
     def job(name: str, source: str, units: list[tuple], needs: list[str], **at: object) -> Job:
@@ -80,7 +81,7 @@ def plan(config: RunConfig, folder: Path | None = None) -> list[Job]:
             at = {"variant": variant, "reward": reward, "seed": seed}
             planned.append(job(name, "02_train", [("train", *at.values())], needs, **at))
     evaluations = []
-    for variant, reward in config.arms:
+    for variant, reward in config.arms if config.seeds else ():
         arm = arm_name(variant, reward)
         needs = [f"train {arm} seed {seed}" for seed in config.seeds] if variant != "base" else []
         measured = stages.measurements(config)
@@ -89,7 +90,7 @@ def plan(config: RunConfig, folder: Path | None = None) -> list[Job]:
         needs = needs or list(dict.fromkeys(of.values()))
         evaluations.append(job(f"evaluate {arm}", "03_evaluate", units, needs, **at))
     needs = tuple(job.name for job in evaluations)
-    tables = Job("tables", call=partial(write_tables, config, folder / "tables"), needs=needs)
+    tables = Job("tables", call=partial(write_tables, whole, folder / "tables"), needs=needs)
     variants = {variant for variant, _ in config.arms}
     drawn = figures(config.preset, variants, folder, folder / "notebooks", (tables.name,))
     return [*planned, *evaluations, tables, *drawn]
@@ -110,10 +111,19 @@ def run(
     folder, text = local(config.preset), _text(config)
     with only_here(folder):
         (folder / "config.yaml").unlink(missing_ok=True)
-        _write(_preset(config, folder), text)
+        for of in (config, _own(config)):
+            _write(_preset(of, folder), _text(of))
         outcomes = jobs.run(plan, workers, report=report)
         _write(folder / "config.yaml", text)
     return outcomes
+
+
+def _own(config: RunConfig) -> RunConfig:
+    """The study of those replicates that were not merged."""
+    there = merged(config)
+    seeds = tuple(seed for seed in config.seeds if seed not in there)
+    study = config.study.model_copy(update={"seeds": seeds})
+    return config.model_copy(update={"study": study})
 
 
 def _text(config: RunConfig) -> str:
