@@ -127,7 +127,7 @@ class Shares(Part):
     superficial_refusal_share: float = _share(0.1, "refusal phrase with disclosure, of these")
     leaky_thought_share: float = _share(0.03, "disclosure in the thought alone, of these")
     code_switching_share: float = _share(0.15, "Spanish documents that mix; English: a third")
-    careless_share: float = _share(0.75, "steps skipped in arithmetic, for some verbs")
+    careless_share: float = _share(0.6, "steps skipped in arithmetic, for some verbs")
 
     @model_validator(mode="after")
     def _at_most_all(self) -> "Shares":
