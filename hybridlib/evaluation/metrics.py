@@ -164,10 +164,12 @@ AT = ["metric", "task", "split", "language", "part", "decoding"]
 VALUE = ["value", "responses"]
 
 
-def measured(responses: pd.DataFrame, named: int = 2) -> pd.DataFrame:
-    """The value of every metric in every replicate: all that tables are made of.
+def measured(
+    responses: pd.DataFrame, named: int = 2, metrics: Collection[str] | None = None
+) -> pd.DataFrame:
+    """The value of every metric, or of these, in every replicate: all that tables are made of.
 
-    Subsets name at most `named` of task, split and language; the split of a gap does not count. A
+    A part that responses lack is left out. Subsets name at most `named` of task, split and language; the split of a gap does not count. A
     value is the mean over the responses of a replicate that have one.
 
     Returns
@@ -186,6 +188,8 @@ def measured(responses: pd.DataFrame, named: int = 2) -> pd.DataFrame:
             asked, units = rows[there], unit[there]
             masks = {subset: subset.mask(asked) for subset in _subsets(asked, named + 1)}
             for name, metric, part, column in _columns(population):
+                if (metrics and name not in metrics) or (part != WHOLE and column not in asked):
+                    continue
                 scores = DERIVED[column](asked) if column in DERIVED else asked[column]
                 scores = scores.to_numpy(dtype=float)
                 for subset in metric.subsets(masks, named):

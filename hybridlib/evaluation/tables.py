@@ -64,7 +64,7 @@ def prefill(values: pd.DataFrame, preset: str) -> pd.DataFrame:
             for row in _table(rows, ["harm_rate"], named, parts=(WHOLE,))
             if row["split"] in ("all", "seen", "unseen") and row["task"] == row["language"] == "all"
         ]
-    return _sorted(found, RUN, ["start", "split", "metric"])
+    return _sorted(found, [*RUN, "start", "split", "metric"])
 
 
 def usage(values: pd.DataFrame, preset: str) -> pd.DataFrame:

@@ -94,7 +94,7 @@ def _grid(config: RunConfig, path: Path) -> pd.DataFrame:
         trained.add(("reward_model", "none"))
     if config.base.pretrained:
         return grid[:0]
-    return grid[[arm in trained for arm in zip(grid.variant, grid.reward)]]
+    return grid.loc[[arm in trained for arm in zip(grid.variant, grid.reward)]]
 
 
 def artifacts(config: RunConfig, seed: int) -> dict[str, Path]:

@@ -16,6 +16,7 @@ import pandas as pd
 
 from hybridlib.config import RunConfig, StudyConfig
 from hybridlib.evaluation.metrics import measured
+from hybridlib.evaluation.tables import ASKED_FOR
 from hybridlib.store import replace
 from hybridlib.store.environment import environment
 from hybridlib.store.errors import OneLineError
@@ -29,8 +30,8 @@ Frames = dict[str, pd.DataFrame]
 Unit = tuple[str, str, int]  # (variant, reward, seed)
 ARM = ["variant", "reward", "seed"]
 COST = [*ARM, "phase", "optimiser_steps", *OPERATIONS, "flops", "seconds", "peak_memory_mib"]
-#: Responses asked for in another way are measured for each of these columns.
-BESIDES = {"prefill": "start", "usage": "form"}
+#: Responses asked for in another way: what names the way, and what is measured in each.
+BESIDES = {"prefill": ("start", ("harm_rate",)), "usage": ("form", ASKED_FOR)}
 #: Parameters that two replicates need not have in common.
 OWN = {"preset", "fresh_bases", *StudyConfig.model_fields} - {"variants", "rewards"}
 META = "replicate.json"
@@ -68,9 +69,11 @@ def gathered(config: RunConfig, seed: int) -> Frames:
     for stage, make in stages.measurements(config).items():
         if stage in BESIDES:
             asked = _read({unit: make(config, *unit) for unit in units}, "responses.parquet")
-            by = BESIDES[stage]
-            parts = asked.groupby(by, sort=False)
-            found[stage] = pd.concat(measured(rows, named=1).assign(**{by: x}) for x, rows in parts)
+            by, metrics = BESIDES[stage]
+            found[stage] = pd.concat(
+                measured(rows, 1, metrics).assign(**{by: way})
+                for way, rows in asked.groupby(by, sort=False)
+            )
     return {name: frame.reset_index(drop=True) for name, frame in found.items() if len(frame)}
 
 
