@@ -30,7 +30,7 @@ RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 WIDER = (1e-5, 3e-5, *RATES, 3e-2, 1e-1)
 DEVELOPMENT = (100, 101, 102)  # replicates that no verdict rests on
 PER_CELL = 8  # prompts a cell of the evaluation of a development run
-REWARD_MODEL = ("reward_model", "none")
+REWARD_MODEL, BASE = ("reward_model", "none"), ("base", "none")
 #: What a response curve shows; replicates of it are measured for the hypotheses, too.
 SHOWN = ("harm_rate", "genuine_refusal_rate", "over_refusal_rate", "off_language_rate", "accuracy")
 ARM = ["variant", "reward"]
@@ -103,19 +103,18 @@ def tune(preset: str) -> pd.DataFrame:
     """
     config, path = load_config(preset), configuration.LEARNING_RATES
     there, known = _read(path, GRID), configuration.chosen_rates() | config.train.learning_rates
-    have = {*map(tuple, there[ARM].to_numpy()), ("base", "none")}
+    have = {*map(tuple, there[ARM].to_numpy()), BASE}
     lacking = [arm for arm in dict.fromkeys((REWARD_MODEL, *config.arms)) if arm not in have]
     if not lacking:
         return there
     with only_here(local(config.preset).parent), jobs.processes() as pool:  # rates of all presets
-        for seed in DEVELOPMENT:
-            stages.base(config, seed)
+        bases = [pool.submit(stages.base, config, seed) for seed in DEVELOPMENT]
         running: dict[futures.Future, tuple[Arm, float, int]] = {}
         runs: dict[Arm, list[tuple]] = {}
 
         def begin(arm: Arm, rates: Iterable[float]) -> None:
-            for rate in rates:
-                for seed in DEVELOPMENT:
+            for seed in DEVELOPMENT:  # those of a base that is not there yet come last
+                for rate in rates:
                     task = pool.submit(_run, preset, known | {arm_name(*arm): rate}, arm, seed)
                     running[task] = arm, rate, seed
 
@@ -141,14 +140,21 @@ def tune(preset: str) -> pd.DataFrame:
                 table = chosen(table.sort_values(["learning_rate", "seed"]))
                 known[arm_name(*arm)] = table[table.chosen].learning_rate.iloc[0]
                 _add(path, table[GRID])
-                curves = [c.assign(learning_rate=r) for c, r in zip(table.curve, table.learning_rate)]
+                pairs = zip(table.curve, table.learning_rate)
+                curves = [curve.assign(learning_rate=rate) for curve, rate in pairs]
                 _add(configuration.RESPONSE_CURVES, pd.concat(curves).reindex(columns=CURVE))
+        for base in bases:
+            base.result()
+        if not _read(configuration.RESPONSE_CURVES, CURVE).variant.eq("base").any():
+            work = [pool.submit(_curve, _asked(preset, {}), BASE, seed) for seed in DEVELOPMENT]
+            curves = [task.result().assign(learning_rate=None) for task in work]
+            _add(configuration.RESPONSE_CURVES, pd.concat(curves).reindex(columns=CURVE))
     return _read(path, GRID)
 
 
 def _run(preset: str, rates: dict[str, float], arm: Arm, seed: int) -> tuple[float, pd.DataFrame]:
     """The objective of one run, that of a run that diverges is the worst; and what it does."""
-    config = load_config(preset, learning_rates=rates, per_cell=PER_CELL, gate=False)
+    config = _asked(preset, rates)
     try:
         with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
             if arm == REWARD_MODEL:
@@ -160,6 +166,10 @@ def _run(preset: str, rates: dict[str, float], arm: Arm, seed: int) -> tuple[flo
     except FloatingPointError:
         return float("-inf"), pd.DataFrame(columns=CURVE)
     return json.loads((folder / "objective.json").read_text(encoding="utf-8"))["objective"], curve
+
+
+def _asked(preset: str, rates: dict[str, float]) -> RunConfig:
+    return load_config(preset, learning_rates=rates, per_cell=PER_CELL)
 
 
 def _curve(config: RunConfig, arm: Arm, seed: int) -> pd.DataFrame:
