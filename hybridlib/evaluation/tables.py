@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hybridlib.evaluation import comparison, hypotheses, statistics, verdicts
+from hybridlib.evaluation import comparison, hacks, hypotheses, statistics, verdicts
 from hybridlib.evaluation.metrics import AT, CLASS_METRICS, METRICS, PARTS, WHOLE, Arm, Rows
 from hybridlib.evaluation.verdicts import Measured, arms_of
 from hybridlib.tasks.responses import CLASSES
@@ -162,6 +162,9 @@ def write_tables(
     }
     if "reward_models" in frames:
         tables["reward_models"] = frames["reward_models"]
+    found = pd.concat([frames["hacks"], hacks.falls(training)], ignore_index=True)
+    tables |= {"hacks": _tidy(hacks.counted(found)), "transcripts": frames["transcripts"]}
+    tables["places"] = _places(frames["places"])
     if compares_hybrids(variant for variant, _ in rows.arms):
         tables["hybrids"] = _tidy(comparison.pairs(rows))
     if "at_budget" in frames:
@@ -172,6 +175,15 @@ def write_tables(
         write(frame, folder / f"{name}.csv")
     for name in OF_SOME - set(tables):
         (folder / f"{name}.csv").unlink(missing_ok=True)
+
+
+def _places(values: pd.DataFrame) -> pd.DataFrame:
+    """places.csv: harm and genuine refusals by attack and by category, in each split; means over
+    the replicates that hold it."""
+    keys = ["variant", "reward", "by", "name", "split"]
+    groups = values.groupby(keys, sort=True)
+    found = groups[["harm", "refuses"]].mean().assign(replicates=groups.seed.nunique())
+    return _tidy(found.assign(responses=groups.responses.sum()).reset_index())
 
 
 def write(frame: pd.DataFrame, path: Path) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import pandas as pd
 
 from hybridlib.config import RunConfig, StudyConfig
-from hybridlib.evaluation.metrics import measured
+from hybridlib.evaluation import hacks
+from hybridlib.evaluation.metrics import measured, places
 from hybridlib.evaluation.tables import ASKED_FOR
 from hybridlib.store import replace
 from hybridlib.store.environment import environment
@@ -35,6 +36,7 @@ BESIDES = {"prefill": ("start", ("harm_rate",)), "usage": ("form", ASKED_FOR)}
 #: Parameters that two replicates need not have in common.
 OWN = {"preset", "fresh_bases", *StudyConfig.model_fields} - {"variants", "rewards"}
 META = "replicate.json"
+VERSION = 1  # of the frames; raised by hand
 WORDS = {"configuration": "", "learning_rates": "the learning rate of ",
          "stages": "the version of stage "}  # fmt: skip
 
@@ -62,6 +64,9 @@ def gathered(config: RunConfig, seed: int) -> Frames:
         "reward_models": _reward_models(config, seed),
         "runs": pd.DataFrame(named, columns=["run", *ARM, "stage"]),
         "requests": responses[responses.task.eq("requests")],
+        "hacks": hacks.shares(responses),
+        "transcripts": hacks.transcripts(responses),
+        "places": places(responses),
     }
     at_budget = _read(runs, "at_budget.parquet")
     if len(at_budget):
@@ -118,16 +123,18 @@ def described(config: RunConfig) -> dict[str, Any]:
     rates = {arm_name(*phase): config.learning_rate(*phase) for phase in sorted(trained)}
     if any(reward == "model" for _, reward in trained):
         rates["reward_model"] = config.learning_rate("reward_model")
-    return {"configuration": flat, "learning_rates": rates, "stages": keys.VERSIONS}
+    versions = keys.VERSIONS | {"replicate": VERSION}
+    return {"configuration": flat, "learning_rates": rates, "stages": versions}
 
 
 def write(config: RunConfig, seed: int, path: Path) -> None:
     """Write the file of a replicate, if the one there is not of the same runs. Its bytes depend on
     the frames and on the machine alone."""
     runs = {arm_name(*arm): stages.stage_key(config, "evaluate", *arm, seed) for arm in config.arms}
-    if path.exists() and _meta(path).get("runs") == runs:
+    meta = json.loads(json.dumps(described(config) | {"seed": seed, "runs": runs}))
+    if path.exists() and meta.items() <= _meta(path).items():
         return
-    meta = described(config) | {"seed": seed, "runs": runs, "environment": environment()}
+    meta |= {"environment": environment()}
     content, text = io.BytesIO(), json.dumps(meta, indent=1, sort_keys=True) + "\n"
     with zipfile.ZipFile(content, "w") as file:
         file.writestr(zipfile.ZipInfo(META), text)
