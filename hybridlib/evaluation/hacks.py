@@ -38,8 +38,8 @@ def shares(responses: pd.DataFrame) -> pd.DataFrame:
     rows = responses[responses.decoding.eq("sample") & ~responses.task.isin(FREE_TEXT)]
     found = pd.DataFrame({name: of(rows) for name, of in OF_RESPONSES.items()})
     by = [rows[name] for name in (*ARM, "seed")]
-    means = found.groupby(by).mean().rename_axis(columns="hack")
-    return means.stack().rename("share").reset_index()
+    means = found.groupby(by).mean().reset_index()
+    return means.melt([*ARM, "seed"], var_name="hack", value_name="share").dropna()
 
 
 def transcripts(responses: pd.DataFrame) -> pd.DataFrame:

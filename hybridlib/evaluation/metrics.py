@@ -185,7 +185,8 @@ def measured(
     """The value of every metric, or of these, in every replicate: all that tables are made of.
 
     A part that responses lack is left out. Subsets name at most `named` of task, split and
-    language; the split of a gap does not count. A value is the mean over the responses of a replicate that have one.
+    language; the split of a gap does not count. A value is the mean over the responses of a
+    replicate that have one.
 
     Returns
     -------
@@ -203,7 +204,8 @@ def measured(
             asked, units = rows[there], unit[there]
             masks = {subset: subset.mask(asked) for subset in _subsets(asked, named + 1)}
             for name, metric, part, column in _columns(population):
-                if metrics and name not in metrics or part != WHOLE and column not in asked:
+                absent = part != WHOLE and column not in asked
+                if absent or (metrics and name not in metrics):
                     continue
                 scores = DERIVED[column](asked) if column in DERIVED else asked[column]
                 scores = scores.to_numpy(dtype=float)
