@@ -7,7 +7,8 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 # One process a core, at most four; each with one thread, or they slow one another down.
 CORES = $(shell $(BIN)/python -c "from hybridlib.store.environment import cores; print(min(4, cores()))")
 
-.PHONY: help setup study params figures compare publish docs site tune sweep sensitivity bench lab \
+.PHONY: help setup study params figures compare publish merge docs site tune sweep sensitivity bench \
+  lab \
   test test-slow test-browser lint
 
 help:
@@ -16,6 +17,7 @@ help:
 	@echo "make compare   compare the last run with the committed results"
 	@echo "make figures   redraw the figures from the committed tables [ARGS='--only NAME']"
 	@echo "make publish   replace the committed results with the last run"
+	@echo "make merge PRESET=population [ARGS='PLACE ...']   bring in replicates of other machines"
 	@echo "make docs      write the tables in docs/ again from the committed results"
 	@echo "make site      build all committed results as a static site"
 	@echo "make lab       open JupyterLab"
@@ -38,7 +40,7 @@ setup: .venv/installed
 	@$(PIP) install --no-deps --editable .
 	@touch $@
 
-study params figures compare publish tune sweep sensitivity: setup
+study params figures compare publish merge tune sweep sensitivity: setup
 	@$(BIN)/python -m hybridlib $@ $(PRESET) $(ARGS)
 
 docs site: setup

@@ -145,6 +145,16 @@ def site(options: argparse.Namespace) -> None:
     print(os.path.relpath(build(paths.PROJECT, HEADLINE, place)))
 
 
+def merge(options: argparse.Namespace) -> None:
+    """Bring in the replicates of other machines: files or folders, or else the committed ones."""
+    from hybridlib.config import load_config
+    from hybridlib.study.replicates import merge
+
+    seeds = merge(load_config(options.preset), [Path(place) for place in options.places])
+    print(f"{len(seeds)} replicates are in: {', '.join(map(str, seeds))}")
+    print(f"`make study PRESET={options.preset}` runs the others and makes the tables of all")
+
+
 def tune(options: argparse.Namespace) -> None:
     """Choose the learning rates that are missing, by a grid on a development seed."""
     from hybridlib.study.sweep import tune
@@ -197,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     again = {"action": "append", "default": []}
     reading = (params, figures, compare, publish, docs, site)
-    for command in (study, *reading, tune, sweep, sensitivity, bench):
+    for command in (study, *reading, merge, tune, sweep, sensitivity, bench):
         name, text = command.__name__, command.__doc__
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
@@ -206,6 +216,9 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("parts", nargs="*", choices=parts, metavar="PART")
         elif command not in (docs, site):
             sub.add_argument("preset", nargs="?", default=DEFAULT, metavar="PRESET")
+        if command is merge:
+            text = "a replicate, or a folder that holds some, of the same study"
+            sub.add_argument("places", nargs="*", metavar="PLACE", help=text)
         if command is figures:
             text = "only this figure (may be given again)"
             sub.add_argument("--only", metavar="FIGURE", help=text, **again)
