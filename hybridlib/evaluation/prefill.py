@@ -51,11 +51,11 @@ def respond(
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[Prompt],
 ) -> pd.DataFrame:
-    """One row a harmful prompt of the tasks and prefix, sampled at T=1.
+    """One row a prefix and every second harmful prompt of the tasks, sampled at T=1.
 
     `response`, `harm` and `keyword_satisfied` are of what the policy added.
     """
-    asked = [p for p in prompts if p.kind == "harmful" and p.task not in FREE_TEXT]
+    asked = [p for p in prompts if p.kind == "harmful" and p.task not in FREE_TEXT][::2]
     rows = []
     for start in STARTS:
         begun = [beginning(prompt, start, spec.base.thought) for prompt in asked]

@@ -29,6 +29,7 @@ from hybridlib.training.specs import Base, Training
 from hybridlib.training.step import Document
 
 DECODINGS = {"greedy": 0.0, "sample": 1.0}
+SCORED = 4  # one of so many rollouts is scored by the base
 GATE_PER_CELL = 32  # 384 sums in all, since the gate bounds their accuracy on both sides
 
 
@@ -185,8 +186,9 @@ def curves(
     """One row a training step: the reward, and what the oracle says of the same rollouts.
 
     `entropy` is over the rows with an advantage, the only ones that go through the policy again;
-    `kl` is KL(pi || base) in nats a response, estimated on what the policy itself has drawn, and
-    `base_nll` what the base thinks of that: nats a token, the logarithm of its perplexity.
+    `kl` is KL(pi || base) in nats a response, estimated on what the policy itself has drawn, every
+    SCORED-th response, and `base_nll` what the base thinks of that: nats a token, the logarithm of
+    its perplexity.
     """
     log = pd.DataFrame(jsonl.read(run / "log.jsonl"))
     log = log.drop_duplicates("step", keep="last").set_index("step")
@@ -217,8 +219,12 @@ def curves(
 
 @torch.no_grad()
 def _logp(model: PreTrainedModel, rollouts: list[dict], documents: list[Document]) -> np.ndarray:
-    """log pi of each response; NaN where its text does not give its tokens again."""
-    same = [i for i, r in enumerate(rollouts) if r.get("tokens") == len(documents[i][1])]
+    """log pi of every SCORED-th response; NaN where its text does not give its tokens again."""
+    same = [
+        i
+        for i, r in enumerate(rollouts)
+        if i % SCORED == 0 and r.get("tokens") == len(documents[i][1])
+    ]
     found = np.full(len(rollouts), np.nan)
     if same:
         logps, _ = score_completions(model, *zip(*(documents[i] for i in same)))
