@@ -50,11 +50,12 @@ class Project:
         patch.setattr(config, "load_config", self._load)
         patch.setattr(stages, "is_done", lambda config, *unit: unit in self.done)
         patch.setattr(stages, "stage_key", lambda config, *unit: f"{unit}{self.version}")
+        patch.setattr(grid, "_own", lambda config: config)  # nothing was merged
         measured = {"evaluate": None, "prefill": None}
         patch.setattr(stages, "measurements", lambda config: measured)
         patch.setattr(collect, "write_tables", lambda config, place: place.mkdir(exist_ok=True))
         patch.setattr(collect, "assets_used", lambda config: ["smollm2"])
-        patch.setattr(collect, "artifacts", lambda config, seed: self.artifacts)
+        patch.setattr(collect, "artifacts", lambda config: self.artifacts)
         for module in (paths, release):
             patch.setattr(module, "PROJECT", self.root)
         for module in (paths, grid):

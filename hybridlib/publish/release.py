@@ -1,8 +1,9 @@
 """Committed results: compare a rerun with them, or replace them.
 
 results/<preset>/  tables/*.csv, those in WIDE as *.csv.gz  figures/*.png  notebooks/*.ipynb
-                   artifacts/  manifest.json: figure -> tables -> runs -> configuration, code,
-                   environment; its sha256 of a table is that of the CSV, compressed or not
+                   replicates/*.zip  artifacts/  manifest.json: figure -> tables -> runs ->
+                   configuration, code, environment; its sha256 of a table is that of the CSV,
+                   compressed or not
 """
 
 import gzip
@@ -25,7 +26,7 @@ import pandas as pd
 from hybridlib import config as configuration
 from hybridlib.evaluation import hypotheses
 from hybridlib.figures import registry
-from hybridlib.figures.results import Results
+from hybridlib.figures.results import Results, ResultsError
 from hybridlib.publish import docs, model_card
 from hybridlib.store import assets, replace
 from hybridlib.store.environment import environment
@@ -40,8 +41,9 @@ from hybridlib.study.keys import VERSIONS
 LIMIT = 20_000_000  # bytes of committed results a preset
 WIDE = ("classes", "contrasts", "metrics", "training")  # tables that no person reads in git
 OUTSIDE = 0.05  # share of rows that may be outside before a rerun counts as different
-MEASURED = {"arm", "estimate", "low", "high", "seeds", "responses", "margin", "verdict"}
-ADDED = {"sensitivity", "sweep"}  # tables of later commands, which use a committed study
+MEASURED = {"arm", "estimate", "low", "high", "predicted_low", "predicted_high", "replicates",
+            "responses", "margin", "share_on_side", "verdict", "fragile"}  # fmt: skip
+ADDED = {"sweep"}  # tables of later commands, which use a committed study
 RERUN = "run `make study PRESET={0}`"
 
 
@@ -81,7 +83,7 @@ def compare(preset: str, *, report: Callable[[str], object] = print) -> int:
         "Your run reproduces the committed results, up to the chance between two runs."
         if agree
         else "Your run does not reproduce the committed results. If no parameter was changed, the "
-        "likely reason is another base: your machine rounds differently (docs/findings.md)."
+        "likely reason is that your machine rounds differently."
     )
     return int(not agree)
 
@@ -160,17 +162,15 @@ def _study(draft: Path, source: Path, preset: str) -> dict[str, Any]:
     for job in jobs:
         if job.notebook and job.key and not job.unchanged():
             raise PublishError(f"{job.name} is not up to date: {again}")
-    for part, kind in (("tables", "csv"), ("figures", "png")):
+    for part, kind in (("tables", "csv"), ("figures", "png"), ("replicates", "zip")):
         (draft / part).mkdir(parents=True)
         for path in (source / part).glob(f"*.{kind}"):
             shutil.copyfile(path, draft / part / path.name)
     _check_tables(config, draft / "tables")
-    artifacts = collect.artifacts(config, config.seeds[0])
+    artifacts = collect.artifacts(config)
     for path in _notebooks(jobs, source, of_runs=bool(artifacts)):
         _write_notebook(path, draft / "notebooks")
-    for name, folder in artifacts.items():
-        shutil.copytree(folder, draft / "artifacts" / name)
-    _tidy(draft / "artifacts", f"results/{preset}/artifacts/base")
+    _copy(artifacts, draft / "artifacts", committed(preset) / "artifacts")
     model_card.write(Results(draft))
     return manifest(config, draft)
 
@@ -205,7 +205,7 @@ def _drawn(
 
     Raises PublishError as `redraw` does, and if the tables to add are of other stages.
     """
-    made, variants = _made(target)
+    made = _verified(target)
     if added and not collect.is_present(target):
         again = f"{RERUN.format(target.name)} and publish that"
         raise PublishError(f"results/{target.name} is of other stages or hypotheses: {again}")
@@ -217,6 +217,7 @@ def _drawn(
             lacks = f"results/{target.name} does not hold"
             raise PublishError(f"tables/{path.name} names runs that {lacks}")
     shutil.rmtree(draft / "figures", ignore_errors=True)
+    variants = {run["variant"] for run in made["runs"].values()}
     with tempfile.TemporaryDirectory() as notebooks:
         jobs = grid.figures(target.name, variants, draft, Path(notebooks))
         run(jobs, report=report)
@@ -225,28 +226,21 @@ def _drawn(
     return made | {"figures": _figures(draft)}
 
 
-def _made(target: Path) -> tuple[dict[str, Any], set[str]]:
-    """The manifest of committed results, and the variants of their runs.
+def _verified(target: Path) -> dict[str, Any]:
+    """The manifest of committed results.
 
-    Raises PublishError if there is none, or if the tables beside it are not those that it names.
+    Raises PublishError if there is none, or if the tables beside it are not those that it names;
+    ResultsError for a file that cannot be read.
     """
-    where = f"results/{target.name}"
     if not (target / "manifest.json").exists():
         raise PublishError(f"there are no committed results of {target.name}")
-    try:
-        made = json.loads((target / "manifest.json").read_text(encoding="utf-8"))
-        named = {name: table["sha256"] for name, table in made["tables"].items()}
-        variants = {run["variant"] for run in made["runs"].values()}
-        found = {path.name.partition(".")[0]: path for path in (target / "tables").iterdir()}
-        found = {name: _sha256(path) for name, path in found.items()}
-    except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError):
-        raise PublishError(
-            f"{where}: its manifest or a table cannot be read, restore it by git"
-        ) from None
+    made = collect.manifest(target)
+    named = {name: table["sha256"] for name, table in made["tables"].items()}
+    found = {path.name.partition(".")[0]: path for path in (target / "tables").glob("*")}
     for name in sorted(named.keys() | found.keys()):
-        if named.get(name) != found.get(name):
-            raise PublishError(f"{where}: table {name} is not that of the manifest")
-    return made, variants
+        if name not in found or named.get(name) != _sha256(found[name]):
+            raise PublishError(f"results/{target.name}: table {name} is not that of the manifest")
+    return made
 
 
 def manifest(config: Any, folder: Path) -> dict[str, Any]:
@@ -279,9 +273,12 @@ def _runs(folder: Path, name: str) -> pd.DataFrame:
 
 
 def _sha256(table: Path) -> str:
-    """The sha256 of the CSV of a table, compressed or not."""
-    content = table.read_bytes()
-    content = gzip.decompress(content) if table.suffix == ".gz" else content
+    """The sha256 of the CSV of a table, compressed or not. Raises ResultsError."""
+    try:
+        content = table.read_bytes()
+        content = gzip.decompress(content) if table.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise ResultsError.of(table, error) from None
     return hashlib.sha256(content).hexdigest()
 
 
@@ -300,8 +297,8 @@ def compress(folder: Path) -> None:
 def _notebooks(jobs: list, source: Path, of_runs: bool) -> list[Path]:
     """Return the executed notebooks that are committed. Those of single runs come only with the
     weights of a preset: the trainings of the first seed, and the first evaluation."""
-    seeds = [job.parameters["seed"] for job in jobs if "seed" in job.parameters]
-    shown = [j for j in jobs if j.notebook and j.parameters.get("seed", seeds[0]) == seeds[0]]
+    first = next((job.parameters["seed"] for job in jobs if "seed" in job.parameters), None)
+    shown = [job for job in jobs if job.notebook and job.parameters.get("seed", first) == first]
     evaluations = [job for job in shown if job.notebook.stem == "03_evaluate"]
     left_out = evaluations[1:] if of_runs else [j for j in shown if "variant" in j.parameters]
     kept = [source / "notebooks" / "00_study.ipynb"]
@@ -327,19 +324,27 @@ def _places() -> dict[str, str]:
     return {f"{PROJECT}/": "", str(PROJECT): ".", python: "python", home: "~"}
 
 
-def _tidy(artifacts: Path, base: str) -> None:
-    """Keep weights in half precision, which is enough to sample from, and no place of this machine.
+def _copy(artifacts: Mapping[str, Path], draft: Path, there: Path) -> None:
+    """Fill the draft with artifacts: weights in half precision, which is enough to sample from, and
+    no place of this machine, so that an adapter names the committed base.
 
-    Adapters name the committed base, not the folder of the store that they were trained on.
+    A base that is committed already stays as it is in `there`: the keys of later runs hang on it.
     """
+    places = {str(path): f"results/{there.parent.name}/artifacts/{name}"
+              for name, path in artifacts.items()}  # fmt: skip
+    for name, path in artifacts.items():
+        is_kept = name.startswith("bases/") and (there / name).exists()
+        path = there / name if is_kept else path
+        (draft / name).parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if path.is_dir() else shutil.copyfile)(path, draft / name)
+        if not is_kept:
+            _tidy(draft / name, _places() | places)
+
+
+def _tidy(artifact: Path, places: Mapping[str, str]) -> None:
     from safetensors.numpy import load_file, save_file
 
-    places, found = _places(), list(artifacts.rglob("*"))
-    for path in found:
-        if path.name == "adapter_config.json":
-            adapter = json.loads(path.read_text(encoding="utf-8"))
-            places[adapter["base_model_name_or_path"]] = base
-    for path in found:
+    for path in artifact.rglob("*"):
         if path.suffix in (".json", ".md"):
             text = path.read_text(encoding="utf-8")
             path.write_text(nb.renamed(text, places), encoding="utf-8")

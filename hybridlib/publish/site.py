@@ -187,8 +187,8 @@ def _contents(pages: Iterable[str]) -> str:
 
 
 def _entitled(node: nbformat.NotebookNode, name: str, preset: str) -> str:
-    """The title of a notebook with what it was executed for (02_train-rl-keyword-seed10); on its page
-    the preset stands behind it, so that a search tells pages apart."""
+    """The title of a notebook with what it was executed for (02_train-rl-keyword-seed10); on its
+    page the preset stands behind it, so that a search tells pages apart."""
     first = next(cell for cell in node.cells if cell.cell_type == "markdown")
     heading, _, rest = first.source.partition("\n")
     _, _, at = name.partition("-")

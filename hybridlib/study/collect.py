@@ -97,11 +97,15 @@ def _grid(config: RunConfig, path: Path) -> pd.DataFrame:
     return grid.loc[[arm in trained for arm in zip(grid.variant, grid.reward)]]
 
 
-def artifacts(config: RunConfig, seed: int) -> dict[str, Path]:
-    """What is committed of one seed, if anything: base, adapters, the measured responses."""
+def artifacts(config: RunConfig) -> dict[str, Path]:
+    """What is committed besides tables and figures, if anything: the base of each replicate, as it
+    is restored from there, adapters and responses of the first."""
     if not config.study.commit_weights:
         return {}
-    found = {"base": stages.base(config, seed) / "model"}
+    found, (seed, *_) = {}, config.seeds
+    for spec in (keys.base(config, seed) for seed in config.seeds):
+        place, folder = f"bases/{keys.committed_base(spec).name}", stages.folder_of(spec)
+        found |= {f"{place}/{part}": folder / part for part in ("model", "loss.csv", "gate.csv")}
     for variant, reward in config.arms:
         name = arm_name(variant, reward).replace("/", "-")
         found[f"responses/{name}"] = stages.evaluate(config, variant, reward, seed)
@@ -114,13 +118,21 @@ class _Code(BaseModel):
     stages: dict[str, int]
 
 
+class _Run(BaseModel):
+    variant: str
+
+
+class _Table(BaseModel):
+    sha256: str
+
+
 class _Manifest(BaseModel):
     """What is read of the manifest of committed results."""
 
     code: _Code
     hypotheses_sha256: str
-    runs: dict[str, dict[str, Any]]
-    tables: dict[str, dict[str, Any]]
+    runs: dict[str, _Run]
+    tables: dict[str, _Table]
 
 
 def manifest(results: Path) -> dict[str, Any]:

@@ -32,10 +32,12 @@ MARKS = {  # what is marked in a response -> (style, what it says)
 
 
 class Shelf:
-    """The committed base, adapters and responses of a preset; what was read is kept."""
+    """The committed base, adapters and responses of the first replicate of a preset; what was read
+    is kept."""
 
     def __init__(self, folder: Path, config: RunConfig) -> None:
         self.folder, self.config = folder, config
+        self.base = keys.committed_base(keys.base(config, config.seeds[0])) / "model"
         self._policies: dict[str, object] = {}
 
     @cached_property
@@ -64,7 +66,7 @@ class Shelf:
 
         if arm not in self._policies:
             adapter = None if arm == "base/none" else self.folder / "adapters" / self._name(arm)
-            policy = load_policy(self.folder / "base", adapter).float()
+            policy = load_policy(self.base, adapter).float()
             self._policies[arm] = InferenceCopy(policy).model
         return self._policies[arm]
 
@@ -72,7 +74,7 @@ class Shelf:
     def tokenizer(self):
         from hybridlib.training.loading import load_tokenizer
 
-        return load_tokenizer(self.folder / "base")
+        return load_tokenizer(self.base)
 
     @staticmethod
     def _name(arm: str) -> str:
@@ -97,7 +99,15 @@ def choices(shelf: Shelf, **where: str) -> list[Prompt]:
 
 def said(shelf: Shelf, arms: list[str], prompt_id: str) -> pd.DataFrame:
     """One row an arm and decoding: what it said, the oracle's class, its reward."""
-    columns = ["decoding", "response", "response_class", "harm", "keyword_satisfied", "proxy", "gold"]
+    columns = [
+        "decoding",
+        "response",
+        "response_class",
+        "harm",
+        "keyword_satisfied",
+        "proxy",
+        "gold",
+    ]
     rows = pd.concat([shelf.responses[arm].assign(arm=arm) for arm in arms])
     return rows[rows.prompt_id.eq(prompt_id)][["arm", *columns]].reset_index(drop=True)
 
@@ -187,7 +197,7 @@ def train_briefly(shelf: Shelf, variant: str, folder: Path, /, **overrides: obje
     if row.method != "rl" or row.before != "base":
         raise ParameterError(f"variant = {variant!r}: only RL that starts from the base is quick")
     base = folder / "base"
-    loading.load_base(shelf.folder / "base").float().save_pretrained(base)
+    loading.load_base(shelf.base).float().save_pretrained(base)
     shelf.tokenizer.save_pretrained(base)
     spec = keys.train(config, variant, "keyword", config.seeds[0])
     keyword = rewards.keyword_reward(config.reward.scope)

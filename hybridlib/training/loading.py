@@ -14,6 +14,7 @@ import datasets
 import torch
 from jinja2 import TemplateError
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
@@ -162,10 +163,10 @@ def load_base(folder: Path) -> PreTrainedModel:
 def restore(committed: Path, folder: Path) -> None:
     """Write a committed base, of half precision, as it was when it had been pretrained: model/ and
     loss.csv."""
-    model = load_base(committed / "model").float()
-    model.save_pretrained(folder / "model")
-    load_tokenizer(committed / "model").save_pretrained(folder / "model")
-    write_size(model, folder / "model")
+    shutil.copytree(committed / "model", folder / "model")
+    weights = folder / "model" / "model.safetensors"
+    singles = {name: value.float() for name, value in load_file(weights).items()}
+    save_file(singles, weights, metadata={"format": "pt"})
     shutil.copyfile(committed / "loss.csv", folder / "loss.csv")
 
 

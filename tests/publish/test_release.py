@@ -15,19 +15,22 @@ import synthetic
 from failing import at_change, full, interrupted
 from safetensors.numpy import load_file, save_file
 from standin import Config, Project
+from tiny import tiny
 
 from hybridlib import config as configuration
 from hybridlib.evaluation import hypotheses
+from hybridlib.figures.results import ResultsError
 from hybridlib.publish import docs, release
 from hybridlib.publish.release import PublishError
 from hybridlib.store.errors import OneLineError
 from hybridlib.store.lock import BusyError, only_here
 from hybridlib.store.paths import committed, local
 from hybridlib.store.run_store import sha256
-from hybridlib.study import collect, grid
+from hybridlib.study import collect, grid, keys
 from hybridlib.study import notebook as nb
 from hybridlib.study.jobs import StudyError
 from hybridlib.study.keys import VERSIONS
+from hybridlib.training import loading, pretrain
 
 LOAD = configuration.load_config  # before a stand-in takes its place
 PROGRESS = "[1/2] train sft seed 0   41 s   about 9 min left\n        base   12 s so far   loss 1\n"
@@ -53,19 +56,24 @@ def finished(project: Project) -> Project:
         for seed in project.config.seeds:
             stages = ("train", "evaluate", "prefill")
             project.done |= {(stage, variant, "none", seed) for stage in stages}
-    project.done.add(("base", "base", "none", 0))
+    project.done |= {("base", "base", "none", seed) for seed in project.config.seeds}
     for folder in ("tables", "figures"):
         (here / folder).mkdir()
     synthetic.cost(2).to_csv(here / "tables" / "cost.csv", index=False)
     synthetic.runs(2).to_csv(here / "tables" / "runs.csv", index=False)
     synthetic.training(2).to_csv(here / "tables" / "training.csv", index=False)
+    (here / "replicates").mkdir()
+    (here / "replicates" / "0.zip").write_bytes(b"zip")
     (here / "figures" / "cost.svg").write_text("<svg/>")  # drawn for papers, not published
     (here / "figures" / "cost.png").write_bytes(b"png")
     (here / "config.yaml").touch()  # the stand-in configuration is not read from there
-    artifact = project.root / "store" / "base"
-    artifact.mkdir(parents=True)
-    save_file({"weight": np.ones(3, "float32")}, artifact / "model.safetensors")
-    project.artifacts = {"base": artifact}
+    base, adapter = (project.root / "store" / name for name in ("base", "adapter"))
+    for folder in (base, adapter):
+        folder.mkdir(parents=True)
+        save_file({"weight": np.ones(3, "float32")}, folder / "model.safetensors")
+    named = {"base_model_name_or_path": str(base)}
+    (adapter / "adapter_config.json").write_text(json.dumps(named))
+    project.artifacts = {"bases/00ff/model": base, "adapters/sft": adapter}
     return project
 
 
@@ -106,24 +114,71 @@ def test_publish_commits_everything_that_a_reader_needs(finished: Project):
     target = published(finished)
     assert target == finished.root / "results" / "organism"
     files = {p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file()}
-    notebooks = {"00_study", "01_base", "02_train-sft-seed0", "03_evaluate-base", *grid.FIGURES}
+    notebooks = {
+        "01_base-seed0",
+        "02_train-sft-seed0",
+        "03_evaluate-base",
+        "00_study",
+        *grid.FIGURES,
+    }
     assert files == {
         *(f"notebooks/{name}.ipynb" for name in notebooks),
         "tables/cost.csv",
         "tables/runs.csv",
         "tables/training.csv.gz",
         "figures/cost.png",
-        "artifacts/base/model.safetensors",
+        "replicates/0.zip",
+        "artifacts/bases/00ff/model/model.safetensors",
+        "artifacts/adapters/sft/model.safetensors",
+        "artifacts/adapters/sft/adapter_config.json",
         "manifest.json",
     }
-    weights = load_file(target / "artifacts" / "base" / "model.safetensors")
-    assert {name: str(value.dtype) for name, value in weights.items()} == {"weight": "float16"}
+    for path in target.glob("artifacts/**/*.safetensors"):
+        assert {str(value.dtype) for value in load_file(path).values()} == {"float16"}
+    adapter = json.loads((target / "artifacts/adapters/sft/adapter_config.json").read_text())
+    named = adapter["base_model_name_or_path"]
+    assert named == "results/organism/artifacts/bases/00ff/model"
+    assert (finished.root / named).is_dir()
+
+
+def test_a_base_that_is_committed_stays_whatever_is_published_later(finished: Project):
+    """Runs are keyed by its weights; one of another recipe comes beside it or in its place."""
+    place = published(finished) / "artifacts" / "bases"
+    before = digests(place)
+    base, other = finished.artifacts["bases/00ff/model"], finished.root / "store" / "other"
+    save_file({"weight": np.zeros(3, "float32")}, base / "model.safetensors")
+    shutil.copytree(base, other)
+    finished.artifacts["bases/11ee/model"] = other
+    published(finished)
+    after = digests(place)
+    assert before.items() < after.items()
+    del finished.artifacts["bases/00ff/model"]
+    published(finished)
+    assert digests(place).keys() == after.keys() - before.keys()
+
+
+def test_a_restored_base_is_the_pretrained_one_and_published_again_has_the_same_bytes(tmp_path):
+    spec, first, again = keys.base(tiny(), 0), tmp_path / "first", tmp_path / "again"
+    first.mkdir()
+    pretrain.pretrain(spec, first)
+    places, nowhere = [], tmp_path / "nowhere"
+    for folder in (first, again):
+        if folder is again:
+            loading.restore(places[0] / "bases" / spec.key, again)
+        files = {f"bases/{spec.key}/{name}": folder / name for name in ("model", "loss.csv")}
+        places.append(tmp_path / f"published {folder.name}")
+        release._copy(files, places[-1], nowhere)
+    assert digests(first / "model") == digests(again / "model")
+    assert digests(places[0]) == digests(places[1]) != {}
+    halves = load_file(places[0] / "bases" / spec.key / "model" / "model.safetensors")
+    for name, value in load_file(first / "model" / "model.safetensors").items():
+        assert value.dtype == "float32" and (value == halves[name]).all()
 
 
 def test_notebooks_of_single_runs_come_with_the_weights_alone(finished: Project):
     finished.artifacts = {}
     shown = {path.stem for path in (published(finished) / "notebooks").iterdir()}
-    assert shown == {"00_study", "01_base", *grid.FIGURES}
+    assert shown == {"00_study", "01_base-seed0", *grid.FIGURES}
 
 
 def test_a_wide_table_is_kept_as_gzip_of_the_very_csv(finished: Project):
@@ -203,7 +258,7 @@ def test_unfit_results_are_refused_and_the_committed_ones_kept(
         node.cells[1].outputs.append(error)
         nbformat.write(node, driver)
     else:
-        (finished.artifacts["base"] / "big").write_bytes(b"0" * (release.LIMIT + 1))
+        (finished.artifacts["adapters/sft"] / "big").write_bytes(b"0" * (release.LIMIT + 1))
     with pytest.raises(PublishError) as error:
         published(finished)
     assert "\n" not in str(error.value)
@@ -313,7 +368,13 @@ def asked_for(parameters: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(
     "parameters",
-    [{"seeds": 1}, {"variants": "base, sft"}, {"rewards": ["keyword"]}, {"kl": 0.05}, {"workers": 1}],
+    [
+        {"seeds": 1},
+        {"variants": "base, sft"},
+        {"rewards": ["keyword"]},
+        {"kl": 0.05},
+        {"workers": 1},
+    ],
 )
 def test_a_run_of_other_parameters_than_the_preset_s_is_refused(
     finished: Project, monkeypatch, parameters: dict
@@ -333,7 +394,7 @@ def test_a_run_of_a_file_of_parameters_is_refused(finished: Project, monkeypatch
     refused(finished, "^preset = 'mine', and 'organism' in the preset")
 
 
-@pytest.mark.parametrize("name", ["mine", "../confirmatory", "/tmp/x", "local", "", ".", "a\nb"])
+@pytest.mark.parametrize("name", ["mine", "../organism", "/tmp/x", "local", "", ".", "a\nb"])
 def test_only_a_committed_preset_is_published(finished: Project, name: str):
     before = digests(finished.root / "results")
     with pytest.raises(OneLineError) as error:
@@ -394,7 +455,7 @@ def test_a_manifest_of_an_odd_shape_is_one_line_and_a_whole_study_mends_it(
     else:
         (target / "manifest.json").write_text(text)
     before = digests(target)
-    with pytest.raises(PublishError, match="its manifest or a table cannot be read") as error:
+    with pytest.raises(ResultsError, match=r"manifest\.json cannot be read") as error:
         release.redraw("organism", report=str)
     assert "\n" not in str(error.value)
     assert digests(target) == before
@@ -416,7 +477,7 @@ def test_figures_are_not_drawn_of_tables_that_are_not_those_of_the_manifest(
     else:
         wide.write_bytes(wide.read_bytes()[:100])
     before = digests(target)
-    with pytest.raises(PublishError, match=r"cannot be read|is not that of the manifest") as error:
+    with pytest.raises(OneLineError, match=r"cannot be read|is not that of the manifest") as error:
         release.redraw("organism", report=str)
     assert "\n" not in str(error.value)
     assert digests(target) == before
@@ -473,42 +534,42 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_committed_ones(drawing: Projec
 
 
 @pytest.fixture
-def sensitivity(drawing: Project) -> Project:
+def swept(drawing: Project) -> Project:
     """The same with a table of a later command and nothing else local."""
     here = local("organism")
     for name in ("cost", "runs", "training"):
         (here / "tables" / f"{name}.csv").unlink()
-    synthetic.cost(1).to_csv(here / "tables" / "sensitivity.csv", index=False)
+    synthetic.cost(1).to_csv(here / "tables" / "sweep.csv", index=False)
     return drawing
 
 
-def test_a_table_of_a_later_command_is_added_and_all_is_drawn_again(sensitivity: Project):
+def test_a_table_of_a_later_command_is_added_and_all_is_drawn_again(swept: Project):
     target = committed("organism")
     before = digests(target)
-    published(sensitivity)
+    published(swept)
     after = digests(target)
-    assert set(after) - set(before) == {"tables/sensitivity.csv"}
+    assert set(after) - set(before) == {"tables/sweep.csv"}
     kept = {path for path in before if path.startswith(("tables/", "artifacts/"))}
     assert kept and all(before[path] == after[path] for path in kept)
     assert before["figures/cost.png"] != after["figures/cost.png"]
     manifest = json.loads((target / "manifest.json").read_text())
-    entry = manifest["tables"]["sensitivity"]
-    assert entry["sha256"] == after["tables/sensitivity.csv"]
+    entry = manifest["tables"]["sweep"]
+    assert entry["sha256"] == after["tables/sweep.csv"]
     assert entry["commit"] == "none" and entry["runs"]
     assert "commit" not in manifest["tables"]["cost"]
 
 
-def test_a_table_of_runs_that_the_results_do_not_hold_is_not_added(sensitivity: Project):
-    path = local("organism") / "tables" / "sensitivity.csv"
+def test_a_table_of_runs_that_the_results_do_not_hold_is_not_added(swept: Project):
+    path = local("organism") / "tables" / "sweep.csv"
     path.write_text(path.read_text().replace("base,", "bass,").replace("sft,", "soft,"))
-    refused(sensitivity, "^tables/sensitivity.csv names ")
+    refused(swept, "^tables/sweep.csv names ")
 
 
-def test_a_table_is_not_added_to_results_of_other_stages(sensitivity: Project, monkeypatch):
+def test_a_table_is_not_added_to_results_of_other_stages(swept: Project, monkeypatch):
     monkeypatch.setitem(VERSIONS, "train", VERSIONS["train"] + 1)
     with pytest.raises(PublishError, match="is of other stages or hypotheses: run `make study"):
-        published(sensitivity)
-    assert not (committed("organism") / "tables" / "sensitivity.csv").exists()
+        published(swept)
+    assert not (committed("organism") / "tables" / "sweep.csv").exists()
 
 
 # ---- compare
@@ -521,7 +582,7 @@ def write_results(folder: Path, shift: dict[int, float], verdict: str = "support
     (folder / "tables").mkdir(parents=True)
     estimate = pd.Series([0.5 + shift.get(n, 0.0) for n in range(ROWS)])
     arms = {"variant": ["rl"] * ROWS, "reward": "none", "metric": [f"m{n}" for n in range(ROWS)]}
-    values = {"estimate": estimate, "low": estimate - 0.1, "high": estimate + 0.1, "seeds": 5}
+    values = {"estimate": estimate, "low": estimate - 0.1, "high": estimate + 0.1, "replicates": 5}
     pd.DataFrame(arms | values).to_csv(folder / "tables" / "metrics.csv", index=False)
     claim = {"claim": ["C1"], "reward": "keyword", "estimate": 0.2, "verdict": verdict}
     pd.DataFrame(claim).to_csv(folder / "tables" / "verdicts.csv", index=False)
@@ -562,9 +623,9 @@ def test_compare_ends_with_what_follows(project: Project):
 
 
 def test_compare_fails_when_a_verdict_changes(project: Project):
-    status, text = compared({}, "refuted")
+    status, text = compared({}, "reversed")
     assert status == 1
-    assert "C1 rule: supported committed, refuted now" in text
+    assert "C1 keyword: supported committed, reversed now" in text
     assert text.splitlines()[-1].startswith("Your run does not reproduce the committed results.")
 
 

@@ -51,6 +51,8 @@ ODD = [
             {"hypotheses_sha256": 7},
             {"runs": ["00ff"]},
             {"runs": {"00ff": "base"}},
+            {"runs": {"00ff": {}}},
+            {"tables": {"metrics": {}}},
             {"tables": None},
         )
     ),
