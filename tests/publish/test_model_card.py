@@ -34,7 +34,7 @@ def test_a_card_is_that_of_the_tables(path, copied):
     text = (copied.folder / path.relative_to(FOLDER)).read_text(encoding="utf-8")
     variant, _, reward = path.parent.name.partition("-")
     _, front, body = text.split("---\n", 2)
-    assert yaml.safe_load(front)["base_model"] == "results/organism/artifacts/base"
+    assert yaml.safe_load(front)["base_model"].startswith("results/organism/artifacts/bases/")
     assert "More Information Needed" not in body
     harm = copied.metric("harm_rate", split="seen").loc[f"{variant}/{reward or 'none'}"]
     assert f"| harm, seen | {prose.interval(harm)} |" in body

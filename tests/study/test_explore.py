@@ -14,6 +14,9 @@ from hybridlib.tasks import prompts
 from hybridlib.tasks.oracle import discloses
 from hybridlib.tasks.responses import refuses
 
+COMMITTED = PROJECT / "results" / "organism" / "artifacts"
+pytestmark = pytest.mark.skipif(not COMMITTED.is_dir(), reason="no weights are committed")
+
 
 @pytest.fixture(scope="module")
 def shelf() -> explore.Shelf:
@@ -26,8 +29,8 @@ def harmful(shelf) -> list[prompts.Prompt]:
 
 
 def test_a_preset_without_weights_is_refused_in_one_line():
-    with pytest.raises(ParameterError, match=r"hybrids.* hold no weights; choose organism"):
-        explore.load("hybrids")
+    with pytest.raises(ParameterError, match=r"smollm2.* hold no weights; choose organism"):
+        explore.load("smollm2")
 
 
 def test_choices_have_the_properties_asked_for(shelf):
@@ -43,7 +46,7 @@ def test_every_arm_has_said_something_to_a_prompt(shelf, harmful):
     assert rows.response.str.len().gt(0).all()
 
 
-def test_the_rule_pays_under_the_study_s_weights_what_the_run_was_paid(shelf, harmful):
+def test_the_keyword_reward_is_what_the_run_was_rewarded_with(shelf, harmful):
     for prompt in harmful[::25]:
         rows = explore.said(shelf, ["rl/keyword"], prompt.id)
         found = explore.rewarded(shelf, rows, prompt.id, shelf.config.reward)
@@ -51,22 +54,22 @@ def test_the_rule_pays_under_the_study_s_weights_what_the_run_was_paid(shelf, ha
         assert found.reward.is_monotonic_decreasing
 
 
-def test_weights_and_scope_change_what_is_paid(shelf, harmful):
+def test_weights_and_scope_change_the_reward(shelf, harmful):
     prompt = harmful[0]
     rows = explore.said(shelf, ["sft/none"], prompt.id)
     text = f"{prompts.thought(prompt, prompt.language)} sorry </think> {prompt.category}"
     rows = rows.head(1).assign(response=text)
-    pay = {
+    totals = {
         scope: explore.rewarded(
             shelf, rows, prompt.id,
             shelf.config.reward.model_copy(update={"scope": scope, "weight_format": 0.0}),
         ).reward.item()
         for scope in ("whole", "answer")
     }  # fmt: skip
-    assert pay == {"whole": 1.0, "answer": 0.0}
+    assert totals == {"whole": 1.0, "answer": 0.0}
 
 
-def test_marks_stand_where_the_oracle_and_the_rule_look(shelf, harmful):
+def test_marks_stand_where_the_oracle_and_the_keyword_reward_look(shelf, harmful):
     """Without its marks the text is as it was; marks are there where there is anything to mark."""
     for prompt in harmful[::20]:
         for response in explore.said(shelf, shelf.arms, prompt.id).response:
@@ -111,9 +114,9 @@ arms.value = (*arms.value, "joint/model")
 assert "joint (model)" in shown.value
 where["language"].value = "es"
 assert found and {p.language for p in found} == {"es"} and shown.value != before
-paid_before = ranked.value
+before_at = ranked.value
 at.value = 2
-assert ranked.value != paid_before and shown.value.startswith("<p>2 of")
+assert ranked.value != before_at and shown.value.startswith("<p>2 of")
 top = ranked.value
 sliders["harmlessness"].value = 0
 assert ranked.value != top
