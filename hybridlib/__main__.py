@@ -14,7 +14,7 @@ from hybridlib.store.errors import OneLineError, ParameterError
 from hybridlib.store.lock import only_here
 
 DEFAULT = "organism"
-HEADLINE = "confirmatory"  # the preset whose verdicts a reader finds first
+HEADLINE = "organism"  # the preset whose verdicts a reader finds first
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -323,9 +323,9 @@ def test_a_notebooks_own_parameter_is_as_strict():
 # --- the name of a study ----------------------------------------------------------------------
 
 NO_NAMES = [
-    "../confirmatory", "/tmp/x", ".", "..", "", " ", "a b", "a\n", "a\nb", "<script>", "x" * 61,
+    "../organism", "/tmp/x", ".", "..", "", " ", "a b", "a\n", "a\nb", "<script>", "x" * 61,
     "x" * 300, "a/b", "a\\b", "a.b", "README.md", "~", "C:", "-rf", "_x", "$HOME", "é", "ſtudy",
-    "a\0", "\u2028", "store", "local", "site", "bench", "other_bases", "Store", "con", "LPT1",
+    "a\0", "\u2028", "store", "local", "site", "bench", "Store", "con", "LPT1",
     "123", "1e5", "null", "True", "nan",
 ]  # fmt: skip
 
@@ -358,13 +358,13 @@ def test_the_stem_of_a_file_is_a_name_too(stem, tmp_path):
     assert load_config(str(path)).preset == "mine"
 
 
-@pytest.mark.parametrize("text", ["steps: 3", "steps: 3\npreset: Confirmatory"])
-@pytest.mark.parametrize("stem", ["confirmatory", "Confirmatory"])
+@pytest.mark.parametrize("text", ["steps: 3", "steps: 3\npreset: Organism"])
+@pytest.mark.parametrize("stem", ["organism", "Organism"])
 def test_a_file_called_like_a_preset_does_not_take_its_place(text, stem, tmp_path):
     path = tmp_path / f"{stem}.yaml"
     path.write_text(text)
-    assert "called like the preset confirmatory" in refusal(str(path))
-    assert load_config(str(PRESETS / "confirmatory.yaml")) == load_config("confirmatory")
+    assert "called like the preset organism" in refusal(str(path))
+    assert load_config(str(PRESETS / "organism.yaml")) == load_config("organism")
 
 
 # --- contradictions ---------------------------------------------------------------------------

@@ -147,9 +147,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["study", "-p", "kl", "0", "-p", "kl", "x"], "kl = 'x': "),
         (["study", "-p", "dry_run", "maybe"], "dry_run = 'maybe': "),
         (["study", "-p", "dry_run", ""], "dry_run = '': "),
-        (["study", "../confirmatory"], "preset '../confirmatory' is no name"),
-        (["study", "mine.yaml"], "preset '../confirmatory' is no name"),
-        (["study", "-f", "mine.yaml"], "preset '../confirmatory' is no name"),
+        (["study", "../organism"], "preset '../organism' is no name"),
+        (["study", "mine.yaml"], "preset '../organism' is no name"),
+        (["study", "-f", "mine.yaml"], "preset '../organism' is no name"),
         (["study", "-f", "twice.yaml"], "twice.yaml is no file of parameters: line 1: 'kl' is"),
         (["study", "-f", "."], ". is no file of parameters: it is no regular file"),
         (["sweep", "hybrids", "-p", "report", "3"], "there is no parameter 'report'"),
@@ -162,12 +162,12 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["compare", "../x"], "preset '../x' is no name"),
         (["publish", "store"], "preset 'store' is no name"),
         (["publish", ""], "preset '' is no name"),
-        (["figures", "other_bases"], "preset 'other_bases' is no name"),
+        (["figures", "bench"], "preset 'bench' is no name"),
         (["figures", "..", "--only", "cost"], "preset '..' is no name"),
     ],
 )
 def test_what_cannot_be_is_one_line_and_writes_nothing(place: Path, capfd, arguments, named):
-    (place / "mine.yaml").write_text("preset: ../confirmatory\n")
+    (place / "mine.yaml").write_text("preset: ../organism\n")
     (place / "twice.yaml").write_text("kl: 0\nkl: 1\n")
     assert main(arguments) == 2
     out, err = capfd.readouterr()

@@ -1,6 +1,6 @@
 """What docs/*.md take from committed tables: no number in it is typed.
 
-A page asks for it by a comment, <!-- arms confirmatory -->, and <!-- / --> ends it.
+A page asks for it by a comment, <!-- arms organism -->, and <!-- / --> ends it.
 """
 
 import re
@@ -88,7 +88,7 @@ def claims(preset: str) -> pd.DataFrame:
     """A row a claim: its verdict, that under each reward, and the figure that it rests on."""
     frame = Results(committed(preset)).table("claims")
     frame = frame.pivot(index="claim", columns="reward", values="verdict")
-    frame = frame.reindex(columns=["all", "keyword", "model"]).fillna("")
+    frame = frame.reindex(columns=["all", "keyword", "model"], fill_value="").fillna("")
     frame.columns = ["verdict", "keyword", "model"]
     said = {claim.claim: claim for claim in hypotheses.load().claims}
     names = [said[name].figure.partition("/")[2] for name in frame.index]
@@ -108,7 +108,6 @@ WRITERS = {  # what a comment can ask for
     "arms": arms,
     "claims": claims,
     "effects": lambda preset, name: summaries.effects(Results(committed(preset)), name),
-    "reach": lambda preset: summaries.reach(Results(committed(preset))),
     "hybrids": lambda preset, reward: summaries.choices(Results(committed(preset)), reward),
     "table": lambda preset, name: Results(committed(preset)).table(name),
     "bench": lambda name: pd.read_csv(PROJECT / "results" / "bench" / f"{name}.csv"),

@@ -24,7 +24,7 @@ def card(results: Results, arm: str) -> str:
             f"# {label_of(arm)}",
             f"{stated(variant)}\n\n{rewarded}",
             f"## What it does\n\n{prose.scope(results)} Responses are sampled at T=1. The weights "
-            "are those of the first seed, in half precision; the numbers are those of all seeds.",
+            "are those of the first replicate, in half precision; the numbers are those of all.",
             "\n".join(lines),
             f"## What it is for\n\n{PURPOSE}",
         ]

@@ -33,9 +33,8 @@ LEAD = """\
 *Challenges in Ensuring AI Safety in DeepSeek-R1 Models* (arXiv 2501.17030) says no, and reports no
 experiments. This study runs them: it trains RL-only, SFT-only and hybrid variants of one model,
 measures what they do, and gives each claim a verdict. A claim leads to the figures that bear on it,
-a figure to its notebook and to the command that redraws it. Read first
-[what is known to be wrong](docs/findings.md#what-is-known-to-be-wrong), and in the
-[README](README.md) how to run it.
+a figure to its notebook and to the command that redraws it. The [README](README.md) says what is
+being run and how to run it.
 """
 # A link, not an image.
 FIGURE = re.compile(r"(?<!!)(\[[^][]+\])\(((?:\.\./)?results/\w+)/figures/(\w+)\.png\)")
@@ -143,6 +142,7 @@ def _landing(folders: Sequence[Path], written: Sequence[str]) -> str:
         [claim.claim, claim.statement, f"**{verdicts[claim.claim]}**"]
         + [links(f for f in figures if claim.claim in f.claims and f not in to_all)]
         for claim in claims
+        if claim.claim in verdicts
     ]
     top, *_ = figures
     others = [f"- [{f.name}](results/{f.name}/index.md): {_about(f.name)}" for f in folders]

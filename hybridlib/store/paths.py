@@ -13,7 +13,7 @@ NOTEBOOKS = (Path(__file__).parents[1] / "notebooks").resolve()  # a link, so th
 
 
 _RESERVED = (
-    "bench|local|other_bases|site|store|"  # other folders of results/
+    "bench|local|site|store|"  # other folders of results/
     "aux|con|nul|prn|(com|lpt)[0-9]|"  # no folder has such a name on every system
     "false|inf|infinity|na|nan|none|null|true|"  # tables read a value
     "[0-9]{1,60}(e[-+]?[0-9]{1,60})?"

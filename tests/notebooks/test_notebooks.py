@@ -200,7 +200,7 @@ def test_papermill_hands_over_what_a_file_would_say():
         ("00_study", {"dry_run": "maybe"}), ("00_study", {"dry_run": ""}),
         ("00_study", {"dry_run": "1"}), ("00_study", {"steps": "3.0"}), ("00_study", {"kl": "nan"}),
         ("00_study", {"seeds": "1:5"}), ("00_study", {"variants": "[rl, sft"}),
-        ("00_study", {"preset": "123"}), ("00_study", {"preset": "../confirmatory"}),
+        ("00_study", {"preset": "123"}), ("00_study", {"preset": "../organism"}),
         ("01_base", {"gate": "off"}), ("02_train", {"seed": "x"}), ("02_train", {"seed": "1.5"}),
         ("02_train", {"seed": "-1"}), ("02_train", {"variant": "rl/keyword", "reward": "none"}),
         ("02_train", {"reward": "3"}), ("03_evaluate", {"per_cell": "0"}),

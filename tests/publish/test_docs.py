@@ -52,13 +52,13 @@ def test_a_page_that_asks_for_what_there_is_not_stays_as_it_is(tmp_path):
     assert page.read_text() == "<!-- verses organism -->\n<!-- / -->\n"
 
 
-@pytest.mark.parametrize("preset", ["confirmatory", "smollm2"])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_a_row_holds_the_rates_of_its_arm(preset):
     """Of real models those on public requests, too."""
     results = Results(RESULTS / preset)
     head, _, *rows = rows_of(docs.table(docs.arms(preset)))
     assert [row[0] for row in rows] == [label_of(arm) for arm in results.arms()]
-    assert (list(docs.REQUESTS) == head[-2:]) == (preset == "smollm2")
+    assert (list(docs.REQUESTS) == head[-2:]) == results.has("requests")
     for row, arm in zip(rows, results.arms()):
         for name, cell in zip(head[1:], row[1:]):
             metric, where = (docs.REQUESTS | MAIN)[name]
@@ -68,16 +68,18 @@ def test_a_row_holds_the_rates_of_its_arm(preset):
             assert cell == f"{percent(found.estimate)} {ends}"
 
 
-def test_a_claim_has_its_verdicts_and_the_figure_that_they_rest_on():
-    with (RESULTS / "confirmatory" / "tables" / "claims.csv").open(newline="") as file:
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_claim_has_its_verdicts_and_the_figure_that_they_rest_on(preset):
+    with (RESULTS / preset / "tables" / "claims.csv").open(newline="") as file:
         verdicts = {(row["claim"], row["reward"]): row["verdict"] for row in csv.DictReader(file)}
-    rows = {row[0]: row for row in rows_of(docs.table(docs.claims("confirmatory")))[2:]}
-    for claim in hypotheses.load().claims:
+    rows = {row[0]: row for row in rows_of(docs.table(docs.claims(preset)))[2:]}
+    assert set(rows) == {claim for claim, _ in verdicts}
+    for claim in (claim for claim in hypotheses.load().claims if claim.claim in rows):
         _, said, *told, figure = rows[claim.claim]
         name = claim.figure.partition("/")[2]
         assert said == claim.statement.strip()
         assert told == [verdicts.get((claim.claim, r), "") for r in ("all", "keyword", "model")]
-        assert figure == f"[{name}](../results/confirmatory/figures/{name}.png)"
+        assert figure == f"[{name}](../results/{preset}/figures/{name}.png)"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
