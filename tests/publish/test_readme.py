@@ -17,7 +17,7 @@ import yaml
 from hybridlib.config import load_config
 from hybridlib.evaluation import hypotheses, statistics
 from hybridlib.figures.prose import interval, percent, signed
-from hybridlib.figures.results import EFFECT, POOLED, Results, calibration, select
+from hybridlib.figures.results import POOLED, Results, calibration, select
 from hybridlib.store.paths import PROJECT
 from hybridlib.study import keys, tune
 from hybridlib.tasks.oracle import classify
@@ -51,9 +51,10 @@ def ranged(*of: str, **where: str) -> str:
     return interval(row(*of, **where))
 
 
-def effect(preset: str, *named: str, table: str = "verdicts") -> pd.Series:
-    """The first row of a test, named by claim, metric, contrast and reward."""
-    return select(committed(preset).table(table), **dict(zip(EFFECT, named))).iloc[0]
+def effect(preset: str, *, table: str = "verdicts", **named: str) -> pd.Series:
+    """A test, named by what tells it apart: claim, metric, contrast, task, split, reward."""
+    (found,) = select(committed(preset).table(table), **named).iloc
+    return found
 
 
 def points(size: pd.Series) -> str:
