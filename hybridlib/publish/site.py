@@ -139,7 +139,7 @@ def _landing(folders: Sequence[Path], written: Sequence[str]) -> str:
     claims, verdicts = hypotheses.load().claims, docs.claims(first.name).set_index("claim").verdict
     to_all = [figure for figure in figures if len(figure.claims) == len(claims)]
     rows = [
-        [claim.claim, claim.statement, f"**{verdicts[claim.claim]}**"]
+        [claim.claim, claim.statement, f"**{verdicts[claim.claim] or 'one reward only'}**"]
         + [links(f for f in figures if claim.claim in f.claims and f not in to_all)]
         for claim in claims
         if claim.claim in verdicts
