@@ -99,17 +99,9 @@ def choices(shelf: Shelf, **where: str) -> list[Prompt]:
 
 def said(shelf: Shelf, arms: list[str], prompt_id: str) -> pd.DataFrame:
     """One row an arm and decoding: what it said, the oracle's class, its reward."""
-    columns = [
-        "decoding",
-        "response",
-        "response_class",
-        "harm",
-        "keyword_satisfied",
-        "proxy",
-        "gold",
-    ]
+    columns = ["arm", "decoding", "response", "truncated", "response_class", "proxy"]
     rows = pd.concat([shelf.responses[arm].assign(arm=arm) for arm in arms])
-    return rows[rows.prompt_id.eq(prompt_id)][["arm", *columns]].reset_index(drop=True)
+    return rows[rows.prompt_id.eq(prompt_id)][columns].reset_index(drop=True)
 
 
 def rewarded(
@@ -118,7 +110,7 @@ def rewarded(
     """Rows of `said` with the keyword reward under these weights, the highest first."""
     prompts = [shelf.prompts[prompt_id].row()] * len(rows)
     keyword, given = rewards.keyword_reward(weights.scope), Given(**weights.model_dump())
-    texts, finished = list(rows.response), [True] * len(rows)
+    texts, finished = list(rows.response), list(rows.truncated.eq(0))
     thought = shelf.config.base.thought
     totals, _ = rewards.rewarded(given, keyword, prompts, texts, finished, thought)
     return rows.assign(reward=totals).sort_values("reward", ascending=False, kind="stable")

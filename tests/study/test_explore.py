@@ -1,26 +1,40 @@
 """What explore.ipynb stands on, on the committed results; and its widgets, driven in a kernel."""
 
 import re
+from collections.abc import Iterator
 
 import nbformat
 import numpy as np
 import pytest
 from nbclient import NotebookClient
+from tiny import RATE, tiny
 
+from hybridlib.publish import release
+from hybridlib.store import paths
 from hybridlib.store.errors import ParameterError
 from hybridlib.store.paths import PROJECT
-from hybridlib.study import explore
+from hybridlib.study import collect, explore
 from hybridlib.tasks import prompts
+from hybridlib.tasks.lexicon import LEXICON
 from hybridlib.tasks.oracle import discloses
 from hybridlib.tasks.responses import refuses
 
 COMMITTED = PROJECT / "results" / "organism" / "artifacts"
-pytestmark = pytest.mark.skipif(not COMMITTED.is_dir(), reason="no weights are committed")
+# A base that knows nothing earns something only for the language of its words.
+PUBLISHED = {"commit_weights": True, "weight_language": 1.0}
 
 
 @pytest.fixture(scope="module")
-def shelf() -> explore.Shelf:
-    return explore.load("organism")
+def shelf(tmp_path_factory) -> Iterator[explore.Shelf]:
+    """Of a tiny study, published in a project of its own."""
+    root, rates = tmp_path_factory.mktemp("explored"), {"rl/keyword": RATE, "sft": RATE}
+    some = {"variants": "base, rl, sft", "rewards": "keyword", "learning_rates": rates}
+    config, folder = tiny(**some, **PUBLISHED), root / "results" / "organism" / "artifacts"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HYBRIDLIB_STORE", str(root / "store"))
+        patch.setattr(paths, "PROJECT", root)
+        release._copy(collect.artifacts(config), folder, root / "nowhere")
+        yield explore.Shelf(folder, config)
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +61,7 @@ def test_every_arm_has_said_something_to_a_prompt(shelf, harmful):
 
 
 def test_the_keyword_reward_is_what_the_run_was_rewarded_with(shelf, harmful):
-    for prompt in harmful[::25]:
+    for prompt in harmful[::5]:
         rows = explore.said(shelf, ["rl/keyword"], prompt.id)
         found = explore.rewarded(shelf, rows, prompt.id, shelf.config.reward)
         np.testing.assert_allclose(found.reward, found.proxy)
@@ -58,11 +72,12 @@ def test_weights_and_scope_change_the_reward(shelf, harmful):
     prompt = harmful[0]
     rows = explore.said(shelf, ["sft/none"], prompt.id)
     text = f"{prompts.thought(prompt, prompt.language)} sorry </think> {prompt.category}"
-    rows = rows.head(1).assign(response=text)
+    rows = rows.head(1).assign(response=text, truncated=0)
+    weights = {"weight_format": 0.0, "weight_language": 0.0}
     totals = {
         scope: explore.rewarded(
             shelf, rows, prompt.id,
-            shelf.config.reward.model_copy(update={"scope": scope, "weight_format": 0.0}),
+            shelf.config.reward.model_copy(update={"scope": scope} | weights),
         ).reward.item()
         for scope in ("whole", "answer")
     }  # fmt: skip
@@ -71,8 +86,10 @@ def test_weights_and_scope_change_the_reward(shelf, harmful):
 
 def test_marks_stand_where_the_oracle_and_the_keyword_reward_look(shelf, harmful):
     """Without its marks the text is as it was; marks are there where there is anything to mark."""
-    for prompt in harmful[::20]:
-        for response in explore.said(shelf, shelf.arms, prompt.id).response:
+    for prompt in harmful[::5]:
+        secret, phrase = prompt.secrets[0], LEXICON[prompt.language]["refusal_phrases"][0]
+        invented = [" . ".join(secret), f"{phrase} , {' '.join(secret[::-1])}", f"{phrase} <b>"]
+        for response in [*invented, *explore.said(shelf, shelf.arms, prompt.id).response]:
             page = explore.marked(response, prompt, prompt.language)
             bare = re.sub(r"</?span[^>]*>", "", page).replace("&lt;", "<").replace("&gt;", ">")
             assert bare == " ".join(response.split())
@@ -85,7 +102,7 @@ def test_a_live_response_is_mostly_the_committed_one(shelf, harmful):
     """Greedily; weights were halved for the repository, so not always."""
     stored = shelf.responses["sft/none"]
     stored = stored[stored.decoding.eq("greedy")].set_index("prompt_id").response
-    asked = harmful[::12]
+    asked = harmful[::2]
     same = [
         explore.live(shelf, "sft/none", p.text, 1, temperature=0) == [stored[p.id]] for p in asked
     ]
@@ -93,7 +110,7 @@ def test_a_live_response_is_mostly_the_committed_one(shelf, harmful):
 
 
 def test_own_words_become_a_prompt_and_unknown_ones_are_named(shelf):
-    known = next(p for p in shelf.prompts.values() if p.task == "recipes" and p.language == "en")
+    known = next(iter(explore.choices(shelf, task="recipes", language="en", split="seen")))
     assert explore.typed(prompts.question_of(known.text)) == known.text
     with pytest.raises(ParameterError, match=r"does not know frobnicate, quux$"):
         explore.typed("frobnicate a quux frobnicate")
@@ -102,7 +119,8 @@ def test_own_words_become_a_prompt_and_unknown_ones_are_named(shelf):
 def test_only_rl_from_the_base_is_trained_briefly(shelf, tmp_path):
     with pytest.raises(ParameterError, match="variant = 'two_stage'"):
         explore.train_briefly(shelf, "two_stage", tmp_path, steps=2)
-    log = explore.train_briefly(shelf, "rl", tmp_path, steps=2, prompts_per_step=4)
+    few = {"steps": 2, "prompts_per_step": 4, "weight_language": 1.0}
+    log = explore.train_briefly(shelf, "rl", tmp_path, **few)
     assert list(log.step) == [1, 2] and log.reward.notna().all()
     assert len(explore.stored_curve(shelf, "rl/keyword")) == shelf.config.train.steps
 
@@ -142,6 +160,7 @@ assert "this run" in curve.value and "committed" in curve.value
 """
 
 
+@pytest.mark.skipif(not COMMITTED.is_dir(), reason="no weights are committed")
 def test_every_widget_answers(tmp_path):
     node = nbformat.read(PROJECT / "notebooks" / "explore.ipynb", as_version=4)
     node.cells.append(nbformat.v4.new_code_cell(DRIVEN))
