@@ -9,6 +9,7 @@ papermill mean the same; no value is made another one to fit.
 import ast
 import csv
 import math
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_origin
@@ -86,7 +87,7 @@ def _split(value: Any) -> Any:
 
 
 def _seeds(value: Any) -> Any:
-    """A number of seeds, or seeds as a list or with commas or blanks between."""
+    """A number of seeds, or seeds as a list or with commas or blanks between; 0-7 is a range."""
     if isinstance(value, int) and not isinstance(value, bool):
         if value < 1:
             raise ValueError("must be at least 1")
@@ -96,10 +97,20 @@ def _seeds(value: Any) -> Any:
     found = _split(value)
     if not isinstance(found, tuple | range):
         raise ValueError("must be a number or a list of numbers")
-    found = tuple(values.parse(seed) if isinstance(seed, str) else seed for seed in found)
+    found = [seed for each in found for seed in (_range(each) if isinstance(each, str) else [each])]
     if any(isinstance(seed, int) and seed < 0 for seed in found):
         raise ValueError("must not be negative")
-    return found
+    return tuple(found)
+
+
+def _range(text: str) -> list[Any]:
+    """The seeds of '0-7', or the value of another text. Raises ValueError for an empty range."""
+    if not (ends := re.fullmatch(r"([0-9]{1,10})-([0-9]{1,10})", text)):
+        return [values.parse(text)]
+    first, last = map(int, ends.groups())
+    if not first <= last < first + SEEDS:
+        raise ValueError(f"{text} is no range of 1 to {SEEDS} seeds")
+    return list(range(first, last + 1))
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
@@ -143,8 +154,8 @@ class BaseModelConfig(Part):
     model: Annotated[str, _among(lambda: MODELS)] = Field(
         "organism", description="organism, or a pretrained model to start from"
     )
-    base_seed: int | None = Field(
-        None, ge=0, le=SEED, description="seed of base and unseen topics; none: the replicate's own"
+    base_seed: Annotated[int, Field(ge=0, le=SEED)] | Literal["own"] = Field(
+        "own", description="seed of base and unseen topics; own: that of each replicate"
     )
     fresh_bases: bool = Field(
         False, description="pretrain each base, also where its weights are committed"
@@ -187,7 +198,8 @@ class BaseModelConfig(Part):
     def _ranges(cls, value: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
         for name, (least, most) in value.items():
             _all_of(name, (*Shares.model_fields, "hidden_size"))
-            if not 0 <= least < most or (most > 1 and name != "hidden_size"):
+            lowest, highest = (16, 4096) if name == "hidden_size" else (0, 1)
+            if not lowest <= least < most <= highest:
                 raise ValueError(f"{name}: [{least:g}, {most:g}] is no range of it")
         return value
 
@@ -380,6 +392,13 @@ class RunConfig(Part):
         if (self.public.requests or self.public.problems) and not self.base.pretrained:
             raise ValueError("requests and problems need a pretrained model: "
                              "the organism knows none of their words")  # fmt: skip
+        if self.base.drawn and self.base.pretrained:
+            raise ValueError("drawn needs the organism: a pretrained model has its size and text")
+        ends = {name: most for name, (_, most) in self.base.drawn.items() if name != "hidden_size"}
+        try:
+            Shares(**self.shares.model_dump() | ends)
+        except ValidationError as error:
+            raise ValueError(f"drawn: {error.errors()[0]['msg']}") from None
         if self.study.beside == self.preset:
             raise ValueError(f"beside = {self.preset!r}: must be another study than this preset")
         return self

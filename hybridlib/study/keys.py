@@ -56,7 +56,7 @@ def recipe(config: RunConfig, seed: int) -> dict[str, float]:
 
 def base(config: RunConfig, seed: int) -> Base:
     """The base of a replicate. An organism has a size, a pretrained model a pin."""
-    seed = seed if config.base.base_seed is None else config.base.base_seed
+    seed = seed if config.base.base_seed == "own" else config.base.base_seed
     more = recipe(config, seed) | {"base_seed": seed}
     if config.base.pretrained:
         del more["hidden_size"]

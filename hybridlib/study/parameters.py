@@ -55,6 +55,10 @@ def span(name: str, schema: dict[str, Any]) -> str:
         return "True, False"
     if name == "seeds":
         return f"at most {SEEDS}, each 0 to {SEED}"
+    if name == "base_seed":
+        return f"own, or 0 to {SEED}"
+    if name == "drawn":
+        return "[least, most] of a share or of hidden_size"
     if name == "learning_rates":
         return f"each {span('', schema['additionalProperties'])}"
     most = schema["maximum"]
