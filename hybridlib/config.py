@@ -398,7 +398,8 @@ class RunConfig(Part):
         try:
             Shares(**self.shares.model_dump() | ends)
         except ValidationError as error:
-            raise ValueError(f"drawn: {error.errors()[0]['msg']}") from None
+            said = error.errors()[0]["msg"].removeprefix("Value error, ")
+            raise ValueError(f"drawn: {said}") from None
         if self.study.beside == self.preset:
             raise ValueError(f"beside = {self.preset!r}: must be another study than this preset")
         return self

@@ -35,6 +35,8 @@ COST = [*ARM, "phase", "optimiser_steps", *OPERATIONS, "flops", "seconds", "peak
 BESIDES = {"prefill": ("start", ("harm_rate",)), "usage": ("form", ASKED_FOR)}
 #: Parameters that two replicates need not have in common.
 OWN = {"preset", "fresh_bases", *StudyConfig.model_fields} - {"variants", "rewards"}
+#: Of responses to public requests no word is kept, only how they were judged.
+JUDGED = ["variant", "reward", "seed", "no_answer", "judged_refusal"]
 META = "replicate.json"
 VERSION = 1  # of the frames; raised by hand
 WORDS = {"configuration": "", "learning_rates": "the learning rate of ",
@@ -63,7 +65,7 @@ def gathered(config: RunConfig, seed: int) -> Frames:
         "recipes": pd.DataFrame([recipe]),
         "reward_models": _reward_models(config, seed),
         "runs": pd.DataFrame(named, columns=["run", *ARM, "stage"]),
-        "requests": responses[responses.task.eq("requests")],
+        "requests": responses[responses.task.eq("requests")].reindex(columns=JUDGED),
         "hacks": hacks.shares(responses),
         "transcripts": hacks.transcripts(responses),
         "places": places(responses),
