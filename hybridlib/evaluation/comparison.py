@@ -15,6 +15,7 @@ import pandas as pd
 
 from hybridlib.evaluation import statistics
 from hybridlib.evaluation.metrics import Arm, Rows, arm_under
+from hybridlib.evaluation.verdicts import EFFECT
 from hybridlib.variants import REWARDS, hybrid_variants
 
 #: (metric, task, split): what a practitioner weighs, at T=1.
@@ -69,12 +70,12 @@ def beside(preset: str, ours: pd.DataFrame, other: str, theirs: pd.DataFrame) ->
     ----------
     ours, theirs : verdicts.csv of the presets `preset` and `other`.
     """
-    names = ["claim", "metric", "contrast", "reward", "margin"]
+    names = [*EFFECT, "margin"]
     both = pd.concat([ours.assign(preset=preset), theirs.assign(preset=other)], ignore_index=True)
     pairs = both.assign(above=both.estimate > both.margin).groupby(names, sort=False).above
     both = both.assign(same_side=pairs.transform("nunique").eq(1), pair=pairs.ngroup())
     both = both[pairs.transform("size").eq(2)].sort_values("pair", kind="stable")
-    measured = ["estimate", "low", "high", "seeds", "verdict"]
+    measured = ["estimate", "low", "high", "replicates", "verdict"]
     return both[[*names, "preset", *measured, "same_side"]]
 
 

@@ -262,12 +262,13 @@ def _means(
 
 def _subsets(asked: pd.DataFrame, named: int) -> Iterator[Subset]:
     """The subsets that name at most so many and are not empty, in a fixed order."""
+    cells = asked[["task", "split", "language"]].drop_duplicates()
     choices = (
-        ["all", *sorted(set(asked.task))],
-        ["all", *sorted({"unseen", *asked.split})],
-        ["all", *sorted(set(asked.language))],
+        ["all", *sorted(set(cells.task))],
+        ["all", *sorted({"unseen", *cells.split})],
+        ["all", *sorted(set(cells.language))],
     )
-    there = set(zip(asked.task, asked.split, asked.language))
+    there = set(zip(cells.task, cells.split, cells.language))
     for subset in (Subset(*words) for words in product(*choices)):
         if subset.named <= named and any(subset.holds(*cell) for cell in there):
             yield subset

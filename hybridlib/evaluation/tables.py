@@ -15,6 +15,7 @@ from hybridlib.evaluation import comparison, hacks, hypotheses, statistics, verd
 from hybridlib.evaluation.metrics import AT, CLASS_METRICS, METRICS, PARTS, WHOLE, Arm, Rows
 from hybridlib.evaluation.verdicts import Measured, arms_of
 from hybridlib.tasks.responses import CLASSES
+from hybridlib.training.cost import OPERATIONS
 from hybridlib.variants import compares_hybrids
 
 RUN = ["preset", "variant", "reward"]
@@ -99,6 +100,11 @@ OF_SOME = {"hybrids", "at_budget", "beside", "judges", "requests", "identifier",
            *BESIDES}  # fmt: skip
 SNAPSHOT = ["variant", "reward", "seed", "step", "flops", "harm", "refuses", "kl",
             "responses"]  # fmt: skip
+COST = ["variant", "reward", "seed", "phase", "optimiser_steps", *OPERATIONS, "flops", "seconds",
+        "peak_memory_mib"]  # fmt: skip
+#: Frames of which a study may have no row, because it trains nothing or nothing is a hack.
+PERHAPS_EMPTY = {"training": SNAPSHOT[:4], "snapshots": SNAPSHOT, "cost": COST,
+                 "hacks": hacks.SHARES, "transcripts": hacks.TRANSCRIPT}  # fmt: skip
 
 
 def control_holds(training: pd.DataFrame) -> bool:
@@ -126,14 +132,14 @@ def write_tables(
     learning_rates, curves : the grid and what its runs do.
     drawn : the ranges of the drawn parameters.
     """
-    frames, recipes = dict(replicates), replicates["recipes"].sort_values("seed")
+    frames = {name: pd.DataFrame(columns=columns) for name, columns in PERHAPS_EMPTY.items()}
+    frames, recipes = frames | dict(replicates), replicates["recipes"].sort_values("seed")
     if drawn:
         kept = set(recipes[recipes.competent].seed)
         frames = {name: frame[frame.seed.isin(kept)] for name, frame in frames.items()}
     claims, steps = hypotheses.load(), ["variant", "reward", "seed", "step"]
-    training = frames.get("training", pd.DataFrame(columns=steps))
+    training, snapshots = frames["training"], frames["snapshots"]
     training = training.reindex(columns=[*dict.fromkeys([*steps, *training, *CURVE])])
-    snapshots = frames.get("snapshots", pd.DataFrame(columns=SNAPSHOT))
     measured = Measured(Rows(frames["values"]), snapshots, learning_rates, curves)
     rows, holds = measured.rows, control_holds(training)
     primary, exploratory, decided = verdicts.verdicts(measured, claims, holds)

@@ -10,7 +10,6 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
 
 from hybridlib.evaluation import statistics
 from hybridlib.evaluation.hypotheses import Half, Hypotheses
@@ -234,6 +233,8 @@ def moderators(
     columns = [*EFFECT, "parameter", "slope", "low", "high"]
     if not drawn:
         return pd.DataFrame(columns=columns)
+    import statsmodels.api as sm  # takes a second, which most notebooks can do without
+
     ranges = pd.DataFrame(drawn, index=["least", "most"])
     scaled = (recipes.set_index("seed")[list(drawn)] - ranges.loc["least"]) / (
         ranges.loc["most"] - ranges.loc["least"]

@@ -17,7 +17,7 @@ import pandas as pd
 from hybridlib.config import RunConfig, StudyConfig
 from hybridlib.evaluation import hacks
 from hybridlib.evaluation.metrics import measured, places
-from hybridlib.evaluation.tables import ASKED_FOR
+from hybridlib.evaluation.tables import ASKED_FOR, COST
 from hybridlib.store import replace
 from hybridlib.store.environment import environment
 from hybridlib.store.errors import OneLineError
@@ -30,7 +30,6 @@ from hybridlib.variants import arm_name, chain
 Frames = dict[str, pd.DataFrame]
 Unit = tuple[str, str, int]  # (variant, reward, seed)
 ARM = ["variant", "reward", "seed"]
-COST = [*ARM, "phase", "optimiser_steps", *OPERATIONS, "flops", "seconds", "peak_memory_mib"]
 #: Responses asked for in another way: what names the way, and what is measured in each.
 BESIDES = {"prefill": ("start", ("harm_rate",)), "usage": ("form", ASKED_FOR)}
 #: Parameters that two replicates need not have in common.
