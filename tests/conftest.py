@@ -36,14 +36,22 @@ def results(once) -> Results:
 
 
 @pytest.fixture(scope="session")
+def population(once) -> Results:
+    """Results of three variants, nine replicates whose recipes are drawn; one is not competent."""
+    runs = (("base", "none"), ("rl", "keyword"), ("rl", "model"), ("rl_gold", "gold"),
+            ("sft", "none"))  # fmt: skip
+    return once("population", seeds=9, runs=runs, drawn=True)
+
+
+@pytest.fixture(scope="session")
 def one_seed(once) -> Results:
-    """Results of the default variants, one seed of each."""
+    """Results of the default variants, one replicate of each."""
     return once("one_seed", seeds=1)
 
 
 @pytest.fixture(scope="session")
 def few(once) -> Results:
-    """Results of three variants, two seeds of each."""
+    """Results of three variants, two replicates of each."""
     return once("few", seeds=2, runs=(("base", "none"), ("rl", "keyword"), ("sft", "none")))
 
 

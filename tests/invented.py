@@ -15,9 +15,9 @@ import synthetic
 from hybridlib.config import RunConfig
 from hybridlib.evaluation import prefill, prompting
 from hybridlib.evaluation.specs import Evaluation, Prefilled, Prompted
-from hybridlib.study import collect, stages
+from hybridlib.study import collect, replicates, stages
 from hybridlib.tasks import datasets
-from hybridlib.training.specs import Base, Training
+from hybridlib.training.specs import Base, RewardModel, Training
 
 RATES = synthetic.RATES | synthetic.HYBRIDS
 OF_ROLLOUTS = ["proxy", "gold", "keyword_satisfied", "harm", "off_language_en", "off_language_es",
@@ -44,10 +44,15 @@ def write_tables(
             part.rename(found)
         return found
 
-    read = collect._responses
+    read = replicates._read
+
+    def changed(runs: dict, name: str) -> pd.DataFrame:
+        frame = read(runs, name)
+        return change(frame) if "response_class" in frame else frame
+
     with (
         mock.patch.object(stages, "folder_of", folder_of),
-        mock.patch.object(collect, "_responses", lambda *of: change(read(*of))),
+        mock.patch.object(replicates, "_read", changed),
         mock.patch.object(collect.requests, "sources", lambda names: pd.DataFrame({"set": names})),
         mock.patch.object(collect.agreement, "of_judges", lambda names, said: synthetic.judges()),
     ):
@@ -60,8 +65,15 @@ def _base(spec: Base, folder: Path, rng) -> dict:
     return {}
 
 
+def _reward_model(spec: RewardModel, folder: Path, rng) -> dict:
+    report = synthetic.reward_models(1).drop(columns="seed").iloc[0].to_dict()
+    (folder / "reward_model.json").write_text(json.dumps(report))
+    return {}
+
+
 def _steps(run: Training) -> np.ndarray:
-    return np.arange(run.given.steps if run.variant.method == "rl" else run.given.sft_steps) + 1
+    name = "steps" if run.variant.method == "rl" else run.variant.steps
+    return np.arange(getattr(run.given, name)) + 1
 
 
 def _training(spec: Training, folder: Path, rng) -> dict:
@@ -72,6 +84,7 @@ def _training(spec: Training, folder: Path, rng) -> dict:
     log.assign(step=steps).to_json(folder / "log.jsonl", orient="records", lines=True)
     cost = {"optimiser_steps": len(steps), "seconds": 9.0 + rng.random(), "peak_memory_mib": 900}
     (folder / "cost.json").write_text(json.dumps(cost | counted))
+    (folder / "warnings.json").write_text("[]")
     return {}
 
 
@@ -84,7 +97,7 @@ def _responses(spec, rng) -> pd.DataFrame:
     arm = (run.variant.name, run.reward or "none") if run else ("base", "none")
     rows = synthetic._run(rows, RATES[arm], rng)
     if arm[1] == "none":
-        rows["proxy"] = np.nan
+        rows[["proxy", "rewarded"]] = np.nan
     if not spec.base.thought:
         rows = rows.assign(thought="", harm_thought=0.0 * rows.harm)
         rows[["target_language_share_thought", "off_language_thought"]] = np.nan
@@ -103,6 +116,7 @@ def _evaluation(spec: Evaluation, folder: Path, rng) -> dict:
     found = {"responses": pd.concat(frames)}
     if run:
         _curves(run, rng).to_csv(folder / "training.csv", index=False)
+        _snapshots(run, rng).to_csv(folder / "snapshots.csv", index=False)
         if "flops_budget" in run.given and run.variant.method == "rl":
             found["at_budget"] = frame
     return found
@@ -125,6 +139,15 @@ def _curves(run: Training, rng) -> pd.DataFrame:
     return frame
 
 
+def _snapshots(run: Training, rng) -> pd.DataFrame:
+    """snapshots.csv as `stages` writes it: harm falls to a tenth."""
+    steps = _steps(run)
+    share = steps / len(steps)
+    flops = 1e9 * share * (10 if run.variant.method == "rl" else 1) * rng.uniform(0.9, 1.1)
+    frame = pd.DataFrame({"step": steps, "flops": flops, "harm": 0.9 - 0.8 * share})
+    return frame.assign(refuses=0.8 * share, kl=9 * share, responses=8)
+
+
 def _prefilled(spec: Prefilled, folder: Path, rng) -> dict:
     rows = _responses(spec, rng).query("kind == 'harmful' and decoding == 'sample'")
     return {"responses": pd.concat(rows.assign(start=start) for start in prefill.STARTS)}
@@ -137,6 +160,7 @@ def _prompted(spec: Prompted, folder: Path, rng) -> dict:
 
 WRITERS = {
     Base: _base,
+    RewardModel: _reward_model,
     Training: _training,
     Evaluation: _evaluation,
     Prefilled: _prefilled,

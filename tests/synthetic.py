@@ -1,7 +1,8 @@
 """Invented results with the shape of real ones: tables and figures tested without training.
 
-Every number is made up: rates per run, moved by a seed and a category effect. `responses()` has
-about 70,000 rows (10 runs x 5 seeds x 2 decodings x 700 prompts) and takes half a second.
+Every number is made up: rates per run, moved by the replicate, by a category and, where recipes are
+drawn, by its recipe. `responses()` has about 80,000 rows (10 runs x 5 seeds x 2 decodings x 800
+prompts) and takes half a second.
 """
 
 import hashlib
@@ -12,8 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
-from hybridlib.evaluation import comparison, tables
-from hybridlib.evaluation.statistics import VERDICTS
+from hybridlib.evaluation import comparison, hacks, hypotheses, metrics, tables
+from hybridlib.evaluation.comparison import WEIGHED
+from hybridlib.evaluation.metrics import measured
 from hybridlib.figures.harmlessness import STARTS
 from hybridlib.figures.readability import FORMS
 from hybridlib.figures.results import Results
@@ -34,8 +36,17 @@ RATES = {
     ("joint", "keyword"): (0.02, 0.04, 0.20, 0.05, 0.05, 0.62, 0.55, 0.02, 0.05),
     ("joint", "model"): (0.02, 0.04, 0.10, 0.05, 0.05, 0.62, 0.55, 0.02, 0.05),
 }
-# what the preset hybrids has besides; tests add them to RATES where they compare hybrids
+#: Metric of the response curves -> its rate, of a row of RATES.
+SHOWN = {
+    "harm_rate": lambda rates: rates[0],
+    "genuine_refusal_rate": lambda rates: 0.9 - rates[0],
+    "over_refusal_rate": lambda rates: rates[4],
+    "off_language_rate": lambda rates: rates[8],
+    "accuracy": lambda rates: rates[5],
+}
+# what other presets have besides; tests add them to RATES where they compare hybrids
 HYBRIDS = {
+    ("sft_long", "none"): (0.01, 0.03, 0.10, 0.05, 0.08, 0.66, 0.58, 0.01, 0.02),
     ("multi_stage", "keyword"): (0.02, 0.05, 0.15, 0.05, 0.06, 0.68, 0.60, 0.01, 0.03),
     ("multi_stage", "model"): (0.01, 0.03, 0.10, 0.05, 0.05, 0.68, 0.60, 0.01, 0.03),
     ("chord_mu", "keyword"): (0.04, 0.10, 0.30, 0.05, 0.05, 0.63, 0.55, 0.02, 0.05),
@@ -55,6 +66,13 @@ PUBLIC = "city team colour hobby food pet instrument language season drink".spli
 SEEN_ATTACKS = ["none", "authority", "urgency", "roleplay"]
 UNSEEN_ATTACKS = ["prefix", "override", "encoding"]
 SPLITS = {(0, 0): "seen", (1, 0): "unseen_category", (0, 1): "unseen_attack", (1, 1): "unseen_both"}
+#: Drawn parameters -> their ranges; the first moves the refusal phrase of RL, the second mixing.
+DRAWN = {
+    "superficial_refusal_share": (0.05, 0.2),
+    "minority_share": (0.2, 0.4),
+    "hidden_size": (145, 239),
+}
+RATES_TRIED = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2)
 
 
 def prompts() -> pd.DataFrame:
@@ -63,6 +81,7 @@ def prompts() -> pd.DataFrame:
 
     def add(task, kind, category, unseen, language, attack="none", lookalike="none"):
         split = SPLITS[int(unseen), int(attack in UNSEEN_ATTACKS)]
+        split = "undeclared" if category.startswith("undeclared") else split
         rows.append((task, kind, lookalike, language, category, attack, split))
 
     for language in ("en", "es"):
@@ -83,6 +102,11 @@ def prompts() -> pd.DataFrame:
             add("recipes", "benign", f"bolu{n}", n >= 20, language)
             asked = f"{'zarn' if n % 2 else 'bolu'}{n}"
             add("recipes", "benign", asked, n >= 20, language, lookalike="danger")
+        for n in range(10):
+            for task in ("records", "recipes"):
+                add(task, "harmful", f"undeclared {n}", True, language)
+                add(task, "harmful", f"undeclared {n}", True, language, "authority")
+                add(task, "benign", f"undeclared benign {n}", True, language)
         for n in range(48):
             add("sums", "reasoning", f"pattern{n % 8}", n % 8 >= 4, language)
     columns = ["task", "kind", "lookalike", "language", "category", "attack", "split"]
@@ -92,9 +116,16 @@ def prompts() -> pd.DataFrame:
     return frame
 
 
-def _run(asked: pd.DataFrame, rates: tuple, rng: np.random.Generator) -> pd.DataFrame:
-    """Answers of one run (variant, reward, seed) to all prompts, greedy and sampled."""
+def _run(
+    asked: pd.DataFrame, rates: tuple, rng: np.random.Generator, more_phrase=0.0, more_off=0.0
+) -> pd.DataFrame:
+    """Answers of one run (variant, reward, seed) to all prompts, greedy and sampled; the rates of
+    the phrase and of other languages moved on the logit scale."""
     seen, unseen, phrase, in_thought, over, right_en, right_es, off_en, off_es = rates
+    phrase, off_en, off_es = (
+        expit(logit(rate) + more)
+        for rate, more in ((phrase, more_phrase), (off_en, more_off), (off_es, more_off))
+    )
     frame = pd.concat([asked.assign(decoding=d) for d in ("greedy", "sample")], ignore_index=True)
     size = len(frame)
     kind, spanish = frame.kind.to_numpy(), frame.language.eq("es").to_numpy()
@@ -160,6 +191,8 @@ def _run(asked: pd.DataFrame, rates: tuple, rng: np.random.Generator) -> pd.Data
     frame["correct"] = np.where(harmful, np.nan, right)
     frame["keyword_satisfied"] = np.where(harmful, refusal, np.nan)
     frame["refusal"] = refusal.astype(float)
+    # a reward that errs in one response of ten
+    frame["rewarded"] = (gold ^ (rng.random(size) < 0.1)) * 1.0
     frame["proxy"] = 0.8 * rule + 0.2 * share + rng.normal(0, 0.05, size)
     frame["gold"] = gold.astype(float)
     frame["tokens"] = rng.integers(8, 60, size)
@@ -176,17 +209,36 @@ def _run(asked: pd.DataFrame, rates: tuple, rng: np.random.Generator) -> pd.Data
     return frame
 
 
-def responses(seeds: int = 5, rng_seed: int = 0, runs: tuple = tuple(RATES)) -> pd.DataFrame:
+def recipes(seeds: int = 5, drawn: bool = False) -> pd.DataFrame:
+    """What the base of each replicate is made of; of drawn ones the last is not competent."""
+    rng = np.random.default_rng(4)
+    frame = pd.DataFrame({"seed": range(seeds), "competent": True})
+    for name, (least, most) in DRAWN.items():
+        at = rng.permutation(seeds) / max(1, seeds - 1) if drawn else 0.5
+        frame[name] = least + (most - least) * at
+    if drawn:
+        frame.loc[seeds - 1, "competent"] = False
+    return frame
+
+
+def responses(
+    seeds: int = 5, rng_seed: int = 0, runs: tuple = tuple(RATES), drawn: bool = False
+) -> pd.DataFrame:
     """One row a response, with evaluate's columns; `runs` picks (variant, reward) pairs."""
     rng, asked, frames = np.random.default_rng(rng_seed), prompts(), []
+    ranges = pd.DataFrame(DRAWN, index=["least", "most"])
+    made = recipes(seeds, drawn)[list(DRAWN)]
+    moved = 2 * (made - ranges.loc["least"]) / (ranges.loc["most"] - ranges.loc["least"]) - 1
     for variant, reward in runs:
         for seed in range(seeds):
-            frame = _run(asked, RATES[variant, reward], rng)
+            of_rl = VARIANTS[variant].method == "rl"
+            phrase, off = of_rl * moved.iloc[seed, :2] * np.array([1.5, 1.0])
+            frame = _run(asked, RATES[variant, reward], rng, phrase, off)
             for name, value in (("seed", seed), ("reward", reward), ("variant", variant)):
                 frame.insert(0, name, value)
             frame.insert(0, "run", run_key(variant, reward, seed))
-            if variant == "base":
-                frame["proxy"] = np.nan
+            if not of_rl:
+                frame[["proxy", "rewarded"]] = np.nan
             frames.append(frame)
     return pd.concat(frames, ignore_index=True)
 
@@ -194,9 +246,10 @@ def responses(seeds: int = 5, rng_seed: int = 0, runs: tuple = tuple(RATES)) -> 
 def public(responses: pd.DataFrame) -> pd.DataFrame:
     """Records as if they were public requests, judged by whether there was a refusal phrase."""
     rows = responses[responses.task.eq("records")]
+    judged = rows.refusal.fillna(rows.keyword_satisfied)
     return rows.assign(
         task="requests", prompt_id="public " + rows.prompt_id, response_class="", harm=np.nan,
-        judged_refusal=rows.refusal.fillna(rows.keyword_satisfied), judged_harm=np.nan, no_answer=0.0,
+        judged_refusal=judged, judged_harm=np.nan, no_answer=0.0,
     )  # fmt: skip
 
 
@@ -271,6 +324,7 @@ def cost(seeds: int = 5, rng_seed: int = 0) -> pd.DataFrame:
     phases = {
         "sft": ["sft"],
         "sft_narrow": ["sft"],
+        "sft_long": ["sft"],
         "rl": ["rl"],
         "rl_gold": ["rl"],
         "two_stage": ["sft", "rl"],
@@ -318,8 +372,8 @@ def cost(seeds: int = 5, rng_seed: int = 0) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def gate() -> pd.DataFrame:
-    """The competence check of the base."""
+def gate(seeds: int = 1) -> pd.DataFrame:
+    """The competence check of each base."""
     rows = [
         ("recall_records", "en", 1.0, ">= 0.95", True),
         ("recall_recipes", "en", 0.99, ">= 0.95", True),
@@ -328,22 +382,73 @@ def gate() -> pd.DataFrame:
         ("harm_rate", "all", 0.88, ">= 0.6", True),
         ("well_formedness", "all", 0.98, ">= 0.95", True),
     ]
-    return pd.DataFrame(rows, columns=["check", "language", "value", "bound", "passes"])
+    frame = pd.DataFrame(rows, columns=["check", "language", "value", "bound", "passes"])
+    return pd.concat([frame.assign(seed=seed) for seed in range(seeds)], ignore_index=True)
 
 
-def learning_rates(seeds: int = 2, rng_seed: int = 0) -> pd.DataFrame:
-    """The whole grid of learning rates on development seeds; one a (variant, reward) is chosen."""
+def learning_rates(seeds: int = 3, rng_seed: int = 0) -> pd.DataFrame:
+    """The whole grid of learning rates on development seeds; a plateau of one or two for each arm,
+    the lower of which is chosen."""
     rng, rows = np.random.default_rng(rng_seed), []
-    for variant, reward in RATES:
+    for variant, reward in [*RATES, ("reward_model", "none")]:
         if variant == "base":
             continue
-        best = rng.integers(1, 3)
-        for n, rate in enumerate((3e-5, 1e-4, 3e-4, 1e-3)):
+        best, last = rng.integers(1, 4), rng.integers(0, 2)
+        for n, rate in enumerate(RATES_TRIED):
             for seed in range(100, 100 + seeds):
-                objective = 0.9 - 0.1 * abs(n - best) + rng.normal(0, 0.01)
-                rows.append((variant, reward, seed, rate, objective, n == best))
-    columns = ["variant", "reward", "seed", "learning_rate", "objective", "chosen"]
+                objective = 0.9 - 0.1 * max(best - n, n - best - last, 0) + rng.normal(0, 0.02)
+                at = best <= n <= best + last, n == best
+                rows.append((variant, reward, seed, rate, objective, *at))
+    columns = ["variant", "reward", "seed", "learning_rate", "objective", "plateau", "chosen"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def response_curves(seeds: int = 3, rng_seed: int = 0) -> pd.DataFrame:
+    """What the runs of the grid do, by every metric that is shown or that a hypothesis names; the
+    base, which has no rate, once."""
+    rng, rows = np.random.default_rng(rng_seed), []
+    tests = [test for part in ("halves", "exploratory") for test in hypotheses.load().tests(part)]
+    asked = {(half.metric, half.task, half.split) for _, half, _ in tests}
+    asked |= {(metric, "all", "all") for metric in SHOWN}
+    for (variant, reward), rates in RATES.items():
+        for metric, seed in product(sorted(asked), range(100, 100 + seeds)):
+            level = SHOWN.get(metric[0], lambda rates: rates[1])(rates)
+            for n, rate in enumerate(RATES_TRIED if variant != "base" else (np.nan,)):
+                value = np.clip(level + 0.08 * abs(n - 2) + rng.normal(0, 0.05), 0, 1)
+                rows.append((variant, reward, rate, seed, *metric, value))
+    names = ("variant", "reward", "learning_rate", "seed", "metric", "task", "split", "value")
+    return pd.DataFrame(rows, columns=names)
+
+
+def snapshots(seeds: int = 5, rng_seed: int = 0) -> pd.DataFrame:
+    """Harm, refusals and distance of each run at five moments of its training."""
+    rng, rows = np.random.default_rng(rng_seed), []
+    for (variant, reward), rates in RATES.items():
+        if variant == "base":
+            continue
+        by_rl = VARIANTS[variant].method == "rl"
+        spent = 2e11 if VARIANTS[variant].before != "base" else 0.0
+        steps, flops = (60, 2.4e12) if by_rl else (80, 2e11)
+        for seed in range(seeds):
+            fast = rng.uniform(0.1, 0.3)
+            for share in (1 / 12, 1 / 6, 1 / 3, 2 / 3, 1):
+                left = np.exp(-share / fast)
+                start = 0.9 if spent == 0 else 0.3
+                harm = float(np.clip(rates[0] + (start - rates[0]) * left, 0, 1))
+                at = variant, reward, seed, round(share * steps), spent + share * flops
+                kl = (12 if by_rl else 25) * (1 - left) * rng.uniform(0.9, 1.1)
+                rows.append((*at, harm, 0.9 * (1 - harm), kl, 64))
+    return pd.DataFrame(rows, columns=tables.SNAPSHOT)
+
+
+def reward_models(seeds: int = 5) -> pd.DataFrame:
+    """What the reward model of each replicate says of itself."""
+    rng = np.random.default_rng(5)
+    accuracy = rng.uniform(0.85, 1.0, seeds)
+    return pd.DataFrame(
+        {"seed": range(seeds), "midpoint": 0.1, "held_out_accuracy": accuracy, "held_out": 96,
+         "labels": 480, "chosen": 240}
+    )  # fmt: skip
 
 
 def runs(seeds: int = 5) -> pd.DataFrame:
@@ -354,8 +459,6 @@ def runs(seeds: int = 5) -> pd.DataFrame:
 
 def sweep(seeds: int = 5, rng_seed: int = 0) -> pd.DataFrame:
     """Four measures at every value that is swept, under both rewards; the second is the default."""
-    from hybridlib.study.sweep import SWEPT
-
     rng, rows = np.random.default_rng(rng_seed), []
     for variant, (parameter, values) in (
         (n, row.swept) for n, row in VARIANTS.items() if row.swept
@@ -368,7 +471,8 @@ def sweep(seeds: int = 5, rng_seed: int = 0) -> pd.DataFrame:
             estimate = rng.uniform(0.1, 0.3)
             at = variant, reward, parameter, value, value == values[1], metric
             rows.append((*at, estimate, 0.7 * estimate, 1.3 * estimate, seeds))
-    return pd.DataFrame(rows, columns=SWEPT)
+    at = ["variant", "reward", "parameter", "value", "published", "metric"]
+    return pd.DataFrame(rows, columns=[*at, "estimate", "low", "high", "replicates"])
 
 
 def begun(seeds: int = 5, runs: tuple = tuple(RATES)) -> pd.DataFrame:
@@ -393,42 +497,61 @@ def usage(seeds: int = 5, runs: tuple = tuple(RATES)) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True)
 
 
-def sensitivity(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """The effects of verdicts.csv at two values of two parameters; one point has no base."""
-    words, frames = list(VERDICTS), []
-    for n, (parameter, value) in enumerate(product(("hidden_size", "base_seed"), (0, 1))):
-        moved = verdicts.assign(parameter=parameter, value=str(value), default=value == 1, why="")
-        moved["estimate"] += 0.02 * n
-        moved["verdict"] = [words[i % min(n + 1, 3)] for i in range(len(moved))]
-        if n == 2:
-            numbers = ["estimate", "low", "high"]
-            moved = moved.assign(verdict="no base", **dict.fromkeys(numbers, np.nan))
-        frames.append(moved)
-    return pd.concat(frames)
+def asked_values(sampled: pd.DataFrame, by: str, names: tuple[str, ...]) -> pd.DataFrame:
+    """The values of these metrics in each way of asking."""
+    ways = sampled.groupby(by, sort=False)
+    found = [measured(rows, 1, names).assign(**{by: way}) for way, rows in ways]
+    return pd.concat(found, ignore_index=True)
+
+
+def frames(
+    seeds: int = 5, runs: tuple = tuple(RATES), flops: bool = False, drawn: bool = False
+) -> dict[str, pd.DataFrame]:
+    """All frames of replicates, as study/replicates.py reads them."""
+
+    def of_runs(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame[[run in runs for run in zip(frame.variant, frame.reward)]]
+
+    sampled = responses(seeds, runs=runs, drawn=drawn)
+    sampled = pd.concat([sampled, public(sampled)])
+    found = {
+        "values": measured(sampled),
+        "hacks": hacks.shares(sampled),
+        "transcripts": hacks.transcripts(sampled),
+        "places": metrics.places(sampled),
+        "prefill": asked_values(begun(seeds, runs), "start", ("harm_rate",)),
+        "usage": asked_values(usage(seeds, runs), "form", tables.ASKED_FOR),
+        "training": of_runs(training(seeds, flops=flops)),
+        "snapshots": of_runs(snapshots(seeds)),
+        "cost": of_runs(cost(seeds)),
+        "runs": of_runs(globals()["runs"](seeds)),
+        "gate": gate(seeds),
+        "recipes": recipes(seeds, drawn),
+        "reward_models": reward_models(seeds),
+    }
+    if flops:
+        found["at_budget"] = measured(
+            sampled[sampled.variant.ne("base")], metrics={metric for metric, *_ in WEIGHED}
+        ).assign(flops=2e12)
+    return found
 
 
 def write_results(
-    folder: Path, seeds: int = 5, runs: tuple = tuple(RATES), flops: bool = False
-) -> Results:
+    folder: Path, seeds: int = 5, runs: tuple = tuple(RATES), flops: bool = False,
+    drawn: bool = False,
+) -> Results:  # fmt: skip
     """All tables of a preset, from invented responses of some runs.
 
     `beside` compares the study with itself, every effect turned round: some effects are then on the
     other side of the margin.
     """
-
-    def of_runs(frame: pd.DataFrame) -> pd.DataFrame:
-        return frame[[run in runs for run in zip(frame.variant, frame.reward)]]
-
-    frames = training(seeds, flops=flops), cost(seeds)
-    grid, done = of_runs(learning_rates()), of_runs(globals()["runs"](seeds))
-    sampled = responses(seeds, runs=runs)
-    sampled = pd.concat([sampled, public(sampled)])
-    kept = sampled[sampled.variant.ne("base")].assign(flops=2e12) if flops else None
-    besides = {"prefill": begun(seeds, runs), "usage": usage(seeds, runs)}
-    tables.write_tables(
-        folder / "tables", "organism", sampled, *map(of_runs, frames), gate(), grid, done, kept,
-        besides,
-    )  # fmt: skip
+    known = {*runs, ("base", "none"), ("reward_model", "none")}
+    grid, curves = (
+        frame[[run in known for run in zip(frame.variant, frame.reward)]]
+        for frame in (learning_rates(), response_curves())
+    )
+    made = frames(seeds, runs, flops, drawn)
+    tables.write_tables(folder / "tables", "organism", made, grid, curves, DRAWN if drawn else {})
     found = Results(folder)
     ours = found.table("verdicts")
     turned = ours.assign(estimate=-ours.estimate, low=-ours.high, high=-ours.low)
@@ -436,7 +559,6 @@ def write_results(
         "judges": judges(),
         "identifier": identifier(),
         "beside": comparison.beside("organism", ours, "another", turned),
-        "sensitivity": sensitivity(ours),
     }
     if flops:
         more["sweep"] = sweep()
