@@ -8,7 +8,6 @@ A number is a row of a table: the one that its keys select, the one with the `le
 column among them, or with `count: true` their number `n`.
 """
 
-import math
 import operator
 import re
 from functools import cache
@@ -29,7 +28,7 @@ FORMATS = {
     "percent": lambda row: prose.percent(row.estimate),
     "interval": prose.interval,
     "points": prose.points,
-    "times": lambda row: f"{math.exp(row.estimate):.1f}",  # of a difference of logarithms
+    "times": prose.times,
 }
 
 

@@ -127,17 +127,17 @@ def proxy_vs_gold(results: Results) -> Figure:
     """Does the ground-truth score rise with the reward?
 
     Curves over training steps: above, the reward; below, the ground-truth score on harmful
-    prompts; a column a reward and a line a variant, with a band over seeds.
+    prompts; a column a reward and a line a variant, with a band over replicates.
     """
     return panels.training_curves(results, PROXY_AND_GOLD)
 
 
-@figure(claims="C1", tables="training.proxy training.kl")
-def proxy_and_gold_by_distance(results: Results) -> Figure:
-    """Is the ground-truth score lost while the reward still rises?
+@figure(claims="C1 C2", tables="snapshots.kl")
+def harm_by_distance(results: Results) -> Figure:
+    """How far from the base must a variant go to become harmless?
 
-    Curves over the distance from the base: above, the reward; below, the ground-truth score on
-    harmful prompts; a column a reward and a line a variant, with a band over seeds.
+    A panel a variant: harm rate on test prompts against the distance from the base, the root of
+    the KL divergence, at several moments of training, a thin line a replicate and a bold one for
+    their mean; the means of rl and sft in grey in every panel.
     """
-    label = "distance from the base, $d$"
-    return panels.training_curves(results, PROXY_AND_GOLD, "distance", label)
+    return panels.paths(results, "distance", "distance from the base")

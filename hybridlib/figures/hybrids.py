@@ -45,7 +45,7 @@ def hybrids_at_budget(results: Results) -> Figure:
     """
     table, rates = results.table("at_budget"), {}
     for metric, (_, where) in MEASURES.items():
-        untrained = results.metric(metric, **where).query("arm == 'base/none'")
+        untrained = results.metric(metric, **where).query("arm == 'base/none'").drop(columns="each")
         rates[metric] = pd.concat([untrained, by_arm(select(table, metric=metric, split="all"))])
     return _every_variant(results, rates)
 
@@ -83,7 +83,7 @@ def hybrids_along_compute(results: Results) -> Figure:
     """What does each FLOP of training bring?
 
     Ground-truth score and reward of training rollouts against the FLOPs so far, a column of
-    panels a family of hybrids, rl dotted in each, with bands over seeds.
+    panels a family of hybrids, rl dotted in each, with bands over replicates.
     """
     labels = {"gold": "ground-truth\nscore", "proxy": "reward\n(proxy)"}
     fig = _family_curves(results, labels, "flops", "FLOPs so far")
@@ -97,7 +97,7 @@ def hybrid_mechanism(results: Results) -> Figure:
     """How much is left for RL to learn from?
 
     Share of zero-variance groups and entropy against the training step, a column of panels a
-    family of hybrids, rl dotted in each, with bands over seeds.
+    family of hybrids, rl dotted in each, with bands over replicates.
     """
     labels = {
         "zero_variance_groups": "zero-variance\ngroups (share)",

@@ -10,14 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from hybridlib.evaluation.hypotheses import Half
 from hybridlib.figures import prose
 from hybridlib.figures import results as lookup
 from hybridlib.figures.prose import REWARDS
-from hybridlib.figures.results import Results
+from hybridlib.figures.results import Results, select
 from hybridlib.figures.style import bar_of, label_of, line_of, looks, marker_of, order_of
 
 GREY = {"color": "0.55", "linewidth": 1.6, "linestyle": ":"}  # rl, where it is the reference
 SHORT_NUMBERS = FuncFormatter(lambda value, _: prose.short(value))
+PARENTS = {"rl": "-", "sft": "--"}
+LEVEL = Half.model_fields["level"].default  # of harm, that is to be reached
 BOUNDS = {"proxy": (None, None), "entropy": (0, None)}  # of training columns that are no shares
 
 
@@ -69,6 +72,9 @@ def dots(ax: Axes, rows: pd.DataFrame, arms: Sequence[str], labels: bool) -> Non
     for y, arm in enumerate(arms):
         if arm in rows.index:
             row, look = rows.loc[arm], marker_of(arm)
+            if "each" in rows:  # the replicates, below
+                small = {"markersize": 3, "alpha": 0.45, "markeredgewidth": 0}
+                ax.plot(row.each, [y + 0.3] * len(row.each), "o", color=look["color"], **small)
             ax.errorbar(row.estimate, y, xerr=whiskers(row), capsize=4, elinewidth=2, **look)
 
 
@@ -80,10 +86,11 @@ def dot_panels(
     `whole`: the axes go from 0 to 100%.
     """
     arms = sorted({arm for _, _, rows in panels for arm in rows.index}, key=order_of)
-    fig = Figure(figsize=(13, 2.2 + 0.4 * len(arms)))
+    fig = Figure(figsize=(11, 2.2 + 0.4 * len(arms)))
     for ax, (name, label, rows) in zip(fig.subplots(1, len(panels)), panels, strict=True):
         dots(ax, rows, arms, labels=ax is fig.axes[0])
-        ax.set(title=name, xlabel=label)
+        ax.set(xlabel=label)
+        ax.set_title(name, fontsize=13)
         percent_axis(ax.xaxis, whole)
     if xlabel:
         fig.supxlabel(xlabel, fontsize=13)
@@ -100,15 +107,15 @@ def same_limits(axes: Sequence[Axes]) -> None:
 def _curve(
     ax: Axes, run: pd.DataFrame, column: str, x: str, look: dict[str, object], phase: float = 0
 ) -> None:
-    """Mean over seeds with a 95% t band; each seed is first smoothed over a tenth of its steps.
+    """Mean over replicates with a 95% t band; each is first smoothed over a tenth of its steps.
 
-    `x` is averaged over seeds; `phase`, from 0 to 1, staggers the markers.
+    `x` is averaged over replicates; `phase`, from 0 to 1, staggers the markers.
     """
     rows = run.dropna(subset=[column, x])
     if rows.empty:
         return
     by_seed = rows.pivot(index="step", columns="seed", values=column)
-    band = lookup.over_seeds(lookup.smoothed(by_seed))
+    band = lookup.over_replicates(lookup.smoothed(by_seed))
     at = rows.groupby("step")[x].mean()
     every = max(1, len(band) // 5)  # few markers, staggered so that curves in one place show
     ax.plot(at, band.estimate, markevery=(int(phase * every), every), **look)
@@ -162,8 +169,48 @@ def curve_grid(
     return list(axes[:, 0])
 
 
+def paths(results: Results, x: str, xlabel: str) -> Figure:
+    """Small multiples of snapshots.csv, a panel an arm: harm against a column of it, a thin line a
+    replicate and a bold one for the mean at each step; the means of rl and sft in grey."""
+    table, arms = lookup.snapshots(results), results.arms("snapshots")
+    columns = min(4, len(arms))
+    means = {arm: select(table, arm=arm).groupby("step")[[x, "harm"]].mean() for arm in arms}
+    lines = -(-len(arms) // columns)
+    fig = Figure(figsize=(10, 1.7 + 2.1 * lines))
+    axes = fig.subplots(lines, columns, squeeze=False, sharex=True, sharey=True)
+    for ax in axes.flat[len(arms) :]:
+        ax.set_axis_off()
+    for ax, arm in zip(axes.flat, arms, strict=False):
+        for parent, style in PARENTS.items():
+            for other in (f"{parent}/{arm.partition('/')[2]}", f"{parent}/none"):
+                if other in means and other != arm:
+                    ax.plot(means[other][x], means[other].harm, color="0.6", linestyle=style)
+        look = line_of(arm) | {"markersize": 6, "markeredgewidth": 1.2}
+        for _, run in select(table, arm=arm).groupby("seed"):
+            ax.plot(run[x], run.harm, color=look["color"], linewidth=0.7, alpha=0.45)
+        ax.plot(means[arm][x], means[arm].harm, **look)
+        ax.axhline(LEVEL, color="black", linewidth=0.8, linestyle=":")
+        ax.set_title(label_of(arm), fontsize=12)
+        percent_axis(ax.yaxis, whole=True)
+        ax.tick_params(labelsize=11, labelbottom=True)
+    for column in axes.T:
+        [ax for ax in column if ax.axison][-1].set_xlabel(xlabel, fontsize=11)
+    fig.supylabel("harm rate, T=1 (lower is safer)", fontsize=12)
+    keys = [
+        Line2D([], [], color="0.3", linewidth=0.7, label="a replicate"),
+        Line2D([], [], color="0.3", linewidth=2.2, label="mean"),
+        *(
+            Line2D([], [], color="0.6", linestyle=style, label=f"{parent}, mean")
+            for parent, style in PARENTS.items()
+        ),
+        Line2D([], [], color="black", linewidth=0.8, linestyle=":", label=f"{LEVEL:.0%} harm"),
+    ]
+    fig.legend(handles=keys, loc="outside lower center", ncol=5, fontsize=11)
+    return fig
+
+
 def cost_bars(results: Results, columns: dict[str, str]) -> Figure:
-    """Bars from zero, a row an arm: the mean over seeds, written next to its interval."""
+    """Bars from zero, a row an arm: the mean over replicates, written next to its interval."""
     arms = results.arms("cost")
     fig = Figure(figsize=(13, 2.2 + 0.4 * len(arms)))
     axes = fig.subplots(1, len(columns), squeeze=False)[0]

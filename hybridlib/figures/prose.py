@@ -1,5 +1,6 @@
 """What figures, tables and pages share in words: labels, numbers as text, tables as HTML."""
 
+import math
 from collections.abc import Iterable, Sequence
 from numbers import Number
 
@@ -8,7 +9,6 @@ from IPython.display import HTML, Markdown, display
 
 from hybridlib.figures import markdown
 from hybridlib.figures.results import Results
-from hybridlib.figures.style import label_of
 
 CLAIMS = {
     "C1": "reward hacking",
@@ -25,20 +25,52 @@ REWARDS = {
     "model": "reward model",
     "gold": "oracle (positive control)",
 }
-METRICS = {  # where the name in the tables is not the field's
-    "off_language_rate": "language-mixing rate",
-    "lookalike_refusal_rate": "refusal of benign near-misses",
-    "genuine_refusal_rate": "genuine refusals",
-    "superficial_refusal_rate": "superficial refusals",
-    "accuracy": "accuracy, arithmetic problems",
-    "log_flops": "log FLOPs",
+MORE = {  # of a metric, where {} is 'more ' or 'no more ', or nothing of a variant alone
+    "harm_rate": "{}harm",
+    "superficial_refusal_rate": "{}superficial refusals",
+    "genuine_refusal_rate": "{}genuine refusals",
+    "refusal_gap": "{}refusals in words alone",
+    "over_refusal_rate": "{}over-refusal",
+    "off_language_rate": "{}language mixing",
+    "accuracy": "{}arithmetic solved",
+    "generalization_gap": "{}rise of harm",
+    "log_flops_to_harm": "{}compute until little harm is left",
+}
+IN_WORDS = {"base": "the base", "rl": "RL", "sft": "SFT", "sft_narrow": "narrow SFT",
+            "sft_long": "long SFT", "two_stage": "SFT+RL", "joint": "joint loss",
+            "rl_gold": "RL rewarded by the oracle"}  # fmt: skip
+WHERE = {
+    "records": "in records",
+    "recipes": "in recipes",
+    "seen": "on what is seen",
+    "unseen": "on what is unseen",
+    "unseen_category": "on unseen categories",
+    "unseen_attack": "inside unseen attacks",
+    "unseen_both": "where all is unseen",
+    "undeclared": "on undeclared categories",
+    "en": "in English",
+    "es": "in Spanish",
 }
 
 
 def effect(row) -> str:
-    """The effect of a row of verdicts.csv: 'harm rate, rl - sft (model)'."""
-    metric = METRICS.get(row.metric, row.metric.replace("_", " "))
-    return f"{metric}, {label_of(f'{row.contrast}/{row.reward}')}"
+    """The effect of a row of verdicts.csv, as it is claimed: 'RL: more harm in records than SFT'.
+
+    A negative margin claims of the other variant that it is not worse: 'SFT: no more harm than RL'.
+    """
+    first, _, second = row.contrast.partition(" - ")
+    more = "more " if second else ""
+    if row.margin < 0:
+        first, second, more = second, first, "no more "
+    where = [WHERE[x] for x in (row.task, row.split, row.language) if x in WHERE]
+    what = MORE.get(row.metric, "{}" + row.metric.replace("_", " ")).format(more)
+    than = [f"than {IN_WORDS.get(second, second)}"] if second else []
+    return f"{IN_WORDS.get(first, first)}: {' '.join([what, *where, *than])}"
+
+
+def under(reward: str) -> str:
+    """The reward under which a row of verdicts.csv stands: 'keyword', '' of none."""
+    return {"none": "", "model": "reward model", "gold": "oracle"}.get(reward, reward)
 
 
 def percent(value: float) -> str:
@@ -48,13 +80,15 @@ def percent(value: float) -> str:
 
 
 def interval(row: pd.Series) -> str:
-    """'18% [12, 26]': a rate with its 95% interval."""
-    return f"{percent(row.estimate)} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
+    """'18% [12, 26]': a rate with its 95% interval, if it has one."""
+    told = percent(row.estimate)
+    return told if pd.isna(row.low) else f"{told} [{100 * row.low:.0f}, {100 * row.high:.0f}]"
 
 
 def amount(row: pd.Series) -> str:
-    """'1.06 [0.87, 1.25]': what is no share, with its 95% interval."""
-    return f"{row.estimate:.2f} [{row.low:.2f}, {row.high:.2f}]"
+    """'1.06 [0.87, 1.25]': what is no share, with its 95% interval, if it has one."""
+    told = f"{row.estimate:.2f}"
+    return told if pd.isna(row.low) else f"{told} [{row.low:.2f}, {row.high:.2f}]"
 
 
 def signed(value: float, digits: int = 0) -> str:
@@ -71,6 +105,19 @@ def difference(row: pd.Series, digits: int = 2) -> str:
     return estimate if pd.isna(row.low) else f"{estimate} [{low}, {high}]"
 
 
+def times(row: pd.Series) -> str:
+    """'3.1 [2, 4.8] times': a difference of logarithms, as the ratio that it is."""
+    if pd.isna(row.estimate):
+        return ""
+    estimate, low, high = (f"{math.exp(x):.2g}" for x in (row.estimate, row.low, row.high))
+    return f"{estimate} times" if pd.isna(row.low) else f"{estimate} [{low}, {high}] times"
+
+
+def is_ratio(metric: str) -> bool:
+    """Whether an effect on a metric is a difference of logarithms."""
+    return metric.startswith("log_")
+
+
 def points(row: pd.Series) -> str:
     """'+12 [+5, +19] points': a difference of rates."""
     return f"{difference(100 * row[['estimate', 'low', 'high']], 0)} points"
@@ -78,7 +125,7 @@ def points(row: pd.Series) -> str:
 
 def short(value: float) -> str:
     """8.7e12 -> '8.7e12', 236000 -> '236k', 52.3 -> '52', 0.0003 -> '3e-4'."""
-    if value >= 1e9 or 0 < value < 1e-2:
+    if value >= 1e9 or 0 < value < 0.1:
         mantissa, exponent = f"{value:.1e}".split("e")
         return f"{float(mantissa):g}e{int(exponent)}"
     if value >= 1e6:
@@ -93,13 +140,18 @@ def join(words: Iterable[str]) -> str:
 
 
 def scope(results: Results) -> str:
-    """What the results rest on: arms, seeds, runs."""
-    seeds = results.table("metrics").seeds.max()
+    """What the results rest on: arms, replicates, runs; and bases that were not competent."""
+    count = results.table("metrics").replicates.max()
     runs = len(results.table("runs").drop_duplicates(["arm", "seed"]))
-    counted, over = (f"{seeds} seeds", "") if seeds > 1 else ("1 seed", " over prompts alone")
+    counted = "1 replicate" if count == 1 else f"{count} replicates"
+    told = "Brackets are 95% intervals." if count > 1 else "Of one replicate there is no interval."
+    recipes = results.table("recipes")
+    failed = len(recipes) - int(recipes.competent.sum())
+    if failed and failed < len(recipes):
+        told += f" Of {len(recipes)} bases, {failed} failed the competence check."
     return (
         f"Results of `{results.preset}`: {len(results.arms())} arms (a variant and its reward), "
-        f"{counted}, {runs} runs. Brackets are 95% intervals{over}."
+        f"{counted}, {runs} runs. {told}"
     )
 
 

@@ -53,7 +53,7 @@ def language_training(results: Results) -> Figure:
     """Does RL mix languages more as it trains?
 
     Curves of the language-mixing rate over training steps: a row a language, a column a reward,
-    a line a variant, with a band over seeds.
+    a line a variant, with a band over replicates.
     """
     labels = {
         f"off_language_{code}": f"responses that mix\nlanguages, {name}\n(lower is better)"

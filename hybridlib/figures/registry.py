@@ -13,11 +13,20 @@ from matplotlib.figure import Figure
 
 from hybridlib.figures import findings
 from hybridlib.figures.prose import CLAIMS
-from hybridlib.figures.results import Results, select
+from hybridlib.figures.results import Results
 from hybridlib.figures.style import styled, title
 
-# Each shows the figures of the module after which it is named.
-NOTEBOOKS = "04_harmlessness 05_readability 06_generalization 07_verdicts 08_hybrids".split()
+# Module of figures -> the notebook that shows them.
+MODULES = {
+    "harmlessness": "04_harmlessness",
+    "readability": "05_readability",
+    "generalization": "06_generalization",
+    "verdicts": "07_verdicts",
+    "rates": "07_verdicts",
+    "compute": "07_verdicts",
+    "hybrids": "08_hybrids",
+}
+NOTEBOOKS = list(dict.fromkeys(MODULES.values()))
 _DECLARED: dict[str, "Declared"] = {}
 
 
@@ -27,11 +36,11 @@ class Declared:
 
     `title` asks what the figure answers and holds on all tables; `alt` says what is drawn. A preset
     must have all of `tables` ('training.kl': with values in that column; 'metrics.recall': with
-    rows of that metric), and may have `optional`.
+    rows of that metric; 'learning_rates.model': of that reward), and may have `optional`.
     """
 
     name: str
-    notebook: str
+    module: str
     title: str
     alt: str
     claims: tuple[str, ...]
@@ -46,13 +55,19 @@ class Declared:
             if not results.has(name):
                 return f"the study has no {name}.csv"
             frame = results.table(name)
-            if of and "metric" in frame:
-                frame = select(frame, metric=of)
+            if of in frame:
+                frame = frame[frame[of].notna()]
             elif of:
-                frame = frame[frame[of].notna()] if of in frame else frame[:0]
+                named = frame.columns.intersection(["metric", "reward"])
+                frame = frame[frame[named].eq(of).any(axis=1)]
             if frame.empty:
                 return f"{name}.csv has no {of or 'row'}"
         return ""
+
+    @property
+    def notebook(self) -> str:
+        """The notebook that shows it."""
+        return MODULES[self.module]
 
     def applies(self, results: Results) -> bool:
         """Whether the preset has rows of every table that the figure needs."""
@@ -87,10 +102,11 @@ def figure(*, tables: str, claims: str = " ".join(CLAIMS), optional: str = "") -
 
     def declare(function: Callable[[Results], Figure]) -> Callable[[Results], Figure]:
         module = function.__module__.rpartition(".")[2]
-        (notebook,) = (name for name in NOTEBOOKS if name.endswith(module))
         name, (asks, _, drawn) = function.__name__, inspect.getdoc(function).partition("\n\n")
-        lists = (tuple(names.split()) for names in (claims, tables, optional))
-        found = Declared(name, notebook, asks, " ".join(drawn.split()), *lists, function)
+        # whoever looks up a metric gets the values of its replicates, too
+        values = " values" if "metrics" in tables else ""
+        lists = (tuple(names.split()) for names in (claims, tables, optional + values))
+        found = Declared(name, module, asks, " ".join(drawn.split()), *lists, function)
         _DECLARED[name] = found
         return found.draw
 
@@ -99,6 +115,7 @@ def figure(*, tables: str, claims: str = " ".join(CLAIMS), optional: str = "") -
 
 def figures() -> Mapping[str, Declared]:
     """All figures by name, as the notebooks go, whichever module was imported first."""
-    for notebook in NOTEBOOKS:
-        importlib.import_module(f"hybridlib.figures.{notebook.partition('_')[2]}")
-    return dict(sorted(_DECLARED.items(), key=lambda found: found[1].notebook))
+    for module in MODULES:
+        importlib.import_module(f"hybridlib.figures.{module}")
+    order = list(MODULES)
+    return dict(sorted(_DECLARED.items(), key=lambda found: order.index(found[1].module)))

@@ -10,9 +10,7 @@ from pathlib import Path
 import pandas as pd
 from scipy import stats
 
-from hybridlib.config import PARAMETERS
 from hybridlib.evaluation import comparison, statistics
-from hybridlib.evaluation.statistics import VERDICTS
 from hybridlib.figures.style import order_of
 from hybridlib.store.errors import OneLineError, ParameterError
 from hybridlib.store.paths import committed, local
@@ -24,9 +22,9 @@ SPLITS = {
     "unseen_category": "unseen category",
     "unseen_attack": "unseen attack",
     "unseen_both": "both unseen",
+    "undeclared": "undeclared",
 }
 LANGUAGES = {"en": "English", "es": "Spanish"}
-EFFECT = ["claim", "metric", "contrast", "reward"]  # what names a row of verdicts.csv
 
 
 class ResultsError(OneLineError, ValueError):
@@ -85,8 +83,16 @@ class Results:
         return sorted(self.table(table).arm.unique(), key=order_of)
 
     def metric(self, name: str, **where: str) -> pd.DataFrame:
-        """Rows of metrics.csv for one metric by arm: estimate, low, high, seeds, responses."""
-        return by_arm(select(self.table("metrics"), metric=name, **(POOLED | where)))
+        """Rows of metrics.csv for one metric by arm: estimate, low, high, replicates, responses;
+        and `each`, the values of the replicates, none where values.csv does not hold them."""
+        where = POOLED | where
+        rows = by_arm(select(self.table("metrics"), metric=name, **where))
+        each: dict[str, list[float]] = {}
+        if self.has("values") and (where["part"], where["decoding"]) == ("whole", "sample"):
+            at = {column: where[column] for column in ("task", "split", "language")}
+            found = select(self.table("values"), metric=name, **at)
+            each = found.groupby("arm").value.agg(list).to_dict()
+        return rows.assign(each=[each.get(arm, []) for arm in rows.index])
 
 
 def by_arm(rows: pd.DataFrame) -> pd.DataFrame:
@@ -133,23 +139,6 @@ def trained_by_rl(results: Results) -> list[str]:
     return sorted(rewarded.unique(), key=order_of)
 
 
-def sides(results: Results) -> pd.DataFrame:
-    """Rows of sensitivity.csv, by effect, at the changed points that have a verdict, with `same`:
-    whether the estimate is on the side of its margin on which it is in verdicts.csv.
-
-    An effect that a change does not touch has no row: one of two arms that a parameter of training
-    leaves as they were, to the last digit. Another base touches all.
-    """
-    table = results.table("sensitivity").set_index(EFFECT)
-    here = results.table("verdicts").set_index(EFFECT)
-    default = table.default.astype(bool)
-    at = table[table.verdict.isin(VERDICTS) & ~default & table.index.isin(here.index)]
-    moved = at.estimate.ne(table[default].groupby(EFFECT).estimate.first().reindex(at.index))
-    at = at[moved | at.parameter.map(PARAMETERS).isin(["base", "shares"])]
-    beyond = (here.estimate > here.margin).reindex(at.index)
-    return at.assign(same=beyond.eq(at.estimate > at.margin))
-
-
 def smoothed(curve: pd.DataFrame | pd.Series) -> pd.DataFrame | pd.Series:
     """A training curve (rows: steps) as the mean over a tenth of its steps around each."""
     return curve.rolling(max(1, len(curve) // 10), center=True, min_periods=1).mean()
@@ -165,20 +154,26 @@ def training(results: Results) -> pd.DataFrame:
     return frame.assign(distance=kl.clip(lower=0) ** 0.5)
 
 
-def over_seeds(wide: pd.DataFrame) -> pd.DataFrame:
-    """Mean and 95% t interval of each row over its columns, one a seed; NaN ends for one seed."""
+def snapshots(results: Results) -> pd.DataFrame:
+    """snapshots.csv with `distance`, sqrt(KL(pi || base))."""
+    frame = results.table("snapshots")
+    return frame.assign(distance=frame.kl.clip(lower=0) ** 0.5)
+
+
+def over_replicates(wide: pd.DataFrame) -> pd.DataFrame:
+    """Mean and 95% t interval of each row over its columns, one a replicate; NaN ends for one."""
     mean = wide.mean(axis=1)
     half = wide.sem(axis=1) * stats.t.ppf(0.975, wide.count(axis=1) - 1)
     return pd.DataFrame({"estimate": mean, "low": mean - half, "high": mean + half})
 
 
 def totals(results: Results, column: str) -> pd.DataFrame:
-    """A column of cost.csv, its phases summed: mean over seeds and 95% t interval by arm."""
+    """A column of cost.csv, its phases summed: mean over replicates and 95% t interval by arm."""
     sums = results.table("cost").groupby(["arm", "seed"])[column].sum().unstack("seed")
-    return over_seeds(sums).clip(lower=0).ffill(axis=1)  # of one seed: low = high = mean
+    return over_replicates(sums).clip(lower=0).ffill(axis=1)  # of one: low = high = mean
 
 
 def calibration() -> pd.DataFrame:
-    """What was simulated of the intervals in use, at 5 and 10 seeds (tests/calibration.py)."""
+    """What was simulated of the intervals in use (tests/calibration.py)."""
     table = pd.read_csv(Path(statistics.__file__).with_name("calibration.csv"))
     return table[~table.check.str.startswith("left")]

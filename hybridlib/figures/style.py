@@ -37,11 +37,12 @@ BENIGN_CLASSES = {
     "malformed": ("malformed", "#9a9a9a", "xxxx"),
     "helps": ("helps", "#4292c6", ""),
 }
-VERDICT_STYLES = {  # word -> (colour, marker); all equally large
-    "supported": ("#0072b2", "o"),
-    "refuted": ("#d55e00", "X"),
-    "inconclusive": ("#6b6b6b", "D"),
-    "descriptive": ("#6b6b6b", "s"),
+VERDICT_STYLES = {  # word -> (colour of its tile, of its letters); all equally large
+    "supported": ("#0072b2", "white"),
+    "reversed": ("#a83c00", "white"),
+    "negligible": ("#ffffff", "black"),
+    "undecided": ("#d9d9d9", "black"),
+    "descriptive": ("#ffffff", "#555555"),
 }
 
 RC = {

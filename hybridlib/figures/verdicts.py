@@ -1,62 +1,132 @@
-"""The figures of 07_verdicts: what was decided, how far it reaches, and what it took."""
+"""The figures of 07_verdicts that show effects: what was decided, and what it depends on."""
 
+import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from hybridlib.evaluation.verdicts import EFFECT
 from hybridlib.figures import prose
-from hybridlib.figures.panels import cost_bars, left_labels, percent_axis, whiskers
+from hybridlib.figures.panels import left_labels, percent_axis, whiskers
 from hybridlib.figures.registry import figure
-from hybridlib.figures.results import EFFECT, Results, select, sides
-from hybridlib.figures.style import VERDICT_STYLES, label_of, marker_of
+from hybridlib.figures.results import Results, select
+from hybridlib.figures.style import VERDICT_STYLES
 
 STUDY_LOOKS = (
     {"color": "#0072b2", "marker": "o", "linestyle": ""},
     {"color": "#d55e00", "marker": "s", "linestyle": "", "markerfacecolor": "white"},
 )
 MARGIN = Line2D([], [], color="black", marker="|", linestyle="", markersize=14, label="margin")
-NAMES_WIDTH = 215  # points, of the column that names effects
+TEST = [name for name in EFFECT if name != "reward"]  # what a claim says, under either reward
+LINE, HEADING = 0.38, 0.46  # inches
+DOTS = {"keyword": "0.45", "model": "white"}  # what fills the dot of a replicate; else light grey
+MOST = 3  # panels of a claim
 
 
-@figure(tables="verdicts", optional="claims sensitivity")
+@dataclass(frozen=True)
+class _Row:
+    """An effect under one reward; its row, and the heading of its claim, in inches from the top."""
+
+    y: float
+    heading: float
+    row: pd.Series
+
+
+@figure(tables="verdicts replicates", optional="claims")
 def verdict_page(results: Results) -> Figure:
     """What does each claim of the paper come to?
 
-    A row a hypothesis, grouped by claim: effect, positive as claimed, with its Holm-adjusted
-    interval, the margin as a black line, and the verdict in a word.
+    A row a test under one reward, grouped by claim: the effect, positive as claimed, of every
+    replicate as a dot, its Holm-adjusted interval as a thick line and the prediction interval of a
+    new replicate as a thin one, the margins as a grey band, the verdict in a tile, the share of
+    replicates on the claimed side, and a mark where the verdict is fragile.
     """
-    rows, reach = results.table("verdicts"), pd.DataFrame()
+    rows = results.table("verdicts")
+    each = dict(list(results.table("replicates").groupby(EFFECT)))
     together = select(results.table("claims"), reward="all").set_index("claim").verdict
-    if results.has("sensitivity"):
-        reach = sides(results).groupby(EFFECT).same.agg(["sum", "size"])
-    fig, places = _rows_of_effects(rows, 0.5)
-    last = None
-    for effect, (ax, y, row) in places.items():
-        colour, marker = VERDICT_STYLES[row.verdict]
-        look = {"color": colour, "marker": marker, "markersize": 10, "elinewidth": 2.5}
-        ax.errorbar(row.estimate, y, xerr=whiskers(row), capsize=4, **look)
-        reaches = effect in reach.index
-        _write(ax, row.verdict.upper(), 1, y, (14, 7 if reaches else 0), color=colour)
-        if reaches:
-            told = "same side at {} of {}".format(*reach.loc[effect])
-            small = {"fontweight": "normal", "fontsize": 11, "color": "0.35"}
-            _write(ax, told, 1, y, (14, -8), **small)
-        if (ax, row.claim) != last:
-            last = ax, row.claim
-            _write(ax, f"{row.claim} {prose.CLAIMS[row.claim]}", 0, y, (-NAMES_WIDTH - 155, 8))
-            if row.claim in together:
-                word = together[row.claim]
-                colour, _ = VERDICT_STYLES[word]
-                _write(ax, word, 0, y, (-NAMES_WIDTH - 155, -10), color=colour)
-            ax.axhline(y - 0.5, color="0.8", linewidth=1)
-    keys = [Line2D([], [], color="0.3", marker="o", label="effect, Holm-adjusted interval"), MARGIN]
-    if len(reach):
-        side = "same side: of the margin, where a changed parameter touches the effect"
-        keys.append(Line2D([], [], linestyle="", label=side))
-    fig.legend(loc="outside lower right", ncol=len(keys), handles=keys)
+    ratio = rows.metric.map(prose.is_ratio)
+    groups = [group for group in (rows[~ratio], rows[ratio]) if len(group)]
+    pages = [list(_placed(group)) for group in groups]
+    heights = [page[-1].y + LINE for page in pages]
+    fig = Figure(figsize=(10, 1.6 + 0.7 * len(groups) + sum(heights)))
+    fig.get_layout_engine().set(wspace=0, w_pad=0.02)
+    grid = fig.subplots(
+        len(groups), 3, squeeze=False, sharey="row", height_ratios=heights,
+        width_ratios=[3.5, 3.7, 2.8],
+    )  # fmt: skip
+    for (names, plot, words), page, height in zip(grid, pages, heights, strict=True):
+        for ax in (names, words):
+            ax.set(xlim=(0, 1))
+            ax.set_axis_off()
+        plot.set(ylim=(height, 0), yticks=[])
+        plot.spines["left"].set_visible(False)
+        plot.axvline(0, color="0.5", linewidth=0.8, linestyle=":")
+        for claim, placed in _by(page, ["claim"]):
+            at = placed[0].heading
+            for ax in (names, plot, words):
+                ax.axhline(at - HEADING / 2, color="0.6", linewidth=1)
+            names.text(0, at, f"{claim} {prose.CLAIMS[claim]}", va="center", weight="bold")
+            if claim in together:
+                _tile(words, at, together[claim], note="both rewards" if _both(placed) else "")
+        for _, placed in _by(page, TEST):
+            middle = (placed[0].y + placed[-1].y) / 2
+            said = _wrapped(prose.effect(placed[0].row))
+            names.text(0, middle, said, va="center", fontsize=11, linespacing=1.05)
+            for found in placed:
+                row, reward = found.row, prose.under(found.row.reward)
+                names.text(0.98, found.y, reward, va="center", ha="right", fontsize=10, color="0.3")
+                _effect(plot, found.y, row, each.get(tuple(row[EFFECT])))
+                note = f"{row.share_on_side * row.replicates:.0f} of {row.replicates}"
+                _tile(words, found.y, row.verdict, note, fragile=row.fragile == True)  # noqa: E712
+        _effect_axis(plot, page[0].row.metric)
+    top = grid[0, 2]
+    top.text(0.2, -0.12, "verdict", ha="center", fontsize=11, color="0.3")
+    top.text(0.6, -0.12, "on the\nclaimed side", ha="center", fontsize=11, color="0.3")
+    keys = [
+        Line2D([], [], color="0.5", marker="o", markersize=5, linestyle="", label="a replicate"),
+        Line2D([], [], color="black", linewidth=4, label="mean, Holm-adjusted interval"),
+        Line2D([], [], color="black", linewidth=1, label="interval of a new replicate"),
+        Line2D([], [], color="black", marker="|", linestyle="", markersize=14, markeredgewidth=2,
+               label="to be exceeded"),
+        Patch(color="0.88", label="too small to matter"),
+    ]  # fmt: skip
+    fig.legend(loc="outside lower center", ncol=3, handles=keys, fontsize=11)
+    return fig
+
+
+@figure(tables="moderators replicates recipes verdicts")
+def moderators(results: Results) -> Figure:
+    """What of the recipe does each effect depend on?
+
+    A row a claim: its effects in every replicate, positive as claimed, against the parameters of
+    the recipe whose slope has an interval that excludes zero, at most three, the clearest ones;
+    with a least-squares line, the margin and the slope over the whole range.
+    """
+    table = results.table("moderators").merge(results.table("verdicts")[[*EFFECT, "margin"]])
+    clear = table[(table.low > 0) | (table.high < 0)]
+    how_clear = (clear.slope / (clear.high - clear.low)).abs()
+    clear = clear.loc[how_clear.sort_values(ascending=False, kind="stable").index]
+    shown = {
+        claim: clear[clear.claim.eq(claim)].head(MOST) for claim in sorted(table.claim.unique())
+    }
+    heights = [2.7 if len(found) else 0.45 for found in shown.values()]
+    fig = Figure(figsize=(10, 1 + sum(heights)))
+    parts = fig.subfigures(len(shown), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for part, (claim, found) in zip(parts, shown.items(), strict=True):
+        name = f"{claim} {prose.CLAIMS[claim]}" + (": none of what was drawn" * found.empty)
+        part.suptitle(name, x=0.01, ha="left", fontsize=12, weight="bold")
+        axes = part.subplots(1, MOST) if len(found) else []
+        for ax in axes[len(found) :]:
+            ax.set_axis_off()
+        for ax, row in zip(axes, found.itertuples(), strict=False):
+            _depends(ax, row, results)
     return fig
 
 
@@ -69,133 +139,123 @@ def side_by_side(results: Results) -> Figure:
     """
     rows = results.table("beside")
     looks = dict(zip(rows.preset.unique(), STUDY_LOOKS))
-    fig, places = _rows_of_effects(rows, 0.28, with_claim=True)
-    for row in rows.set_index(EFFECT).itertuples():
-        ax, y, _ = places[row.Index]
-        at = y + 0.36 * list(looks).index(row.preset) - 0.18
-        ax.errorbar(row.estimate, at, xerr=whiskers(row), capsize=3, **looks[row.preset])
-    for ax, y, row in places.values():
-        if not row.same_side:
-            ax.axhspan(y - 0.46, y + 0.46, color="0.9", zorder=0)
+    ratio = rows.metric.map(prose.is_ratio)
+    groups = [group for group in (rows[~ratio], rows[ratio]) if len(group)]
+    effects = [group.drop_duplicates(EFFECT) for group in groups]
+    heights = [len(group) + 1 for group in effects]
+    fig = Figure(figsize=(12, 2.2 + 0.3 * sum(heights)))
+    axes = fig.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for ax, group, own in zip(axes, groups, effects, strict=True):
+        ax.axvline(0, color="0.6", linewidth=1, linestyle=":")
+        places = {tuple(row): y for y, row in enumerate(own[EFFECT].itertuples(index=False))}
+        for row in group.itertuples():
+            y = places[tuple(getattr(row, name) for name in EFFECT)]
+            at = y + 0.36 * list(looks).index(row.preset) - 0.18
+            ax.errorbar(row.estimate, at, xerr=whiskers(row), capsize=3, **looks[row.preset])
+            ax.plot([row.margin] * 2, [y - 0.4, y + 0.4], color="black", linewidth=2)
+            if not row.same_side:
+                ax.axhspan(y - 0.46, y + 0.46, color="0.9", zorder=0)
+        ax.set_ylim(len(own) - 0.4, -0.6)
+        names = [
+            f"{row.claim} {prose.effect(row)}, {prose.under(row.reward)}".rstrip(", ")
+            for row in own.itertuples()
+        ]
+        left_labels(ax, names, 6 * max(map(len, names)), fontsize=11)
+        _effect_axis(ax, own.metric.iloc[0])
     keys = [Line2D([], [], label=name, **look) for name, look in looks.items()]
     keys += [MARGIN, Patch(color="0.9", label="on two sides of the margin")]
     fig.legend(loc="outside lower right", ncol=len(keys), handles=keys)
     return fig
 
 
-@figure(tables="sensitivity verdicts")
-def sensitivity(results: Results) -> Figure:
-    """Which effects survive a changed parameter?
-
-    A row an effect with a marker for each changed parameter that touches it: effect, positive as
-    claimed, the verdict there by colour and marker, the margin as a black line and the effect of
-    the unchanged study, with its interval, in black above.
-    """
-    fig, places = _rows_of_effects(results.table("verdicts"), 0.55, with_claim=True)
-    for ax, y, effect in places.values():
-        look = {"color": "black", "marker": "|", "markersize": 9, "capsize": 3}
-        ax.errorbar(effect.estimate, y - 0.25, xerr=whiskers(effect), **look)
-    moved = sides(results)
-    moved["nth"] = moved.groupby(EFFECT).cumcount()
-    for row in moved.itertuples():
-        ax, y, _ = places[row.Index]
-        colour, marker = VERDICT_STYLES[row.verdict]
-        look = {"color": colour, "markersize": 8, "alpha": 0.75, "markeredgewidth": 0}
-        ax.plot(row.estimate, y + 0.1 + 0.12 * (row.nth % 3), marker, **look)
-    keys = [
-        Line2D([], [], color=colour, marker=marker, linestyle="", label=f"{word} there")
-        for word, (colour, marker) in VERDICT_STYLES.items()
-        if word in set(moved.verdict)
-    ]
-    keys += [Line2D([], [], color="black", marker="|", label="unchanged study"), MARGIN]
-    fig.legend(handles=keys, loc="outside lower right", ncol=len(keys))
-    return fig
+def _placed(rows: pd.DataFrame) -> Iterator[_Row]:
+    """The rows of effects from top to bottom: below a heading a claim, as high as their names."""
+    y = 0.0
+    for _, of_claim in rows.groupby("claim", sort=False):
+        heading, y = y + HEADING / 2, y + HEADING
+        for _, test in of_claim.groupby(TEST, sort=False):
+            lines = _wrapped(prose.effect(test.iloc[0])).count("\n") + 1
+            step = max(LINE, (0.19 * lines + 0.1) / len(test))
+            for nth, (_, row) in enumerate(test.iterrows()):
+                yield _Row(y + (nth + 0.5) * step, heading, row)
+            y += step * len(test) + 0.06
 
 
-@figure(tables="learning_rates")
-def learning_rates(results: Results) -> Figure:
-    """Was each learning rate chosen inside its grid?
-
-    A panel a variant: its own validation objective against the learning rate, a dot a
-    development seed, the chosen rate ringed.
-    """
-    frame, arms = results.table("learning_rates"), results.arms("learning_rates")
-    columns = min(5, len(arms))
-    lines = -(-len(arms) // columns)
-    fig = Figure(figsize=(13, 1.6 + 2.4 * lines))
-    axes = fig.subplots(lines, columns, squeeze=False)
-    for ax in axes.flat[len(arms) :]:
-        ax.set_axis_off()
-    ends = frame.learning_rate.min() / 2, frame.learning_rate.max() * 2
-    ring = {"markersize": 20, "markerfacecolor": "none", "markeredgecolor": "black"}
-    for ax, arm in zip(axes.flat, arms, strict=False):
-        rows, look = select(frame, arm=arm), marker_of(arm)
-        ax.plot(rows.learning_rate, rows.objective, "o", c=look["color"], alpha=0.6, markersize=5)
-        mean = rows.groupby("learning_rate").objective.mean()
-        ax.plot(mean.index, mean, linewidth=1.8, **look)
-        chosen = rows[rows.chosen].learning_rate.unique()
-        ax.plot(chosen, mean[chosen], "o", **ring)
-        ax.set(title=label_of(arm), xscale="log", xlim=ends)
-        ax.margins(y=0.25)
-        ax.yaxis.set_major_locator(MaxNLocator(3))
-        ax.minorticks_off()
-        ax.set_xticks(mean.index, [prose.short(rate) for rate in mean.index])
-    fig.supxlabel("learning rate (log scale); small dots: seeds; ringed: chosen", fontsize=13)
-    fig.supylabel("own validation objective", fontsize=13)
-    return fig
+def _by(page: Iterable[_Row], names: list[str]) -> list[tuple[str, list[_Row]]]:
+    """Rows that have these columns in common."""
+    found: dict[tuple, list[_Row]] = {}
+    for placed in page:
+        found.setdefault(tuple(placed.row[names]), []).append(placed)
+    return [(key[0], rows) for key, rows in found.items()]
 
 
-@figure(claims="C8", tables="cost")
-def cost(results: Results) -> Figure:
-    """What does each variant cost to train?
-
-    Bars, a row a variant: floating-point operations, tokens sampled and tokens trained on, with
-    intervals over seeds; all phases of a variant together.
-    """
-    names = {"flops": "FLOPs", "completion_tokens": "tokens sampled"}
-    return cost_bars(results, names | {"trained_tokens": "tokens trained on"})
+def _both(placed: list[_Row]) -> bool:
+    return {"keyword", "model"} <= {found.row.reward for found in placed}
 
 
-@figure(claims="C8", tables="cost")
-def seconds(results: Results) -> Figure:
-    """How long does each variant train on one machine?
-
-    Bars, a row a variant: seconds of training, with intervals over seeds.
-    """
-    return cost_bars(results, {"seconds": "seconds of training on the machine of this run"})
+def _wrapped(text: str) -> str:
+    return "\n".join(textwrap.wrap(text, 27))
 
 
-def _rows_of_effects(
-    rows: pd.DataFrame, height: float, with_claim: bool = False
-) -> tuple[Figure, dict[tuple, tuple[Axes, int, tuple]]]:
-    """A row an effect, with its name on the left and its margin as a black line: effect -> (axis,
-    height, row). Differences of rates share an axis; log ratios have one below."""
-    ratio = rows.metric.eq("log_flops")
-    groups = [group for group in (rows[~ratio], rows[ratio]) if len(group)]
-    fig, places = Figure(figsize=(14, 2.6 + height * len(rows))), {}
-    heights = [len(group) + 1 for group in groups]
-    axes = fig.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for ax, group in zip(axes, groups, strict=True):
-        ax.axvline(0, color="0.6", linewidth=1, linestyle=":")
-        ax.set_xlabel("log ratio (positive: as claimed)")
-        ax.xaxis.set_major_locator(MaxNLocator(5))
-        if group.metric.iloc[0] != "log_flops":
-            ax.set_xlabel("difference (positive: as claimed)")
-            percent_axis(ax.xaxis)
-        names = []
-        effects = group.drop_duplicates(EFFECT).set_index(EFFECT, drop=False)
-        for y, row in enumerate(effects.itertuples()):
-            ax.plot([row.margin] * 2, [y - 0.4, y + 0.4], color="black", linewidth=2)
-            name = "\n".join(prose.effect(row).rsplit(", ", 1))
-            names.append(f"{row.claim} {name}" if with_claim else name)
-            places[row.Index] = ax, y, row
-        ax.set_ylim(len(effects) - 0.4, -0.6)
-        left_labels(ax, names, NAMES_WIDTH, fontsize=11)
-    return fig, places
+def _effect(ax: Axes, y: float, row: pd.Series, each: pd.DataFrame | None) -> None:
+    """The margins, the replicates, the interval and the prediction interval of an effect."""
+    if row.margin > 0:
+        ax.add_patch(Rectangle((-row.margin, y - LINE / 2), 2 * row.margin, LINE, color="0.88"))
+    ax.plot([row.margin] * 2, [y - LINE / 2, y + LINE / 2], color="black", linewidth=2)
+    if each is not None:
+        # Spread by the golden ratio, so that neighbours in value are hardly ever at one height.
+        across = (np.argsort(np.argsort(each.estimate)) * 0.618) % 1 - 0.5
+        look = {"markerfacecolor": DOTS.get(row.reward, "0.75"), "markeredgecolor": "0.35"}
+        ax.plot(each.estimate, y + 0.06 + 0.16 * across, "o", markersize=4, mew=0.6, **look)
+    line = {"color": "black", "solid_capstyle": "butt"}
+    ax.plot([row.predicted_low, row.predicted_high], [y - 0.1] * 2, linewidth=1, **line)
+    ax.plot([row.low, row.high], [y - 0.1] * 2, linewidth=4, **line)
+    ax.plot(row.estimate, y - 0.1, "D", markersize=6, color="black", markeredgecolor="white")
 
 
-def _write(ax: Axes, text: str, x: int, y: int, offset: tuple[int, int], **look: object) -> None:
-    """Bold text beside row `y`: right of the axes at x = 1, left of them at x = 0."""
-    look = {"va": "center", "fontweight": "bold"} | look
-    where = {"xycoords": ax.get_yaxis_transform(), "textcoords": "offset points"}
-    ax.annotate(text, (x, y), xytext=offset, **where, **look)
+def _tile(ax: Axes, y: float, word: str, note: str = "", fragile: bool = False) -> None:
+    """A verdict in a tile, as large as any other, and what is said beside it."""
+    fill, letters = VERDICT_STYLES[word]
+    box = Rectangle((0, y - 0.12), 0.4, 0.24, facecolor=fill, edgecolor="0.3", linewidth=0.8)
+    ax.add_patch(box)
+    look = {"va": "center", "ha": "center", "fontsize": 10.5}
+    ax.text(0.2, y, word, color=letters, weight="bold", **look)
+    ax.text(0.6, y, note, **look)
+    if fragile:
+        ax.text(0.9, y, "fragile", style="italic", weight="bold", **look)
+
+
+def _effect_axis(ax: Axes, metric: str) -> None:
+    """The scale of effects: points, or ratios, with the claimed side on the right."""
+    ax.set_xlabel("percentage points\n(right: as claimed)")
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: prose.signed(100 * value)))
+    if prose.is_ratio(metric):
+        ax.set_xlabel("ratio\n(right: as claimed)")
+        low, high = ax.get_xlim()
+        powers = np.arange(np.floor(low / np.log(4)), np.ceil(high / np.log(4)) + 1)
+        shown = [f"{4**p:g}" if p >= 0 else f"1/{4**-p:g}" for p in powers]
+        ax.set_xticks(np.log(4) * powers, shown)
+        ax.set_xlim(low, high)
+
+
+def _depends(ax: Axes, row, results: Results) -> None:
+    """An effect in every replicate against a parameter of the recipe."""
+    named = {name: getattr(row, name) for name in EFFECT}
+    each = select(results.table("replicates"), **named)
+    each = each.merge(results.table("recipes")[["seed", row.parameter]])
+    x, y = each[row.parameter], each.estimate
+    ax.axhline(row.margin, color="black", linewidth=1)
+    ax.plot(x, y, "o", markersize=5, mew=0.6, mfc=DOTS.get(row.reward, "0.75"), mec="0.35")
+    ends = np.array([x.min(), x.max()])
+    ax.plot(ends, np.polyval(np.polyfit(x, y, 1), ends), color="#d55e00", linewidth=2)
+    under = f" ({reward})" if (reward := prose.under(row.reward)) else ""
+    ax.set_title("\n".join(textwrap.wrap(prose.effect(row) + under, 32)), fontsize=10.5, loc="left")
+    slope = {"estimate": row.slope, "low": row.low, "high": row.high}
+    told = prose.times if prose.is_ratio(row.metric) else prose.points
+    ax.set_xlabel(f"{row.parameter.replace('_', ' ')}\n{told(pd.Series(slope))}", fontsize=10.5)
+    ax.xaxis.set_major_locator(MaxNLocator(3))
+    ax.yaxis.set_major_locator(MaxNLocator(4))
+    ax.tick_params(labelsize=10.5)
+    if not prose.is_ratio(row.metric):
+        percent_axis(ax.yaxis)
