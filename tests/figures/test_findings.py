@@ -5,6 +5,7 @@ import re
 
 import pandas as pd
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from hybridlib.figures import findings
@@ -75,9 +76,17 @@ def test_doctored_tables_make_it_fail(finding, tables, tmp_path):
         assert not finding.holds(Results(results.folder, results._read | doctored)), condition
 
 
-def test_names_are_unique_and_every_notebook_has_findings():
-    assert len({finding.name for finding in ALL}) == len(ALL) >= 18
-    assert {finding.notebook for finding in ALL} == {f.notebook for f in figures().values()}
+def test_names_are_unique():
+    assert len({finding.name for finding in ALL}) == len(ALL)
+
+
+def test_findings_are_read_from_the_file_by_notebook(monkeypatch, tmp_path):
+    given = finding().model_dump(mode="json", exclude={"notebook"})
+    listed = {"04_harmlessness": [given], "05_readability": [given | {"name": "other"}]}
+    (tmp_path / "findings.yaml").write_text(yaml.safe_dump(listed), encoding="utf-8")
+    monkeypatch.setattr(findings, "__file__", str(tmp_path / "findings.py"))
+    found = findings.load.__wrapped__()
+    assert found == (finding(), finding(notebook="05_readability", name="other"))
 
 
 def finding(**change) -> findings.Finding:
@@ -95,7 +104,7 @@ def finding(**change) -> findings.Finding:
         "says": "More harm.",
         "detail": "{rl:percent}, {sft:interval}, {rows:n} and {most:check}.",
         "numbers": numbers,
-        "when": ["rl.low > sft.high", "rl.estimate > 0.01", "rows.n == 6"],
+        "when": ["rl.low > sft.high", "rl.estimate > 0.01", "rows.n == 30"],
     }
     return findings.Finding(**(given | change))
 
@@ -108,7 +117,7 @@ def test_numbers_are_those_of_the_tables(results):
     (rl,) = raw[raw.variant.eq("rl") & raw.reward.eq("keyword")].itertuples()
     (sft,) = raw[raw.variant.eq("sft")].itertuples()
     ends = f"[{100 * sft.low:.0f}, {100 * sft.high:.0f}]"
-    expected = f"{100 * rl.estimate:.0f}%, {100 * sft.estimate:.0f}% {ends}, 6 and recall_records"
+    expected = f"{100 * rl.estimate:.0f}%, {100 * sft.estimate:.0f}% {ends}, 30 and recall_records"
     assert finding().text(results) == f"More harm. {expected}."
 
 
@@ -157,6 +166,6 @@ def test_an_unknown_field_is_an_error():
 def test_signs_of_comparison(results):
     for (sign, meant), value in itertools.product(
         {"<": lambda a, b: a < b, ">": lambda a, b: a > b, "==": lambda a, b: a == b}.items(),
-        (5, 6, 7),
+        (29, 30, 31),
     ):
-        assert finding(when=[f"rows.n {sign} {value}"]).holds(results) == meant(6, value)
+        assert finding(when=[f"rows.n {sign} {value}"]).holds(results) == meant(30, value)

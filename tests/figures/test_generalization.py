@@ -13,6 +13,9 @@ def test_whiskers_are_the_intervals_of_the_table(results):
     raw = raw[raw.metric.eq("harm_rate") & raw.task.eq("all") & raw.language.eq("all")]
     raw = raw[raw.part.eq("whole") & raw.decoding.eq("sample")]
     names = [text.get_text() for text in fig.axes[0].get_yticklabels()]
+    assert list(SPLITS) == [
+        "seen", "unseen_category", "unseen_attack", "unseen_both", "undeclared"
+    ]  # fmt: skip
     for ax, split in zip(fig.axes, SPLITS, strict=True):
         drawn = ax.containers
         assert len(drawn) == len(names) == 10

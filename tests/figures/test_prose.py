@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hybridlib.evaluation import hypotheses
 from hybridlib.figures import prose
 
 
@@ -63,9 +64,55 @@ def test_what_is_undefined_is_not_told_as_a_number():
     assert text.data == "*Nothing of this was measured.*"
 
 
-def test_scope_says_what_intervals_are_over(results, one_seed):
-    assert "10 arms" in prose.scope(results) and "5 seeds, 50 runs" in prose.scope(results)
-    assert "1 seed," in prose.scope(one_seed) and "over prompts alone" in prose.scope(one_seed)
+def test_scope_says_what_results_rest_on(results, one_seed, population):
+    told = prose.scope(results)
+    assert "10 arms" in told and "5 replicates, 50 runs" in told and "failed" not in told
+    assert "1 replicate, 10 runs. Of one replicate there is no interval." in prose.scope(one_seed)
+    # nine were drawn; of the one that is not competent nothing counts
+    told = prose.scope(population)
+    assert "8 replicates, 40 runs" in told and "Of 9 bases, 1 failed" in told
+
+
+def row(**values) -> pd.Series:
+    given = {"metric": "harm_rate", "contrast": "rl - sft", "task": "all", "split": "all",
+             "language": "all", "margin": 0.05}  # fmt: skip
+    return pd.Series(given | values)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({}, "RL: more harm than SFT"),
+        ({"margin": -0.05}, "SFT: no more harm than RL"),
+        ({"margin": 0.0}, "RL: more harm than SFT"),
+        ({"contrast": "rl", "metric": "generalization_gap", "split": "unseen_both"},
+         "RL: rise of harm where all is unseen"),
+        ({"task": "records", "split": "unseen", "contrast": "sft_narrow - sft"},
+         "narrow SFT: more harm in records on what is unseen than SFT"),
+        ({"metric": "off_language_rate", "contrast": "rl - base", "language": "es"},
+         "RL: more language mixing in Spanish than the base"),
+        ({"metric": "accuracy", "task": "sums", "contrast": "two_stage - gated"},
+         "SFT+RL: more arithmetic solved than gated"),
+    ],
+)  # fmt: skip
+def test_an_effect_is_told_as_it_is_claimed(values, said):
+    assert prose.effect(row(**values)) == said
+
+
+def test_no_two_tests_are_told_alike():
+    for part in ("halves", "exploratory"):
+        tests = hypotheses.load().tests(part)
+        told = [(claim, prose.effect(half), half.margin, r) for claim, half, r in tests]
+        assert len(set(told)) == len(told)
+        assert {half.metric for _, half, _ in tests} <= set(prose.MORE)
+
+
+def test_a_difference_of_logarithms_is_told_as_a_ratio():
+    found = pd.Series({"estimate": math.log(3), "low": math.log(2), "high": math.log(4.5)})
+    assert prose.times(found) == "3 [2, 4.5] times"
+    found[["low", "high"]] = math.nan
+    assert prose.times(found) == "3 times"
+    assert prose.is_ratio("log_flops_to_harm") and not prose.is_ratio("harm_rate")
 
 
 def test_text_is_on_the_left_numbers_are_on_the_right_and_nothing_is_cut():

@@ -21,6 +21,8 @@ from hybridlib.figures.results import Results
 
 DECLARED = figures()
 AS_SVG = ("response_classes", "verdict_page", "generalization", "cost")  # drawn on request alone
+DRAWN = {"moderators"}  # where recipes are drawn
+OTHERS = {name: declared for name, declared in DECLARED.items() if name not in DRAWN}
 figure = pytest.mark.parametrize("name", DECLARED)
 
 
@@ -38,7 +40,9 @@ class Watched(Results):
 def shown(name, request) -> Results:
     """The results that a figure is about."""
     compares = DECLARED[name].notebook == "08_hybrids"
-    return request.getfixturevalue("compared" if compares else "results")
+    drawn = "moderators" in DECLARED[name].tables
+    needed = "compared" if compares else "population" if drawn else "results"
+    return request.getfixturevalue(needed)
 
 
 @functools.cache
@@ -110,17 +114,32 @@ def test_the_tables_that_a_figure_reads_are_the_ones_it_declares(name, shown):
     assert declared.applies(shown)
 
 
-def test_a_figure_applies_where_its_tables_are_and_have_rows(results, compared, tmp_path):
+def test_a_figure_applies_where_its_tables_are_and_have_rows(
+    results, compared, population, tmp_path
+):
     alone = {name for name, declared in DECLARED.items() if declared.applies(results)}
     hybrids = {name for name, f in DECLARED.items() if f.notebook == "08_hybrids"}
-    assert alone == set(DECLARED) - hybrids
-    assert all(declared.applies(compared) for declared in DECLARED.values())
+    assert alone == set(DECLARED) - hybrids - DRAWN
+    assert all(declared.applies(compared) for name, declared in OTHERS.items())
+    assert DECLARED["moderators"].applies(population)
+    assert DECLARED["moderators"].lacks(results) == "moderators.csv has no row"
     assert not any(declared.applies(Results(tmp_path)) for declared in DECLARED.values())
-    empty = Results(tmp_path, {"training": results.table("training").drop(columns="kl")})
     (tmp_path / "tables").mkdir()
-    (tmp_path / "tables" / "training.csv").touch()
-    assert DECLARED["proxy_vs_gold"].applies(empty)
-    assert not DECLARED["proxy_and_gold_by_distance"].applies(empty)
+    for name in ("training", "snapshots", "learning_rates", "response_curves"):
+        (tmp_path / "tables" / f"{name}.csv").touch()
+    rates = results.table("learning_rates")
+    empty = Results(
+        tmp_path,
+        {
+            "training": results.table("training"),
+            "snapshots": results.table("snapshots").drop(columns="kl"),
+            "learning_rates": rates[rates.reward.ne("model")],
+            "response_curves": results.table("response_curves"),
+        },
+    )
+    assert DECLARED["proxy_vs_gold"].applies(empty) and DECLARED["response_curves"].applies(empty)
+    assert DECLARED["harm_by_distance"].lacks(empty) == "snapshots.csv has no kl"
+    assert DECLARED["response_curves_model"].lacks(empty) == "learning_rates.csv has no model"
 
 
 def test_every_claim_has_the_figure_that_its_verdict_rests_on():
@@ -133,13 +152,14 @@ def test_every_claim_has_the_figure_that_its_verdict_rests_on():
 
 
 def test_few_runs_draw_too(few):
-    made = [declared.draw(few) for declared in DECLARED.values() if declared.applies(few)]
-    assert len(made) == sum(f.notebook != "08_hybrids" for f in DECLARED.values())
+    made = {name for name, f in DECLARED.items() if f.applies(few) and f.draw(few)}
+    hybrids = {name for name, f in DECLARED.items() if f.notebook == "08_hybrids"}
+    assert made == set(DECLARED) - hybrids - DRAWN - {"response_curves_model"}
 
 
 def test_without_rl_its_curves_do_not_apply(one_seed, of_arms):
     alone = of_arms(one_seed, {"base/none", "sft/none"})
-    lost = {"proxy_vs_gold", "proxy_and_gold_by_distance", "language_training"}
+    lost = {"proxy_vs_gold", "language_training", "response_curves_model"} | DRAWN
     made = {f.name for f in DECLARED.values() if f.applies(alone) and f.draw(alone)}
     assert made == {f.name for f in DECLARED.values() if f.notebook != "08_hybrids"} - lost
 

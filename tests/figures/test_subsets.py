@@ -19,22 +19,21 @@ from invented import write_tables
 from tiny import tiny
 
 from hybridlib.evaluation import hypotheses
-from hybridlib.figures import findings, registry, show, style
+from hybridlib.figures import registry, show, style
 from hybridlib.figures.results import Results
 from hybridlib.store.paths import NOTEBOOKS
-from hybridlib.variants import VARIANTS, measured
+from hybridlib.variants import VARIANTS, measured, tuned_arms
 
 FIGURES = registry.figures()
 MEASURED = measured()
-HYBRIDS = set(MEASURED) - {"base", "rl", "rl_gold", "sft", "sft_narrow"}
+HYBRIDS = set(MEASURED) - {"base", "rl", "rl_gold", "sft", "sft_narrow", "sft_long"}
 CLAIMS = yaml.safe_load(hypotheses.FILE.read_text(encoding="utf-8"))["claims"]
-PRESETS = sorted({preset for finding in findings.load() for preset in finding.presets})
-RATE = dict.fromkeys(("sft", "rl/keyword", "gated/keyword"), 1e-3)
+RATES = dict.fromkeys(tuned_arms(), 1e-3)
 REAL = {"model": "smollm2", "requests": "xstest", "problems": "gsm8k", "rewards": "keyword",
-        "learning_rates": RATE}  # fmt: skip
+        "learning_rates": RATES}  # fmt: skip
 HARD = {
     "base alone": {"variants": "base"},
-    "sft alone": {"variants": "sft", "beside": "organism"},  # no effect in common
+    "sft alone": {"variants": "sft", "beside": "smollm2"},  # no effect in common
     "no rl": {"variants": "base, sft", "seeds": 5},
     "rl alone": {"variants": "rl"},
     "sft and the control": {"variants": "sft, rl_gold", "seeds": 5},
@@ -47,7 +46,7 @@ HARD = {
     "no thought": {"thought": False, "variants": "base, sft, two_stage"},
     "a real model": REAL | {"variants": "base, sft, rl, gated"},
     "a real model without rl": REAL | {"variants": "base, sft"},
-    "everything": {"variants": ", ".join(MEASURED), "flops_budget": 1e9},
+    "everything": {"variants": ", ".join(MEASURED), "flops_budget": 1e9, "learning_rates": RATES},
 }
 FAST = ("base alone", "sft alone", "no parents", "a real model without rl")
 hard = pytest.mark.parametrize("name", HARD)
@@ -80,31 +79,31 @@ def check(config, results: Results) -> None:
     assert set(results.arms()) == {f"{v}/{r}" for v, r in config.arms}
     training, cost = results.table("training"), results.table("cost")
     assert {"proxy", "gold", "kl", "zero_variance_groups"} <= set(training)
-    assert set(training.arm) == set(cost.arm) == set(results.arms()) - {"base/none"}
+    trained = set(results.arms()) - {"base/none"}
+    assert set(training.arm) == set(cost.arm) == set(results.arms("snapshots")) == trained
 
     def runs(contrast: str, reward: str) -> bool:
-        pair = set(contrast.split(" - "))
-        return pair <= set(config.variants) and (reward in config.rewards or not pair & chosen)
+        named = set(contrast.split(" - "))
+        return named <= set(config.variants) and (reward in config.rewards or not named & chosen)
 
     control = "rl_gold" in config.variants and len(config.seeds) > 1  # of one: no interval
     for table, part in (("verdicts", "halves"), ("exploratory", "exploratory")):
         expected = [
-            (claim["claim"], half["metric"], half["contrast"], reward)
+            (claim["claim"], half["metric"], half["contrast"], half.get("task", "all"), reward)
             for claim in CLAIMS
             for half in claim.get(part, ())
             for reward in half.get("rewards", ["none"])
             if runs(half["contrast"], reward)
         ]
         rows = results.table(table)
-        assert list(zip(rows.claim, rows.metric, rows.contrast, rows.reward)) == expected
-        assert not rows[["estimate", "low", "high"]].isna().any(axis=None)
+        named = zip(rows.claim, rows.metric, rows.contrast, rows.task, rows.reward)
+        assert list(named) == expected
+        assert not rows.estimate.isna().any()
+        assert rows[["low", "high"]].isna().any(axis=1).eq(rows.replicates < 2).all()
         for row in rows.itertuples():
             with_rl = any(VARIANTS[v].method == "rl" for v in row.contrast.split(" - "))
-            if row.seeds < 5 or (with_rl and not control and row.metric != "log_flops"):
-                assert row.verdict == "descriptive"
-            else:
-                where = (row.low > row.margin) - (row.high < row.margin)
-                assert row.verdict == {1: "supported", 0: "inconclusive", -1: "refuted"}[where]
+            counts = control or not with_rl or row.metric == "log_flops_to_harm"
+            assert row.verdict == (_decided(row) if counts else "descriptive")
     _check_claims(results)
 
     compares = HYBRIDS & set(config.variants) - {"two_stage", "joint"}
@@ -117,6 +116,16 @@ def check(config, results: Results) -> None:
         assert set(rows.reward) <= set(rewards)
 
 
+def _decided(row) -> str:
+    """The verdict of an interval: the rule of hypotheses.yaml."""
+    if row.replicates < 5:
+        return "descriptive"
+    beyond = {"supported": row.low > row.margin, "reversed": row.high < -abs(row.margin)}
+    beyond["negligible"] = row.margin > 0 and row.low > -row.margin and row.high < row.margin
+    assert sum(beyond.values()) <= 1
+    return next((word for word, holds in beyond.items() if holds), "undecided")
+
+
 def _check_claims(results: Results) -> None:
     rows, told = results.table("verdicts"), results.table("claims")
     expected = {}
@@ -126,11 +135,11 @@ def _check_claims(results: Results) -> None:
         for reward in needed:
             found = list(mine[mine.reward.isin([reward, "none"])].verdict)
             if len(found) == len(claim["halves"]):
-                order = ("descriptive", "refuted", "inconclusive", "supported")
+                order = ("descriptive", "reversed", "negligible", "undecided", "supported")
                 under[reward] = min(found, key=order.index)
         if len(under) == len(needed):
             words = set(under.values())
-            under["all"] = words.pop() if len(words) == 1 else "inconclusive"
+            under["all"] = words.pop() if len(words) == 1 else "undecided"
         expected |= {(claim["claim"], reward): word for reward, word in under.items()}
     assert dict(zip(zip(told.claim, told.reward), told.verdict)) == expected
 
@@ -177,9 +186,9 @@ def all_executed(results: Results) -> str:
     there = {path.stem for path in (results.folder / "figures").glob("*.png")}
     assert not left_out & there
     # what belongs to some studies alone has a section of its own, which is not there
-    asked = {"public_requests", "usage_advice", "prefill_depth", "side_by_side", "sensitivity",
-             "hybrids_at_budget", "hybrids_along_compute", "hybrid_sweeps", "learning_rates",
-             "proxy_and_gold_by_distance"}  # fmt: skip
+    asked = {"public_requests", "usage_advice", "prefill_depth", "side_by_side", "moderators",
+             "hybrids_at_budget", "hybrids_along_compute", "hybrid_sweeps", "response_curves",
+             "response_curves_model"}  # fmt: skip
     assert of_these - asked <= left_out | there
     return text
 
@@ -210,17 +219,14 @@ def goes_through(data, store, most: int, figures: int) -> None:
         variants=data.draw(some, "variants"), rewards=data.draw(rewards, "rewards"),
         seeds=data.draw(st.sampled_from([1, 2, 5]), "seeds"),
         thought=data.draw(st.booleans(), "thought"),
-        flops_budget=data.draw(st.sampled_from([0.0, 1e9]), "flops_budget"),
+        flops_budget=data.draw(st.sampled_from([0.0, 1e9]), "flops_budget"), learning_rates=RATES,
     )  # fmt: skip
-    named = {"preset": data.draw(st.sampled_from(PRESETS), "preset")}
     names = data.draw(st.permutations(list(FIGURES)), "figures")
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("error")
         results = Results(Path(folder))
-        write_tables(config.model_copy(update=named), Path(folder) / "tables", store)
+        write_tables(config, Path(folder) / "tables", store)
         check(config, results)
-        for notebook in registry.NOTEBOOKS:
-            findings.of(results, notebook)
         drawn(results, names[:figures])
 
 
@@ -268,8 +274,9 @@ def test_hybrids_without_a_reward_are_compared_once(study):
 
 # ---- odd data within a study
 
-MEASURES = ["harm", "harm_thought", "harm_answer", "correct", "keyword_satisfied", "refusal", "gold",
-            "proxy", "repetition", "off_language", "off_language_thought", "off_language_answer",
+MEASURES = ["harm", "harm_thought", "harm_answer", "correct", "keyword_satisfied", "refusal",
+            "gold", "proxy", "rewarded", "repetition", "off_language", "off_language_thought",
+            "off_language_answer",
             "target_language_share", "target_language_share_thought",
             "target_language_share_answer", "switches_per_100_words"]  # fmt: skip
 
@@ -327,7 +334,7 @@ def check_odd(odd: Results) -> None:
         if odd.has(table):
             assert not odd.table(table)[["estimate", "low", "high"]].isna().any(axis=None)
     decided = odd.table("verdicts").query("verdict != 'descriptive'")
-    assert decided.seeds.ge(5).all()
+    assert decided.replicates.ge(5).all()
 
 
 @pytest.mark.slow
@@ -336,7 +343,8 @@ def test_odd_data_go_through_all_notebooks(odd, request):
     check_odd(odd)
     all_executed(odd)
     if "one seed" in request.node.name:
-        assert odd.table("verdicts").query("metric != 'log_flops'").seeds.eq(4).all()
+        of_responses = odd.table("verdicts").query("metric != 'log_flops_to_harm'")
+        assert of_responses.replicates.eq(4).all()
 
 
 # ---- a study after another one, in the same folder
@@ -346,13 +354,12 @@ def test_what_an_earlier_study_left_is_no_part_of_the_next(store, tmp_path):
     tables, config = tmp_path / "tables", tiny(**HARD["no parents"], seeds=1)
     write_tables(config, tables, store)
     assert {"hybrids.csv", "at_budget.csv", "prefill.csv"} <= {p.name for p in tables.iterdir()}
-    kept = synthetic.sensitivity(Results(tmp_path).table("verdicts"))
-    kept.to_csv(tables / "sensitivity.csv", index=False)  # `make sensitivity` wrote it
+    synthetic.sweep().to_csv(tables / "sweep.csv", index=False)  # `make sweep` wrote it
     show.figure(Results(tmp_path), "proxy_vs_gold")
     write_tables(tiny(variants="base, sft", thought=False), tables, store)
     there = {path.name for path in tables.iterdir()}
     assert not {"hybrids.csv", "at_budget.csv", "prefill.csv"} & there
-    assert "sensitivity.csv" in there
+    assert "sweep.csv" in there
     picture = tmp_path / "figures" / "proxy_vs_gold.png"
     assert picture.exists()
     show.figure(Results(tmp_path), "proxy_vs_gold")

@@ -1,10 +1,13 @@
 """Tables that a reader sees: their numbers are those of the tables of the study."""
 
 import itertools
+import re
 
+import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+import synthetic
 
 from hybridlib.evaluation import comparison
 from hybridlib.figures import prose, summaries
@@ -77,29 +80,120 @@ def test_a_verdict_is_told_by_reward(results):
 def test_effects_have_the_counter_claims(results):
     frame = summaries.effects(results, "exploratory")
     counter = frame[frame.question.str.startswith("the counter-claim")]
-    assert set(counter.claim) == {"C1", "C5"}
+    assert set(counter.claim) == {"C1", "C2"}
     for row, raw in zip(frame.itertuples(), results.table("exploratory").itertuples()):
-        ends = f"[{raw.low:+.3f}, {raw.high:+.3f}]".replace("+0.000", "0.000")
-        assert row.estimate.replace("-0.000", "0.000").endswith(ends.replace("-0.000", "0.000"))
-        assert row.verdict == raw.verdict and raw.contrast in row.effect
+        if not raw.metric.startswith("log_"):
+            _, low, high = re.findall(r"[-+]?[\d.]+", row.estimate)
+            ends = [float(low), float(high)]
+            assert ends == pytest.approx([100 * raw.low, 100 * raw.high], abs=0.051)
+        assert row.verdict == raw.verdict and row.effect == prose.effect(raw)
 
 
-def test_the_reach_of_an_effect_is_that_of_the_changed_points_with_a_verdict(results):
-    frame = summaries.reach(results)
-    table = results.table("sensitivity")
-    words = ("supported", "refuted", "inconclusive")
-    table = table[~table.default.astype(bool) & table.verdict.isin(words)]
-    assert len(frame) == len(results.table("verdicts"))
-    for (_, row), here in zip(frame.iterrows(), results.table("verdicts").itertuples()):
-        there = table[
-            table.metric.eq(here.metric) & table.contrast.eq(here.contrast)
-            & table.reward.eq(here.reward) & table.claim.eq(here.claim)
-        ]  # fmt: skip
-        assert (row.least, row.most) == (there.estimate.min(), there.estimate.max())
-        counts = {word: row[word] for word in words if row[word]}
-        assert counts == there.verdict.value_counts().to_dict()
-        same = (there.estimate > there.margin) == (here.estimate > here.margin)
-        assert (row["same side"], row.points) == (same.sum(), len(there))
+def test_an_effect_is_told_with_all_that_it_rests_on(population):
+    frame, raw = summaries.effects(population), population.table("verdicts")
+    slopes = population.table("moderators")
+    assert len(frame) == len(raw) and set(raw.reward) == {"keyword", "model", "none"}
+    for told, row in zip(frame.to_dict("records"), raw.itertuples(), strict=True):
+        if row.metric == "log_flops_to_harm":
+            assert float(told["estimate"].split()[0]) == pytest.approx(
+                np.exp(row.estimate), rel=0.05
+            )
+            assert told["margin"] == "1 times"
+        else:
+            assert float(told["estimate"].split()[0]) == pytest.approx(100 * row.estimate, abs=0.06)
+            assert float(told["margin"]) == pytest.approx(100 * row.margin)
+        counted = round(row.share_on_side * row.replicates)
+        assert told["claimed side"] == f"{counted} of {row.replicates}"
+        assert told["fragile"] == {True: "fragile", False: "no"}.get(row.fragile, "")
+        mine = slopes
+        for name in ("claim", "metric", "contrast", "task", "split", "language", "reward"):
+            mine = mine[mine[name].eq(getattr(row, name))]
+        clear = set(mine[(mine.low > 0) | (mine.high < 0)].parameter)
+        named = {name for name in mine.parameter if name.replace("_", " ") in told["depends on"]}
+        assert named == clear
+    assert frame["depends on"].ne("").any() and frame["depends on"].eq("").any()
+
+
+def test_of_one_replicate_nothing_is_predicted(one_seed):
+    assert set(summaries.effects(one_seed)["new replicate"]) == {""}
+
+
+def test_the_compute_that_harmlessness_takes_is_found_between_snapshots(tmp_path):
+    """Two replicates from a base of 80% harm: one reaches 20% half way between two snapshots, one
+    never; a third is there at its first snapshot."""
+    at = {"variant": "rl", "reward": "keyword", "responses": 64, "kl": 1.0, "refuses": 0.0}
+    runs = {0: [0.5, 0.3, 0.1], 1: [0.7, 0.6, 0.5], 2: [0.0, 0.0, 0.0]}
+    rows = [
+        at | {"seed": seed, "step": n, "flops": 1e12 * n, "harm": harm}
+        for seed, run in runs.items()
+        for n, harm in enumerate(run, 1)
+    ]
+    snapshots = pd.DataFrame(rows).assign(arm="rl/keyword")
+    base = pd.DataFrame({"seed": [0, 1, 2], "value": 0.8, "arm": "base/none"})
+    base = base.assign(metric="harm_rate", task="all", split="all", language="all")
+    results = Results(tmp_path, {"snapshots": snapshots, "values": base})
+    (row,) = summaries.reached(results).itertuples(index=False)
+    assert row[:2] == ("rl (keyword)", "2 of 3")
+    assert row[2] == "1.6e12"  # between 2.5e12, and 0.75e12 of the way down from 0.8
+    assert summaries.reached(results, 0.05).iloc[0, 1] == "1 of 3"
+
+
+def test_a_distance_is_the_root_of_the_last_kl(results):
+    frame = summaries.distances(results).set_index("variant")
+    raw = results.table("snapshots")
+    last = raw[raw.arm.eq("rl/model") & raw.step.eq(60)]
+    test = scipy.stats.t.interval(
+        0.95, 4, np.sqrt(last.kl).mean(), np.sqrt(last.kl).sem()
+    )  # fmt: skip
+    told = f"{np.sqrt(last.kl).mean():.2f} [{test[0]:.2f}, {test[1]:.2f}]"
+    assert frame.distance["rl (model)"] == told
+    assert frame.harm["rl (model)"].startswith(f"{100 * last.harm.mean():.0f}% [")
+
+
+def test_the_chosen_rate_is_told_with_its_plateau(results):
+    frame, raw = summaries.chosen_rates(results), results.table("learning_rates")
+    assert len(frame) == len(results.arms("learning_rates"))
+    for row in frame.to_dict("records"):
+        mine = raw[raw.variant.eq(row["variant"]) & raw.reward.eq(row["reward"])]
+        assert float(row["chosen"]) == mine[mine.chosen].learning_rate.iloc[0]
+        ends = [float(row["plateau from"]), float(row["to"])]
+        plateau = mine[mine.plateau].learning_rate
+        assert ends == [plateau.min(), plateau.max()] and row["rates tried"] == 5
+
+
+def test_a_check_is_told_over_all_bases(results):
+    gate = results.table("gate").copy()
+    odd = gate.check.eq("harm_rate") & gate.seed.eq(2)
+    gate.loc[odd, ["value", "passes"]] = [0.1, False]
+    frame = summaries.gates(Results(results.folder, {"gate": gate})).set_index("check")
+    assert frame.loc["harm_rate", ["least", "most", "passes", "bases"]].tolist() == [
+        0.1,
+        0.88,
+        4,
+        5,
+    ]
+    assert frame.passes.drop("harm_rate").eq(5).all()
+
+
+def test_a_hack_is_told_with_its_counts_and_its_highest_share(results):
+    frame, raw = summaries.hacks(results).set_index("variant"), results.table("hacks")
+    assert list(frame.index) == [label_of(arm) for arm in results.arms("hacks")]
+    for row in raw.itertuples():
+        told = frame[row.hack][label_of(row.arm)]
+        assert told.startswith(f"{row.counts} of {row.replicates}: ")
+        assert told.endswith(f"[{prose.percent(row.most)}]")
+    assert frame["gold falls while the reward holds"]["sft"] == ""
+
+
+def test_harm_by_attack_is_the_mean_over_all_its_responses(results):
+    frame = summaries.by_place(results, "attack").set_index("attack")
+    asked = synthetic.responses()
+    asked = asked[asked.kind.eq("harmful") & asked.decoding.eq("sample")]
+    assert set(frame.index) == set(asked.attack)
+    harm = asked.groupby(["attack", "variant", "reward"]).harm.mean()
+    for (attack, variant, reward), value in harm.items():
+        assert frame[label_of(f"{variant}/{reward}")][attack] == prose.percent(value)
+    assert frame.responses.to_dict() == asked.groupby("attack").size().to_dict()
 
 
 # ---- which hybrid to use
@@ -119,7 +213,7 @@ def with_pairs(study, tmp_path, differ=(), seeds=5, margin_seen=True, **change):
     for metric, (b, a) in itertools.product((HARM, OVER, RIGHT), itertools.combinations(arms, 2)):
         low, high = dict(differ).get((metric, a, b), tie)
         rows.append(("keyword", metric, "all", "all", a, b, (low + high) / 2, low, high, seeds))
-    columns = "reward metric task split a b estimate low high seeds".split()
+    columns = "reward metric task split a b estimate low high replicates".split()
     frame = pd.DataFrame(rows, columns=columns)
     read = {name: study.table(name) for name in ("metrics", "cost", "training", "runs")}
     return Results(tmp_path, read | {"hybrids": frame} | change)
@@ -213,4 +307,4 @@ def test_planted_rates_are_told_apart_from_their_own_tables(study):
     harm = study.metric(HARM).estimate
     assert all(harm[by] < harm[arm] for arm, winners in found.items() for by in winners)
     frame = study.table("hybrids")
-    assert len(frame) == 6 * len(comparison.WEIGHED) and set(frame.seeds) == {5}
+    assert len(frame) == 6 * len(comparison.WEIGHED) and set(frame.replicates) == {5}

@@ -4,6 +4,7 @@ import ast
 import json
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -94,11 +95,14 @@ def test_numbers_are_not_typed_by_hand(name):
 
 
 @pytest.fixture(scope="module")
-def results(compared, tmp_path_factory) -> Path:
-    """Tables of every variant, sweeps and public requests: all notebooks can be drawn."""
-    folder = tmp_path_factory.mktemp("results")
-    shutil.copytree(compared.folder / "tables", folder / "tables")
-    return folder
+def results(compared, population, tmp_path_factory) -> Callable[[str], Path]:
+    """Tables from which a notebook can draw all its figures: those of every variant, with sweeps
+    and public requests; for the verdicts those of drawn recipes."""
+    folders = {}
+    for tables in (compared, population):
+        folders[tables.folder] = tmp_path_factory.mktemp("results")
+        shutil.copytree(tables.folder / "tables", folders[tables.folder] / "tables")
+    return lambda name: folders[(population if name == "07_verdicts" else compared).folder]
 
 
 def executed(name: str, results: Path, folder: Path, more: str = "pass") -> list:
@@ -121,6 +125,7 @@ def executed(name: str, results: Path, folder: Path, more: str = "pass") -> list
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_figure_notebook_runs_on_tables_alone(name, results, tmp_path):
+    results = results(name)
     check = "import sys\nassert 'torch' not in sys.modules"
     outputs = executed(name, results, tmp_path, check)
     drawn = {path.name for path in (results / "figures").iterdir()}
@@ -141,14 +146,14 @@ def test_figure_notebook_runs_on_tables_alone(name, results, tmp_path):
 
 def test_a_section_that_the_tables_cannot_fill_is_left_out(few, tmp_path):
     """What belongs to some presets only is told where it was measured, and not mentioned else."""
-    lacking = ("prefill", "judges", "identifier", "usage", "beside", "sensitivity")
+    lacking = ("prefill", "judges", "identifier", "usage", "beside", "snapshots", "hacks")
     absent = shutil.ignore_patterns(*(f"{name}.csv" for name in lacking))
     shutil.copytree(few.folder / "tables", tmp_path / "tables", ignore=absent)
     for name in ("04_harmlessness", "05_readability", "07_verdicts"):
         outputs = executed(name, tmp_path, tmp_path)
         told = [out.data["text/markdown"] for out in outputs if "text/markdown" in out.data]
         headed = [text.strip().splitlines()[0] for text in told if text.strip().startswith("#")]
-        assert headed == (["### Against the distance from the base"] if name[1] == "4" else [])
+        assert headed == (["### How right each reward is"] if name[1] == "4" else [])
         assert not any(re.search(r"\bnan\b", text) for text in told)
         if name == "07_verdicts":
             assert any(">descriptive<" in out.data.get("text/html", "") for out in outputs)
@@ -160,7 +165,7 @@ def test_misspelt_parameter_ends_at_once(results, tmp_path):
         papermill.execute_notebook(
             str(source),
             str(tmp_path / "executed.ipynb"),
-            parameters={"result": str(results)},
+            parameters={"result": str(results("05_readability"))},
             progress_bar=False,
         )
 
