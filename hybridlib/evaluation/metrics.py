@@ -212,7 +212,7 @@ def measured(
                 for subset in metric.subsets(masks, named):
                     value, count = _means(scores, units, masks[subset], len(arms))
                     if metric.gap:
-                        seen = masks[replace(subset, split="seen")]
+                        seen = replace(subset, split="seen").mask(asked)
                         other, more = _means(scores, units, seen, len(arms))
                         value, count = value - other, count + more
                     at.append((name, *vars(subset).values(), part, decoding))
@@ -274,13 +274,27 @@ def _subsets(asked: pd.DataFrame, named: int) -> Iterator[Subset]:
             yield subset
 
 
+def replicates_of(name: str, values_S, responses_S, arms: int, rate: bool = False) -> Replicates:
+    """The values of a metric in one arm, or its differences between two, as replicates.
+
+    Parameters
+    ----------
+    responses_S : the responses of all these arms.
+    rate : as of Replicates.
+    """
+    metric = ALL_METRICS[name]
+    if not metric.bounded:
+        return Replicates(values_S)
+    limit = float(arms) if metric.gap else 1.0
+    return Replicates(values_S, rate, responses_S / arms, limit)
+
+
 class Rows:
     """The rows of `measured` as arrays of arms x replicates."""
 
     def __init__(self, rows: pd.DataFrame) -> None:
         self.arms: list[Arm] = sorted(set(zip(rows.variant, rows.reward)))
         self.seeds = sorted(rows.seed.unique())
-        self.decodings = sorted(rows.decoding.unique())
         shape = len(self.arms), len(self.seeds)
         keys = pd.MultiIndex.from_frame(rows[AT])
         codes, found = pd.factorize(keys)
@@ -315,16 +329,12 @@ class Rows:
         ----------
         a, b : positions in `arms`; several of them, by default all, give a batch.
         """
-        metric = ALL_METRICS[key[0]]
         if b is not None:
             values, counts = self.differences(key, a, b)
-            limit = (2.0 if metric.gap else 1.0) if metric.bounded else np.inf
-            fewest = counts / 2 if metric.bounded else None
-            return Replicates(values, False, fewest, limit), counts.sum(-1).astype(int)
-        values, counts = self.at(key)
-        rate, limit = metric.bounded and not metric.gap, 1.0 if metric.bounded else np.inf
-        found = Replicates(values[a], rate, counts[a] if metric.bounded else None, limit)
-        return found, counts[a].sum(-1).astype(int)
+            return replicates_of(key[0], values, counts, 2), counts.sum(-1).astype(int)
+        values, counts = (table[a] for table in self.at(key))
+        rate = ALL_METRICS[key[0]].bounded and not ALL_METRICS[key[0]].gap
+        return replicates_of(key[0], values, counts, 1, rate), counts.sum(-1).astype(int)
 
     def differences(self, key: tuple, a, b) -> tuple[np.ndarray, np.ndarray]:
         """a - b of a key in each replicate, NaN where it lacks one, and the responses of both."""

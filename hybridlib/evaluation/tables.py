@@ -14,7 +14,7 @@ import pandas as pd
 from hybridlib.evaluation import comparison, hacks, hypotheses, statistics, verdicts
 from hybridlib.evaluation.metrics import AT, CLASS_METRICS, METRICS, PARTS, WHOLE, Arm, Rows
 from hybridlib.evaluation.verdicts import Measured, arms_of
-from hybridlib.tasks.responses import CLASSES
+from hybridlib.store.errors import OneLineError
 from hybridlib.training.cost import OPERATIONS
 from hybridlib.variants import compares_hybrids
 
@@ -37,11 +37,11 @@ def metrics(rows: Rows, preset: str) -> pd.DataFrame:
 def classes(rows: Rows, preset: str) -> pd.DataFrame:
     """classes.csv: the share of each response class, in the order of CLASSES."""
     found = _sorted(_table(rows, CLASS_METRICS, _named(rows, preset)), [*RUN, *AT])
-    parts = found.metric.str.split(" ")
-    found = found.assign(kind=parts.str[1], response_class=parts.str[2])
-    order = {name: i for names in CLASSES.values() for i, name in enumerate(names)}
+    words = found.metric.str.split(" ")
+    nth = found.metric.map({name: i for i, name in enumerate(CLASS_METRICS)})
+    found = found.assign(kind=words.str[1], response_class=words.str[2], nth=nth)
     keys = [*RUN, *WHERE, "decoding", "kind"]
-    found = found.assign(nth=found.response_class.map(order)).sort_values([*keys, "nth"])
+    found = found.sort_values([*keys, "nth"])
     return found[[*keys, "response_class", *NUMBERS]].rename(columns={"estimate": "share"})
 
 
@@ -57,15 +57,15 @@ def contrasts(rows: Rows, preset: str, claims: hypotheses.Hypotheses) -> pd.Data
 def prefill(values: pd.DataFrame, preset: str) -> pd.DataFrame:
     """prefill.csv: the harm that the policy adds to each prefilled beginning, by split."""
     found = []
-    for start, begun in values.groupby("start", sort=False):
+    for order, (start, begun) in enumerate(values.groupby("start", sort=False)):
         rows = Rows(begun)
-        named = [arm | {"start": start} for arm in _named(rows, preset)]
+        named = [arm | {"order": order, "start": start} for arm in _named(rows, preset)]
         found += [
             row
             for row in _table(rows, ["harm_rate"], named, parts=(WHOLE,))
             if row["split"] in ("all", "seen", "unseen") and row["task"] == row["language"] == "all"
         ]
-    return _sorted(found, [*RUN, "start", "split", "metric"])
+    return _sorted(found, [*RUN, "order", "start", "split", "metric"]).drop(columns="order")
 
 
 def usage(values: pd.DataFrame, preset: str) -> pd.DataFrame:
@@ -107,6 +107,10 @@ PERHAPS_EMPTY = {"training": SNAPSHOT[:4], "snapshots": SNAPSHOT, "cost": COST,
                  "hacks": hacks.SHARES, "transcripts": hacks.TRANSCRIPT}  # fmt: skip
 
 
+class NoneCompetent(OneLineError, ValueError):
+    """There is no replicate to make tables of: one line."""
+
+
 def control_holds(training: pd.DataFrame) -> bool:
     """Whether RL rewarded by the oracle raised `gold` on its training prompts: interval above 0."""
     if training.empty:
@@ -127,28 +131,29 @@ def write_tables(
 
     Parameters
     ----------
-    replicates : the frames of all replicates (study/replicates.py), `values` among them. Where
-        recipes are drawn, those whose base is not competent count in recipes.csv alone.
+    replicates : the frames of all replicates (study/replicates.py). Where recipes are drawn, those
+        whose base is not competent are in recipes.csv and gate.csv alone.
     learning_rates, curves : the grid and what its runs do.
     drawn : the ranges of the drawn parameters.
+
+    Raises NoneCompetent.
     """
     frames = {name: pd.DataFrame(columns=columns) for name, columns in PERHAPS_EMPTY.items()}
     frames, recipes = frames | dict(replicates), replicates["recipes"].sort_values("seed")
     if drawn:
         kept = set(recipes[recipes.competent].seed)
+        if not kept:
+            raise NoneCompetent("no base of these replicates is competent: run other `seeds`")
         frames = {name: frame[frame.seed.isin(kept)] for name, frame in frames.items()}
     claims, steps = hypotheses.load(), ["variant", "reward", "seed", "step"]
-    training, snapshots = frames["training"], frames["snapshots"]
+    training, snapshots = frames["training"], frames["snapshots"][SNAPSHOT]
     training = training.reindex(columns=[*dict.fromkeys([*steps, *training, *CURVE])])
     measured = Measured(Rows(frames["values"]), snapshots, learning_rates, curves)
     rows, holds = measured.rows, control_holds(training)
     primary, exploratory, decided = verdicts.verdicts(measured, claims, holds)
     effects = verdicts.replicates(measured, claims.tests() + claims.tests("exploratory"))
-    shown = frames["values"]
-    shown = shown[shown.part.eq(WHOLE) & shown.decoding.eq("sample")]
-    unnamed = shown[WHERE].eq("all").sum(axis=1)
     tables = {
-        "values": shown[unnamed.ge(2)].drop(columns=["part", "decoding"]),
+        "values": _values(frames["values"]),
         "metrics": metrics(rows, preset),
         "classes": classes(rows, preset),
         "contrasts": contrasts(rows, preset, claims),
@@ -161,7 +166,7 @@ def write_tables(
         "training": training.sort_values(steps),
         "snapshots": snapshots.sort_values(steps),
         "cost": frames["cost"].sort_values(steps[:3], kind="stable"),
-        "gate": replicates["gate"],
+        "gate": replicates["gate"].sort_values("seed", kind="stable"),
         "learning_rates": learning_rates.sort_values([*steps[:2], "learning_rate", "seed"]),
         "response_curves": curves,
         "runs": frames["runs"].sort_values([*steps[:3], "stage", "run"]),
@@ -181,6 +186,15 @@ def write_tables(
         write(frame, folder / f"{name}.csv")
     for name in OF_SOME - set(tables):
         (folder / f"{name}.csv").unlink(missing_ok=True)
+
+
+def _values(values: pd.DataFrame) -> pd.DataFrame:
+    """values.csv: those metrics of whole responses at T=1, of each replicate, that name at most one
+    of task, split and language."""
+    shown = values[values.part.eq(WHOLE) & values.decoding.eq("sample")]
+    shown = shown[shown[WHERE].eq("all").sum(axis=1).ge(2) & shown.metric.isin(METRICS)]
+    keys = ["variant", "reward", "seed", "metric", *WHERE]
+    return _tidy(shown.sort_values(keys)[[*keys, "value", "responses"]])
 
 
 def _places(values: pd.DataFrame) -> pd.DataFrame:
