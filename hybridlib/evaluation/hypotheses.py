@@ -4,8 +4,10 @@ import hashlib
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+#: A metric of a run's snapshots, not of its responses.
+REACHED = "log_flops_to_harm"
 FILE = Path(__file__).with_name("hypotheses.yaml")
 
 
@@ -22,11 +24,15 @@ class Half(_Part):
     task: str = "all"
     split: str = "all"
     language: str = "all"
-    part: str = "whole"
-    decoding: str = "sample"
     margin: float
-    level: float = 0.2  # the harm rate that is to be reached, of log_flops_to_harm
+    level: float | None = None  # the harm rate that is to be reached, of REACHED alone
     asks: str = ""
+
+    @model_validator(mode="after")
+    def _level_to_reach(self) -> "Half":
+        if (self.metric == REACHED) != (self.level is not None):
+            raise ValueError(f"{REACHED} needs a level, and no other metric has one")
+        return self
 
     @property
     def variants(self) -> tuple[str, ...]:

@@ -89,8 +89,8 @@ class Replicates:
         nearest = min(abs(self.estimate - margin), abs(self.estimate + margin))
         if margin < 0:  # not worse by more than this: one limit
             nearest = abs(self.estimate - margin)
-        if not self.error > 0:
-            return 0.0 if nearest else 1.0
+        if not self.error > 0:  # NaN for one replicate, of which there is no interval
+            return float(not nearest or np.isnan(self.error))
         return float(2 * special.stdtr(self.replicates - 1, -nearest / self.error))
 
     def _t(self, level):

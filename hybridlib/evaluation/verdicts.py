@@ -1,19 +1,19 @@
 """What the claims come to: the effect of each test in each replicate, its interval, its verdict,
 whether it hangs on a learning rate, and what of the recipe it depends on.
 
-Tables of a Study come in, tables go out.
+Tables of a study come in, tables go out.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 import pandas as pd
 
 from hybridlib.evaluation import statistics
-from hybridlib.evaluation.hypotheses import Half, Hypotheses
-from hybridlib.evaluation.metrics import Arm, Rows, arm_under
+from hybridlib.evaluation.hypotheses import REACHED, Half, Hypotheses
+from hybridlib.evaluation.metrics import WHOLE, Arm, Rows, arm_under, replicates_of
 from hybridlib.evaluation.statistics import Replicates
 from hybridlib.variants import VARIANTS
 
@@ -21,8 +21,6 @@ from hybridlib.variants import VARIANTS
 EFFECT = ["claim", "metric", "contrast", "task", "split", "language", "reward"]
 TEST = [*EFFECT, "estimate", "low", "high", "predicted_low", "predicted_high", "margin",
         "replicates", "share_on_side", "verdict", "fragile", "asks"]  # fmt: skip
-#: A metric of a run's snapshots, not of its responses.
-REACHED = "log_flops_to_harm"
 RL = {name for name, variant in VARIANTS.items() if variant.method == "rl"}
 
 Test = tuple[str, Half, str]  # (claim, half, reward)
@@ -33,11 +31,9 @@ class Measured:
     """What effects are computed from."""
 
     rows: Rows
-    #: variant, reward, seed, step, flops, harm of each snapshot
-    snapshots: pd.DataFrame = field(default_factory=pd.DataFrame)
-    #: learning_rates.csv and response_curves.csv
-    rates: pd.DataFrame = field(default_factory=pd.DataFrame)
-    curves: pd.DataFrame = field(default_factory=pd.DataFrame)
+    snapshots: pd.DataFrame  # snapshots.csv
+    rates: pd.DataFrame  # learning_rates.csv
+    curves: pd.DataFrame  # response_curves.csv
 
 
 def arms_of(half: Half, reward: str, arms: Collection[Arm]) -> tuple[Arm, ...]:
@@ -56,7 +52,7 @@ def effect(measured: Measured, half: Half, reward: str) -> pd.DataFrame:
     if half.metric == REACHED:
         return _cost_of_safety(measured, pair, half.level)
     positions = [rows.arms.index(arm) for arm in pair]
-    key = (half.metric, half.task, half.split, half.language, half.part, half.decoding)
+    key = (half.metric, half.task, half.split, half.language, WHOLE, "sample")
     if len(pair) == 2:
         values, counts = rows.differences(key, *positions)
     else:
@@ -81,8 +77,11 @@ def flops_to(level: float, flops: Sequence[float], harm: Sequence[float]) -> tup
 
 
 def _cost_of_safety(measured: Measured, pair: tuple[Arm, ...], level: float) -> pd.DataFrame:
-    """log(FLOPs of a / FLOPs of b) to the harm level. Where one of them never gets there, its FLOPs
-    are too few, so that the effect is too small; where neither does, there is none."""
+    """log(FLOPs of a / FLOPs of b) to the harm level.
+
+    A run that never gets there has too few: the effect is too small where a fails, too large where
+    b does. Where neither gets there, or the base is there already, there is none.
+    """
     rows, found = measured.rows, {}
     start, _ = rows.at(("harm_rate", "all", "all", "all", "whole", "sample"))
     base = rows.arms.index(("base", "none")) if ("base", "none") in rows.arms else None
@@ -106,13 +105,13 @@ def _cost_of_safety(measured: Measured, pair: tuple[Arm, ...], level: float) -> 
 
 def replicates(measured: Measured, tests: list[Test]) -> pd.DataFrame:
     """replicates.csv: the effect of each test in each replicate; without tests whose arms were not
-    run."""
-    found = []
+    run. Two tests of one effect, against other margins, have it once."""
+    found = {}
     for claim, half, reward in tests:
         at = _named(claim, half, reward)
-        found.append(effect(measured, half, reward).reset_index().assign(**at))
+        found[tuple(at.values())] = effect(measured, half, reward).reset_index().assign(**at)
     columns = [*EFFECT, "seed", "estimate", "responses"]
-    return pd.concat(found, ignore_index=True)[columns] if found else pd.DataFrame(columns=columns)
+    return pd.concat(found.values(), ignore_index=True)[columns]
 
 
 def _named(claim: str, half: Half, reward: str) -> dict:
@@ -162,8 +161,11 @@ def _tests(measured: Measured, tests: list[Test]) -> pd.DataFrame:
         values = effect(measured, half, reward)
         if values.empty:
             continue
-        responses = None if values.responses.isna().any() else values.responses
-        tested.append(Replicates(values.estimate, responses_S=responses))
+        if half.metric == REACHED:
+            tested.append(Replicates(values.estimate))
+        else:
+            of = values.estimate, values.responses, len(half.variants)
+            tested.append(replicates_of(half.metric, *of))
         halves.append((half, reward))
         low, high = tested[-1].predicted()
         found.append(
@@ -185,26 +187,22 @@ def fragile(measured: Measured, half: Half, reward: str, verdict: str) -> bool |
     """Whether the effect leaves the side of its verdict at another learning rate that is as good.
 
     In the development replicates: at every pair of rates of the plateaus of its arms. None where
-    these say nothing: no response curve, or a verdict that names no side.
+    these say nothing: no response curve, which are of both languages, or a verdict without a side.
     """
     sides = {
         "supported": lambda x: x > half.margin,
         "reversed": lambda x: x < -abs(half.margin),
         "negligible": lambda x: abs(x) < abs(half.margin),
     }
-    if verdict not in sides or measured.curves.empty or half.metric == REACHED:
+    if verdict not in sides or half.metric == REACHED or half.language != "all":
         return None
-    by_rate = []
-    for arm in arms_of(half, reward, measured.rows.arms):
-        found = _at_rates(measured, arm, half)
-        if not found:
-            return None
-        by_rate.append(found)
-    for values in product(*by_rate):
-        difference = values[0] - values[1] if len(values) == 2 else values[0]
-        if not sides[verdict](difference.mean()):
-            return True
-    return False
+    arms = arms_of(half, reward, measured.rows.arms)
+    effects = [
+        (values[0] - values[1] if len(values) == 2 else values[0]).mean()
+        for values in product(*(_at_rates(measured, arm, half) for arm in arms))
+    ]
+    said = [sides[verdict](effect) for effect in effects if not np.isnan(effect)]
+    return not all(said) if said else None
 
 
 def _at_rates(measured: Measured, arm: Arm, half: Half) -> list[pd.Series]:
@@ -216,8 +214,6 @@ def _at_rates(measured: Measured, arm: Arm, half: Half) -> list[pd.Series]:
     of = rates.variant.eq(arm[0]) & rates.reward.eq(arm[1]) & rates.plateau.astype(bool)
     if arm[0] != "base":
         there = there[there.learning_rate.isin(rates[of].learning_rate)]
-    if half.language != "all" or half.part != "whole" or half.decoding != "sample":
-        return []
     parts = there.groupby("learning_rate", dropna=False)
     return [rows.set_index("seed").value for _, rows in parts]
 

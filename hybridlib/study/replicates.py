@@ -1,28 +1,31 @@
 """A replicate in compact form: all that tables are made of, in one small file.
 
 replicates/<seed>.zip holds a parquet file a frame, and replicate.json: the configuration, the
-learning rates, the versions of the stages, the keys of the runs and the machine. Replicates of
-several machines are put together by `merge`; the study takes those for done.
+learning rates, the versions of the stages, the keys of the runs and on what they were computed.
+Replicates of several machines are put together by `merge`; the study takes those for done.
 """
 
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel
 
 from hybridlib.config import RunConfig, StudyConfig
 from hybridlib.evaluation import hacks
+from hybridlib.evaluation.comparison import WEIGHED
 from hybridlib.evaluation.metrics import measured, places
 from hybridlib.evaluation.tables import ASKED_FOR, COST
 from hybridlib.store import replace
-from hybridlib.store.environment import environment
 from hybridlib.store.errors import OneLineError
 from hybridlib.store.lock import only_here
 from hybridlib.store.paths import committed, local
+from hybridlib.store.run_store import read_manifest
 from hybridlib.study import keys, stages
 from hybridlib.training.cost import OPERATIONS
 from hybridlib.variants import arm_name, chain
@@ -32,12 +35,16 @@ Unit = tuple[str, str, int]  # (variant, reward, seed)
 ARM = ["variant", "reward", "seed"]
 #: Responses asked for in another way: what names the way, and what is measured in each.
 BESIDES = {"prefill": ("start", ("harm_rate",)), "usage": ("form", ASKED_FOR)}
-#: Parameters that two replicates need not have in common.
-OWN = {"preset", "fresh_bases", *StudyConfig.model_fields} - {"variants", "rewards"}
+#: Parameters that two replicates need not have in common; the rates that are used are compared.
+OWN = {"preset", "fresh_bases", "learning_rates"} | set(StudyConfig.model_fields)
+OWN -= {"variants", "rewards"}
 #: Of responses to public requests no word is kept, only how they were judged.
 JUDGED = ["variant", "reward", "seed", "no_answer", "judged_refusal"]
 META = "replicate.json"
 VERSION = 1  # of the frames; raised by hand
+#: What reading the file of a replicate may raise, where it is none or is damaged.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile,
+              zlib.error)  # fmt: skip
 WORDS = {"configuration": "", "learning_rates": "the learning rate of ",
          "stages": "the version of stage "}  # fmt: skip
 
@@ -69,9 +76,9 @@ def gathered(config: RunConfig, seed: int) -> Frames:
         "transcripts": hacks.transcripts(responses),
         "places": places(responses),
     }
-    at_budget = _read(runs, "at_budget.parquet")
-    if len(at_budget):
-        found["at_budget"] = measured(at_budget).assign(flops=config.train.flops_budget)
+    if len(at_budget := _read(runs, "at_budget.parquet")):
+        values = measured(at_budget, 1, {metric for metric, *_ in WEIGHED})
+        found["at_budget"] = values.assign(flops=config.train.flops_budget)
     for stage, make in stages.measurements(config).items():
         if stage in BESIDES:
             asked = _read({unit: make(config, *unit) for unit in units}, "responses.parquet")
@@ -80,13 +87,13 @@ def gathered(config: RunConfig, seed: int) -> Frames:
                 measured(rows, 1, metrics).assign(**{by: way})
                 for way, rows in asked.groupby(by, sort=False)
             )
-    return {name: frame.reset_index(drop=True) for name, frame in found.items() if len(frame)}
+    return {name: f.reset_index(drop=True) for name, f in found.items() if len(f)}
 
 
-def costs(config: RunConfig, measured: Iterable[Unit]) -> pd.DataFrame:
+def costs(config: RunConfig, units: Iterable[Unit]) -> pd.DataFrame:
     """What each of these units took, phase by phase from the base; flops are counted."""
     rows = []
-    for variant, reward, seed in measured:
+    for variant, reward, seed in units:
         for phase in chain(variant, reward):
             spec = keys.train(config, *phase, seed)
             cost = json.loads((stages.folder_of(spec) / "cost.json").read_text(encoding="utf-8"))
@@ -117,29 +124,44 @@ def _read(runs: Mapping[Unit, Path], name: str) -> pd.DataFrame:
 # --- as files -----------------------------------------------------------------------------------
 
 
-def described(config: RunConfig) -> dict[str, Any]:
-    """What two replicates must have in common to be put together."""
+class _Meta(BaseModel):
+    """replicate.json."""
+
+    seed: int
+    configuration: dict[str, Any]
+    learning_rates: dict[str, Any]
+    stages: dict[str, Any]
+    runs: dict[str, str]
+    environments: list[dict[str, str]]
+
+
+def described(config: RunConfig) -> dict[str, dict[str, Any]]:
+    """What two replicates must have in common to be put together, as JSON reads it."""
     flat = {name: value for name, value in config.flat().items() if name not in OWN}
     trained = {phase for arm in config.arms for phase in chain(*arm)}
     rates = {arm_name(*phase): config.learning_rate(*phase) for phase in sorted(trained)}
     if any(reward == "model" for _, reward in trained):
         rates["reward_model"] = config.learning_rate("reward_model")
     versions = keys.VERSIONS | {"replicate": VERSION}
-    return {"configuration": flat, "learning_rates": rates, "stages": versions}
+    found = {"configuration": flat, "learning_rates": rates, "stages": versions}
+    return json.loads(json.dumps(found))
 
 
 def write(config: RunConfig, seed: int, path: Path) -> None:
     """Write the file of a replicate, if the one there is not of the same runs. Its bytes depend on
-    the frames and on the machine alone."""
+    the run store alone."""
     runs = {arm_name(*arm): stages.stage_key(config, "evaluate", *arm, seed) for arm in config.arms}
-    meta = json.loads(json.dumps(described(config) | {"seed": seed, "runs": runs}))
-    if path.exists() and meta.items() <= _meta(path).items():
+    told = described(config) | {"seed": seed, "runs": runs}
+    if (there := _meta(path)) and told.items() <= there.model_dump().items():
         return
-    meta |= {"environment": environment()}
-    content, text = io.BytesIO(), json.dumps(meta, indent=1, sort_keys=True) + "\n"
-    with zipfile.ZipFile(content, "w") as file:
-        file.writestr(zipfile.ZipInfo(META), text)
-        for name, frame in sorted(gathered(config, seed).items()):
+    frames, machines = gathered(config, seed), []
+    for arm in config.arms:
+        machine = read_manifest(stages.evaluate(config, *arm, seed))["environment"]
+        machines += [] if machine in machines else [machine]
+    meta, content = _Meta(**told, environments=machines), io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:  # the files in it have no time
+        file.writestr(zipfile.ZipInfo(META), meta.model_dump_json(indent=1) + "\n")
+        for name, frame in sorted(frames.items()):
             made = io.BytesIO()
             frame.to_parquet(made, index=False)
             file.writestr(zipfile.ZipInfo(f"{name}.parquet"), made.getvalue())
@@ -153,37 +175,35 @@ def read(paths: Iterable[Path]) -> Frames:
     for path in paths:
         try:
             with zipfile.ZipFile(path) as file:
-                names = [name for name in file.namelist() if name != META]
-                for name in names:
+                for name in sorted(set(file.namelist()) - {META}):
                     frame = pd.read_parquet(io.BytesIO(file.read(name)))
                     found.setdefault(name.removesuffix(".parquet"), []).append(frame)
-        except (OSError, ValueError, zipfile.BadZipFile, zipfile.zlib.error) as error:
+        except UNREADABLE as error:
             raise ReplicateError(f"{path}: not the file of a replicate ({error})") from None
     return {name: pd.concat(frames, ignore_index=True) for name, frames in found.items()}
 
 
-def _meta(path: Path) -> dict[str, Any]:
-    """replicate.json of a file; {} if it cannot be read."""
+def _meta(path: Path) -> _Meta | None:
+    """replicate.json of a file that is whole; None if it is not one of a replicate."""
     try:
         with zipfile.ZipFile(path) as file:
             if file.testzip() is None:
-                return json.loads(file.read(META))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zipfile.zlib.error):
+                return _Meta.model_validate_json(file.read(META))
+    except UNREADABLE:
         pass
-    return {}
+    return None
 
 
 def differences(config: RunConfig, path: Path) -> list[str]:
     """What keeps the replicate of a file from being one of this study, in words."""
-    meta = _meta(path)
-    if not meta:
+    if not (meta := _meta(path)):
         return ["it is not the file of a replicate"]
     found = []
     for part, ours in described(config).items():
-        ours, theirs = json.loads(json.dumps(ours)), meta.get(part, {})
+        theirs = getattr(meta, part)
         for name in sorted(ours.keys() | theirs.keys()):
-            if ours.get(name) != theirs.get(name):
-                there, here = theirs.get(name, "not there"), ours.get(name, "not there")
+            there, here = (of.get(name, "not there") for of in (theirs, ours))
+            if there != here:
                 found.append(f"{WORDS[part]}{name} is {there}, and {here} here")
     return found
 
@@ -219,7 +239,7 @@ def merge(config: RunConfig, places: Iterable[Path]) -> list[int]:
             if why := differences(config, path):
                 more = f" ({len(why)} things differ)" if len(why) > 1 else ""
                 raise ReplicateError(f"{path}: {why[0]}{more}")
-            seed, content = _meta(path)["seed"], path.read_bytes()
+            seed, content = _meta(path).seed, path.read_bytes()
             if found.setdefault(seed, content) != content:
                 raise ReplicateError(f"{path}: replicate {seed} comes twice, with other content")
     with only_here(local(config.preset)):

@@ -396,7 +396,7 @@ def test_few_replicates_and_variants_are_described_and_the_rest_left_out(few):
 def test_a_base_alone_has_no_contrasts(tmp_path):
     """As `gathered` gives it: what is of training has no rows, or no frame."""
     frames = synthetic.frames(1, (("base", "none"),))
-    for name in ("training", "snapshots", "reward_models"):
+    for name in ("training", "snapshots", "cost", "reward_models", "transcripts"):
         del frames[name]
     write(tmp_path, frames)
     assert len(read(tmp_path, "metrics")) > 100
