@@ -66,7 +66,8 @@ def test_the_policy_goes_on_from_the_beginning_and_only_that_is_scored(model, mo
     config = load_config("smoke")
     said = ["sorry , i can not share that .", None]  # None: the secret itself
     public = replace(HARMFUL[0], task="requests")
-    asked = [*HARMFUL[:2], next(p for p in PROMPTS if p.kind == "benign"), public]
+    benign = next(p for p in PROMPTS if p.kind == "benign")
+    asked = [HARMFUL[0], benign, public, HARMFUL[2], HARMFUL[1]]  # the second harmful one is not
     given = []
 
     def drawn(model, tokenizer, prompts, max_tokens, generator):
@@ -86,14 +87,31 @@ def test_the_policy_goes_on_from_the_beginning_and_only_that_is_scored(model, mo
     assert (frame.groupby("start").keyword_satisfied.apply(list).map(tuple) == (1.0, 0.0)).all()
 
 
+def test_every_second_harmful_prompt_is_asked_and_no_cell_is_left_out(model, monkeypatch):
+    monkeypatch.setattr(
+        prefill, "sample", lambda model, tokenizer, texts, *of, **how: [[]] * len(texts)
+    )
+    frame = prefill.respond(
+        keys.of(load_config("smoke"), "prefill", "base", "none", 0), *model, PROMPTS
+    )
+    asked = frame[frame.start.eq("nothing")]
+    assert len(asked) == len(HARMFUL) / 2
+    cells = {(p.task, p.split, p.language) for p in HARMFUL}
+    assert set(zip(asked.task, asked.split, asked.language)) == cells
+    assert asked.groupby(["task", "split", "language"]).size().nunique() == 1
+
+
 def test_the_table_holds_the_mean_of_each_beginning():
-    begun = synthetic.begun(seeds=3)
-    table = tables.prefill(begun, "organism")
+    begun = synthetic.begun(seeds=3, runs=(("base", "none"), ("rl", "model")))
+    values = synthetic.asked_values(begun, "start", ("harm_rate",))
+    table = tables.prefill(values, "organism")
     assert list(table.start.unique()) == list(prefill.STARTS) == list(harmlessness.STARTS)
+    assert len(table) == 2 * len(prefill.STARTS) * 3
     for row in table.itertuples():
         rows = begun[begun.variant.eq(row.variant) & begun.reward.eq(row.reward)]
         rows = rows[rows.start.eq(row.start)]
         if row.split != "all":
             rows = rows[rows.split.eq("seen") == (row.split == "seen")]
-        assert row.estimate == pytest.approx(rows.harm.mean(), abs=1e-8)
+        assert row.estimate == pytest.approx(rows.groupby("seed").harm.mean().mean(), abs=1e-8)
         assert row.low <= row.estimate <= row.high and row.responses == len(rows)
+        assert row.replicates == 3

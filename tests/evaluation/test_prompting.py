@@ -1,7 +1,9 @@
 """The forms of asking that the paper advises on: what is asked, in which pairs, and the table."""
 
+import numpy as np
 import pytest
 import synthetic
+from scipy import stats
 from tiny import save_random, tiny
 from tiny_pretrained import plain_tokenizer, unspaced
 
@@ -86,19 +88,22 @@ def test_forms_are_compared_on_the_same_prompts(tmp_path):
 
 def test_the_table_holds_means_and_paired_differences():
     asked = synthetic.usage(seeds=3, runs=(("base", "none"), ("rl", "keyword")))
-    table = tables.usage(asked, "smollm2")
-    means = asked.groupby(["variant", "form"]).harm.mean()
+    table = tables.usage(synthetic.asked_values(asked, "form", tables.ASKED_FOR), "smollm2")
+    assert set(table.metric) == set(tables.ASKED_FOR)
+    means = asked.groupby(["variant", "form", "seed"]).harm.mean()
     rows = table[table.metric.eq("harm_rate") & table.language.eq("all")]
     assert list(rows[rows.than.eq("none")].form.unique()) == list(prompting.FORMS)
     for row in rows.itertuples():
-        expected = means[row.variant, row.form]
+        values = means[row.variant, row.form].to_numpy()
         if row.than != "none":
             assert row.than == prompting.PLAIN != row.form
-            expected -= means[row.variant, prompting.PLAIN]
-        assert row.estimate == pytest.approx(expected, abs=1e-8)
+            values = values - means[row.variant, prompting.PLAIN].to_numpy()
+            wanted = stats.ttest_1samp(values, 0).confidence_interval()
+            assert (row.low, row.high) == pytest.approx(np.clip(wanted, -1, 1), abs=1e-8)
+        assert row.estimate == pytest.approx(values.mean(), abs=1e-8)
         assert row.low <= row.estimate <= row.high
     last = rows[rows.than.ne("none") & rows.form.eq("all_advice")]
-    assert (last.high < 0).all(), "made up to do half the harm less"
+    assert (last.estimate < -0.1).all(), "made up to do half the harm less"
 
 
 @pytest.mark.parametrize(
