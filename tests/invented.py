@@ -25,13 +25,8 @@ OF_ROLLOUTS = ["proxy", "gold", "keyword_satisfied", "harm", "off_language_en", 
                "base_nll"]  # fmt: skip
 
 
-def write_tables(
-    config: RunConfig, folder: Path, store: Path, change: Callable = lambda frame: frame
-) -> None:
-    """The real `collect.write_tables` on invented stages, made in `store` where they are not there.
-
-    `change` is done to all responses that it reads. What judges err is invented, too.
-    """
+def stages_in(store: Path) -> Callable:
+    """`stages.folder_of` of invented stages, made in `store` where they are not there."""
 
     def folder_of(spec) -> Path:
         found = store / spec.NAME / spec.key
@@ -41,9 +36,20 @@ def write_tables(
             rng = np.random.default_rng(int(spec.key, 16))
             for name, frame in WRITERS[type(spec)](spec, part, rng).items():
                 frame.to_parquet(part / f"{name}.parquet", index=False)
+            (part / "manifest.json").write_text(json.dumps({"environment": {"threads": "1"}}))
             part.rename(found)
         return found
 
+    return folder_of
+
+
+def write_tables(
+    config: RunConfig, folder: Path, store: Path, change: Callable = lambda frame: frame
+) -> None:
+    """The real `collect.write_tables` on invented stages in `store`.
+
+    `change` is done to all responses that it reads. What judges err is invented, too.
+    """
     read = replicates._read
 
     def changed(runs: dict, name: str) -> pd.DataFrame:
@@ -51,7 +57,7 @@ def write_tables(
         return change(frame) if "response_class" in frame else frame
 
     with (
-        mock.patch.object(stages, "folder_of", folder_of),
+        mock.patch.object(stages, "folder_of", stages_in(store)),
         mock.patch.object(replicates, "_read", changed),
         mock.patch.object(collect.requests, "sources", lambda names: pd.DataFrame({"set": names})),
         mock.patch.object(collect.agreement, "of_judges", lambda names, said: synthetic.judges()),
