@@ -133,6 +133,7 @@ class _Meta(BaseModel):
     stages: dict[str, Any]
     runs: dict[str, str]
     environments: list[dict[str, str]]
+    frames: list[str]
 
 
 def described(config: RunConfig) -> dict[str, dict[str, Any]]:
@@ -158,7 +159,8 @@ def write(config: RunConfig, seed: int, path: Path) -> None:
     for arm in config.arms:
         machine = read_manifest(stages.evaluate(config, *arm, seed))["environment"]
         machines += [] if machine in machines else [machine]
-    meta, content = _Meta(**told, environments=machines), io.BytesIO()
+    meta = _Meta(**told, environments=machines, frames=sorted(frames))
+    content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as file:  # the files in it have no time
         file.writestr(zipfile.ZipInfo(META), meta.model_dump_json(indent=1) + "\n")
         for name, frame in sorted(frames.items()):
@@ -187,8 +189,10 @@ def _meta(path: Path) -> _Meta | None:
     """replicate.json of a file that is whole; None if it is not one of a replicate."""
     try:
         with zipfile.ZipFile(path) as file:
-            if file.testzip() is None:
-                return _Meta.model_validate_json(file.read(META))
+            meta = _Meta.model_validate_json(file.read(META))
+            names = {META, *(f"{name}.parquet" for name in meta.frames)}
+            if file.testzip() is None and names == set(file.namelist()):
+                return meta
     except UNREADABLE:
         pass
     return None

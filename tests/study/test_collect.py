@@ -1,15 +1,88 @@
-"""Manifests of committed results."""
+"""What a study writes: its tables, and the manifests of committed results."""
 
 import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from invented import stages_in, write_tables
+from tiny import tiny
 
+from hybridlib import config as configuration
 from hybridlib.evaluation import hypotheses
 from hybridlib.figures.results import ResultsError
-from hybridlib.study import collect, keys
+from hybridlib.store import paths
+from hybridlib.store.paths import local
+from hybridlib.study import collect, keys, stages
+
+RATES = dict.fromkeys(("sft", "rl/keyword", "gated/keyword"), 1e-3)
+
+
+def study(**values):
+    usual = {"variants": "base, sft", "rewards": "keyword", "learning_rates": RATES}
+    return tiny(**usual | values)
+
+
+def test_which_tables_there_are_follows_the_study(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PROJECT", tmp_path)
+
+    def written(**values) -> set[str]:
+        write_tables(study(**values), tmp_path / "tables", tmp_path / "store")
+        return {path.stem for path in (tmp_path / "tables").glob("*")}
+
+    usual = written()
+    assert "prefill" in usual and not usual & {"hybrids", "at_budget", "usage", "reward_models"}
+    compared = written(variants="base, sft, gated", flops_budget=1e9)
+    assert compared - usual == {"hybrids", "at_budget"}
+    assert usual - written(thought=False) == {"prefill"}, "no response has a thought to begin"
+    assert written() == usual, "what another study left is gone"
+
+
+def test_the_files_of_replicates_lie_beside_the_tables_and_no_other_ones(tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "PROJECT", tmp_path)
+    monkeypatch.setattr(stages, "folder_of", stages_in(tmp_path / "store"))
+    for seeds in ([0, 2], [2, 1]):
+        config = study(seeds=seeds)
+        collect.write_tables(config, local(config.preset) / "tables")
+        there = {path.name for path in (local(config.preset) / "replicates").iterdir()}
+        assert there == {f"{seed}.zip" for seed in seeds}
+        recipes = pd.read_csv(local(config.preset) / "tables" / "recipes.csv")
+        assert list(recipes.seed) == sorted(seeds) and recipes.competent.all()
+
+
+def test_warnings_of_logs_are_said(tmp_path, monkeypatch, capsys):
+    folder_of = stages_in(tmp_path / "store")
+    config = study(seeds=[4])
+    log = [{"name": "entropy", "step": 2, "says": "it says the same to everything"}]
+    trained = folder_of(keys.train(config, "sft", "none", 4))
+    (trained / "warnings.json").write_text(json.dumps(log))
+    write_tables(config, tmp_path / "tables", tmp_path / "store")
+    said = capsys.readouterr().out
+    assert said == "sft seed 4: warning entropy: it says the same to everything\n"
+
+
+def test_the_grid_is_that_of_what_the_study_trains(tmp_path, monkeypatch):
+    arms = [("base", "none"), ("sft", "none"), ("rl", "keyword"), ("rl", "model"),
+            ("gated", "keyword"), ("reward_model", "none")]  # fmt: skip
+    frame = pd.DataFrame(arms, columns=["variant", "reward"]).assign(learning_rate=1e-3)
+    frame.to_csv(tmp_path / "rates.csv", index=False)
+
+    def kept(config) -> set[str]:
+        found = collect._grid(config, tmp_path / "rates.csv")
+        return set(found.variant + "/" + found.reward)
+
+    assert kept(study()) == {"base/none", "sft/none"}
+    assert kept(study(variants="rl")) == {"base/none", "rl/keyword"}
+    both = study(variants="rl, gated", rewards="keyword, model")
+    assert kept(both) == {"base/none", "rl/keyword", "rl/model", "gated/keyword",
+                          "reward_model/none"}  # fmt: skip
+    real = configuration.load_config("smollm2")
+    assert not kept(real), "the grid was run on the organism"
+
+
+# --- manifests ----------------------------------------------------------------------------------
 
 WHOLE = {
     "code": {"stages": dict(keys.VERSIONS), "commit": "c0ffee"},

@@ -271,6 +271,10 @@ def of_no_seed(path: Path) -> None:
     rewritten(path, lambda told: told.pop("seed"))
 
 
+def without_a_frame(path: Path) -> None:
+    rewritten(path, lambda told: told["frames"].remove("values"))
+
+
 def twice(path: Path) -> None:
     shutil.copyfile(path, path.with_name("again.zip"))
     rewritten(path, lambda told: told["environments"].append({}))
@@ -293,6 +297,7 @@ def without_meta(path: Path) -> None:
         (without_meta, "not the file of a replicate"),
         (cut, "not the file of a replicate"),
         (of_no_seed, "not the file of a replicate"),
+        (without_a_frame, "not the file of a replicate"),
         (of_another_rate, "the learning rate of sft is 0.1, and 0.001 here"),
         (of_other_steps, "steps is 9, and 3 here"),
         (of_another_version, "the version of stage evaluate is 1, and"),
