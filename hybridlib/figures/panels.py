@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from hybridlib.evaluation.hypotheses import Half
+from hybridlib.evaluation import hypotheses
 from hybridlib.figures import prose
 from hybridlib.figures import results as lookup
 from hybridlib.figures.prose import REWARDS
@@ -20,7 +20,8 @@ from hybridlib.figures.style import bar_of, label_of, line_of, looks, marker_of,
 GREY = {"color": "0.55", "linewidth": 1.6, "linestyle": ":"}  # rl, where it is the reference
 SHORT_NUMBERS = FuncFormatter(lambda value, _: prose.short(value))
 PARENTS = {"rl": "-", "sft": "--"}
-LEVEL = Half.model_fields["level"].default  # of harm, that is to be reached
+#: The harm rate that is to be reached.
+LEVEL = next(half.level for _, half, _ in hypotheses.load().tests() if half.level)
 BOUNDS = {"proxy": (None, None), "entropy": (0, None)}  # of training columns that are no shares
 
 
