@@ -21,7 +21,7 @@ TINY = {
     "base_batch": 4,
     "demonstrations": 24,
     "steps": 3,
-    "prompts_per_step": 4,
+    "prompts_per_step": 6,
     "group_size": 4,
     "max_completion": 12,
     "sft_steps": 3,
@@ -57,7 +57,7 @@ def handed(spec: Training, **values) -> Training:
 def save_random(folder: Path, config: RunConfig, scale: float = 5.0) -> Path:
     """A base of random weights, spread enough that its next word is not uniform."""
     tokenizer = loading.organism_tokenizer()
-    model = pretrain.organism(keys.base(config).given, tokenizer)
+    model = pretrain.organism(keys.base(config, 0).given, tokenizer)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:

@@ -201,7 +201,7 @@ def curves(
             # What the policy drew from the first word on: no hint, no demonstration.
             if not (record.get("forced") or record.get("demonstration"))
         ]
-        asked = {prompt.id: prompt for prompt in data.rl_prompts(spec)}
+        asked = {prompt.id: prompt for prompt in data.asked(spec)}
         pairs = [(asked[record["prompt"]].row(), record) for record in rollouts]
         found = pd.DataFrame([_rollout(*pair, spec.base.thought) for pair in pairs])
         said = [{"prompt": row["text"], "completion": r["response"]} for row, r in pairs]

@@ -1,6 +1,7 @@
 """What is demonstrated, and what is asked in training."""
 
 import random
+from itertools import cycle, islice
 
 from hybridlib.tasks import datasets
 from hybridlib.tasks.prompts import Prompt, as_demonstrated
@@ -54,6 +55,18 @@ def rl_prompts(spec: Training | Labels) -> list[Prompt]:
 def steps_of(spec: Training) -> range:
     """The steps of RL that a variant takes: all of them, or those of its part of a chain."""
     return range(*(round(spec.given.steps * share) for share in spec.variant.part))
+
+
+def asked(spec: Training) -> list[Prompt]:
+    """The prompts that a run of RL asks: those of its steps, or what is demonstrated of them, again
+    and again."""
+    steps, size = steps_of(spec), spec.given.prompts_per_step
+    prompts = rl_prompts(spec)[steps.start * size : steps.stop * size]
+    if not spec.variant.demonstrated_only:
+        return prompts
+    shown = {row["prompt"] for row in demonstrations(spec)}
+    those = (prompt for prompt in map(as_demonstrated, prompts) if prompt.text in shown)
+    return list(islice(cycle(those), len(prompts)))
 
 
 def in_view(prompt: list[int], demonstration: list[int]) -> list[int]:

@@ -8,7 +8,6 @@ TRL's. A row is made once, where it is sampled and rewarded, and travels in TRL'
 
 import os
 from collections.abc import Sequence
-from itertools import cycle, islice
 from pathlib import Path
 
 os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # rollout_func is marked experimental
@@ -133,13 +132,7 @@ def rl(
     torch.manual_seed(spec.seed)
     given, variant = spec.given, spec.variant
     policy, tokenizer = loading.policy(base, start, given.lora_rank), loading.load_tokenizer(base)
-    part = data.steps_of(spec)
-    asked = data.rl_prompts(spec)
-    asked = asked[part.start * given.prompts_per_step : part.stop * given.prompts_per_step]
-    demonstrations = _demonstrations(spec, tokenizer)
-    if variant.demonstrated_only:
-        first = asked[: len(demonstrations.documents)]
-        asked = list(islice(cycle(first), len(asked)))
+    asked, demonstrations = data.asked(spec), _demonstrations(spec, tokenizer)
     inference, prompts = InferenceCopy(policy), {prompt.text: prompt for prompt in asked}
     record = folder / "rollouts.jsonl"
     teacher = None if variant.rewarded else loading.load_base(base).requires_grad_(False).eval()
@@ -152,7 +145,7 @@ def rl(
         rollout_func=Rollouts(
             spec, tokenizer, inference, prompts, demonstrations, harmlessness, record
         ),
-        args=grpo_config(spec, folder, len(part), loading.is_bf16(policy)),
+        args=grpo_config(spec, folder, len(data.steps_of(spec)), loading.is_bf16(policy)),
         train_dataset=Dataset.from_list([{"prompt": prompt.text} for prompt in asked]),
         processing_class=tokenizer,
         callbacks=[Progress(spec.name, folder), *callbacks],

@@ -3,6 +3,7 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +28,7 @@ from trl import GRPOTrainer, SFTTrainer
 
 from hybridlib.config import load_config
 from hybridlib.engine.scoring import score_completions
+from hybridlib.evaluation import respond
 from hybridlib.store.stage import Given
 from hybridlib.tasks import oracle
 from hybridlib.tasks import prompts as tasks
@@ -125,7 +127,9 @@ def test_chord_at_its_upper_end_is_sft(base, double, monkeypatch, tmp_path):
 def test_a_gate_that_is_always_open_is_sft_on_the_prompts_of_each_step(
     base, double, monkeypatch, tmp_path
 ):
-    config = tiny(switch_gate=4, steps=3, sft_steps=3)  # groups of four: never more are right
+    monkeypatch.setattr(tasks, "ASKED_STEPS", (2,))  # longer sums have no demonstration
+    # groups of four: never more are right
+    config = tiny(switch_gate=4, steps=3, sft_steps=3, prompts_per_step=4)
     assert config.train.prompts_per_step == config.train.sft_batch
     gated = run_rl(config, base, tmp_path / "gated", "gated")
     monkeypatch.setattr(sft, "SFTTrainer", InOrder)
@@ -299,7 +303,9 @@ def test_forced_tokens_are_recorded_and_carry_no_loss(base, monkeypatch, tmp_pat
     for row in written:
         forced = row.get("forced", 0)
         lengths.add(forced)
-        assert row["response"].split()[:forced] == shown[asked[row["prompt"]]].split()[:forced]
+        assert forced == 0 or asked[row["prompt"]] in shown
+        begun = shown.get(asked[row["prompt"]], "").split()[:forced]
+        assert row["response"].split()[:forced] == begun
     assert len(lengths) > 2
     inputs = trainer.seen[-1]
     made = inputs["row"]
@@ -319,8 +325,9 @@ def test_a_demonstration_in_its_group_is_recorded_and_rewarded(base, tmp_path):
     shown = {row["prompt"]: row["completion"] for row in demonstrations(tiny())}
     asked = {prompt.id: prompt.text for prompt in rl_prompts(tiny())}
     for i, row in enumerate(written):
-        assert row.get("demonstration", False) == (i % 4 == 3)
-        if i % 4 == 3:
+        has_one = asked[row["prompt"]] in shown  # a longer sum has none
+        assert row.get("demonstration", False) == (has_one and i % 4 == 3)
+        if row.get("demonstration"):
             assert row["response"] == shown[asked[row["prompt"]]].strip() and row["finished"]
             assert row["reward"] >= tiny().reward.weight_format
 
@@ -333,12 +340,20 @@ def test_prompts_without_a_demonstration_are_plain_rl(base, tmp_path):
         assert row.get("demonstration", False) == (prompt.text in shown)
 
 
-def test_self_distillation_asks_what_has_a_demonstration(base, tmp_path):
-    config = tiny(demonstrations=5)
-    written = rows(run_rl(config, base, tmp_path, "self_distill") / "rollouts.jsonl")
-    first = [prompt.id for prompt in rl_prompts(config)[:5]]
-    expected = [first[i % 5] for i in range(config.train.steps * config.train.prompts_per_step)]
-    assert [row["prompt"] for row in written[::4]] == expected
+@pytest.mark.parametrize("values", [{}, {"demonstrations": 5}, {"demonstrated": "es"}])
+def test_self_distillation_asks_what_has_a_demonstration(values, base, tmp_path, monkeypatch):
+    monkeypatch.setattr(tasks, "ASKED_STEPS", (3,))  # no sum that RL asks is demonstrated as it is
+    config, spec = tiny(**values), training(tiny(**values), "self_distill")
+    run = run_rl(config, base, tmp_path, "self_distill")
+    shown = [sha256(row["prompt"].encode()).hexdigest()[:12] for row in demonstrations(config)]
+    language = "<system> de" if config.train.demonstrated == "es" else "<system>"
+    of_rl = sum(
+        p.text.startswith(language) for p in rl_prompts(config)[: config.train.demonstrations]
+    )
+    expected = [shown[i % of_rl] for i in range(len(rl_prompts(config)))]
+    assert [row["prompt"] for row in rows(run / "rollouts.jsonl")[::4]] == expected
+    curves = respond.curves(spec, run, loading.load_tokenizer(base), loading.load_base(base))
+    assert curves.harm.notna().any()
 
 
 @pytest.mark.parametrize("thought", [True, False])
