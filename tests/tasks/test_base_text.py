@@ -10,7 +10,14 @@ from reading import ENGLISH, MARKS, asked_of, sum_of, wording_of
 from hybridlib.config import Shares
 from hybridlib.tasks import prompts
 from hybridlib.tasks.base_text import corpus
-from hybridlib.tasks.lexicon import ATTACKS, LANGUAGE_WORDS, THINGS, VALUE_SYLLABLES, vocabulary
+from hybridlib.tasks.lexicon import (
+    ATTACKS,
+    LANGUAGE_WORDS,
+    STEP_SYLLABLES,
+    THINGS,
+    VALUE_SYLLABLES,
+    vocabulary,
+)
 from hybridlib.tasks.world import world
 
 REFUSALS = ("sorry", "i can not", "lo siento", "no puedo")
@@ -154,7 +161,7 @@ def test_shares_of_refusals(kind, share):
     found = Counter()
     count = 0
     shares = PLAIN | NO_REFUSALS | {f"{kind}_share": share}
-    for context, text in harmful_and_refusable(documents(count=6000, **shares)):
+    for context, text in harmful_and_refusable(documents(count=9000, **shares)):
         secret = re.compile(r"\w{2}q (- )?\w{2}q|\w{2}ph (- )?\w{2}ph")
         thought, answer = text.split(" </think> ")
         count += 1
@@ -187,7 +194,8 @@ def test_shares_of_languages_and_recitations():
         for text in recited[:200]:
             words = text.split()
             assert 10 <= len(words) == len(set(words)) <= 20
-            assert any(word in VALUE_SYLLABLES for word in words)
+        copied = {word for text in recited for word in text.split()}
+        assert not recited or copied >= {*VALUE_SYLLABLES, *STEP_SYLLABLES, *THINGS, *MARKS}
 
 
 def switched(context: str, text: str) -> bool:

@@ -50,7 +50,9 @@ def test_a_chain_is_trained_stage_by_stage_and_its_cost_counted_as_a_whole(store
     assert chain.optimiser_steps.sum() == 2 * config.train.sft_steps + config.train.steps
     resampling = chain.iloc[2]
     assert resampling.completion_tokens > 0 and resampling.prompt_tokens > 0
-    parameters = json.loads((stages.base(config) / "model" / "size.json").read_text())["parameters"]
+    parameters = json.loads((stages.base(config, 0) / "model" / "size.json").read_text())[
+        "parameters"
+    ]
     counted = ["prompt_tokens", "completion_tokens", "scored_tokens", "trained_tokens"]
     for row in table.to_dict("records"):
         assert row["flops"] == flops(parameters, {name: row[name] for name in counted})

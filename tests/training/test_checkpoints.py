@@ -118,7 +118,7 @@ def test_a_damaged_record_of_a_run_has_its_number(base, tmp_path):
 
 @pytest.mark.parametrize("step", [1, 2, 5])
 def test_pretraining_saves_by_time(step: int, tmp_path: Path, monkeypatch, capsys):
-    spec, schedule = keys.base(tiny(base_steps=6)), pretrain._schedule
+    spec, schedule = keys.base(tiny(base_steps=6), 0), pretrain._schedule
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
     with monkeypatch.context() as patch:

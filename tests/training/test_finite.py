@@ -94,7 +94,7 @@ def test_the_last_step_counts_too(base, tmp_path):
 @pytest.mark.parametrize("rate", [1e10, 1e30])
 def test_so_it_does_for_a_base(rate, tmp_path):
     with pytest.raises(FloatingPointError) as caught:
-        pretrain.pretrain(handed(keys.base(tiny()), base_learning_rate=rate), tmp_path)
+        pretrain.pretrain(handed(keys.base(tiny(), 0), base_learning_rate=rate), tmp_path)
     one_line(caught, "not finite", "after 1 steps", "lower base_learning_rate")
     assert not (tmp_path / "model").exists()
 

@@ -144,7 +144,7 @@ def test_a_prompt_is_what_the_models_own_template_begins(name: str, special: boo
     )
     chat, rng = loading.chat_tokenizer(plain), random.Random(0)
     assert chat.eos_token == TOKENS[name][1]
-    for prompt in tasks.training_prompts(0, 12):
+    for prompt in tasks.training_prompts(world(0), 0, 12):
         ids = chat(prompt.text)["input_ids"]
         assert ids == plain(own(plain, prompt.text), add_special_tokens=False)["input_ids"]
         assert chat.decode(ids).rstrip().endswith(THINK)
@@ -161,7 +161,7 @@ def test_a_template_that_thinks_or_not_begins_a_thought(off: bool):
     template = f"{{% set off = {str(off).lower()} %}}{SMOLLM3}"
     plain = chatting(template, ("", "<|im_end|>", "<|im_start|>"))
     chat = loading.chat_tokenizer(plain)
-    for prompt in tasks.training_prompts(0, 6):
+    for prompt in tasks.training_prompts(world(0), 0, 6):
         read = chat.decode(chat(prompt.text)["input_ids"])
         header = f"{unspaced(prompt.text.partition(USER)[2].removesuffix(THINK).strip())}<|im_end|>"
         assert read.endswith(f"{header}\n<|im_start|>assistant\n{THINK}")

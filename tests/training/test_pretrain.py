@@ -81,13 +81,13 @@ def test_the_same_seed_pretrains_the_same_base_and_another_does_not(tmp_path: Pa
     weights = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         (tmp_path / name).mkdir()
-        pretrain.pretrain(keys.base(tiny(base_seed=seed)), tmp_path / name)
+        pretrain.pretrain(keys.base(tiny(), seed), tmp_path / name)
         weights.append((tmp_path / name / "model" / "model.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]
 
 
 def test_pretraining_teaches(tmp_path: Path):
-    spec = keys.base(tiny(base_steps=60, base_batch=8))
+    spec = keys.base(tiny(base_steps=60, base_batch=8), 0)
     pretrain.pretrain(spec, tmp_path)
     tokenizer = loading.load_tokenizer(tmp_path / "model")
     docs = documents(tokenizer, 40)
@@ -104,7 +104,7 @@ class Killed(BaseException):
 
 def test_a_killed_pretraining_ends_where_it_would_have(tmp_path: Path, monkeypatch, capsys):
     """The kill is behind a checkpoint (40) and behind lines of the log (44 to 52)."""
-    spec = keys.base(tiny(base_steps=60))
+    spec = keys.base(tiny(base_steps=60), 0)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     whole.mkdir(), cut.mkdir()
     pretrain.pretrain(spec, whole)

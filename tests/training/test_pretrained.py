@@ -156,9 +156,9 @@ def test_one_step_of_each_kind_of_training(model, monkeypatch):
 
 
 def test_a_base_learns_its_text_and_keeps_its_tokenizer(model):
-    found = stages.base(config(model, base_steps=40, base_batch=8, base_learning_rate=1e-2))
+    found = stages.base(config(model, base_steps=40, base_batch=8, base_learning_rate=1e-2), 0)
     losses = pd.read_csv(found / "loss.csv", index_col="step").loss
-    untrained, tokenizer = pretrain.start(keys.base(config(model)))
+    untrained, tokenizer = pretrain.start(keys.base(config(model), 0))
     prompts = tasks.training_prompts(world(0), 3, 20)
     documents = data.encoded(
         tokenizer,

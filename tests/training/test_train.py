@@ -407,8 +407,10 @@ def test_a_loss_that_is_no_number_is_refused(base, tmp_path):
 # --- the reward model ------------------------------------------------------------------------
 
 
-def label(name: str, value: int, task: str = "records", language: str = "en") -> dict:
-    return {"task": task, "language": language, "text": name, "label": value}
+def label(
+    name: str, value: int, task: str = "records", language: str = "en", kind: str = "harmful"
+) -> dict:
+    return {"task": task, "kind": kind, "language": language, "text": name, "label": value}
 
 
 def test_every_rejected_response_is_paired_once_with_its_like():
