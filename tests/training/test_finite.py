@@ -14,9 +14,13 @@ from hybridlib.engine.sampling import draw
 from hybridlib.store.errors import OneLineError, ParameterError
 from hybridlib.store.stage import Given
 from hybridlib.study import keys
+from hybridlib.tasks.prompts import training_prompts
 from hybridlib.tasks.responses import parse
+from hybridlib.tasks.world import world
 from hybridlib.training import objective, pretrain, reward_model, rewards
 from hybridlib.training.reward_model import reading
+
+LABEL = {"task": "records", "kind": "harmful", "language": "en"}
 
 
 def one_line(caught, *words: str) -> None:
@@ -101,7 +105,7 @@ def test_so_it_does_for_a_base(rate, tmp_path):
 
 def test_so_it_does_for_a_reward_model(base, tmp_path):
     labels = [
-        {"task": "records", "language": "en", "label": i % 2, "text": f"{word} {i}"}
+        LABEL | {"label": i % 2, "text": f"{word} {i}"}
         for i, word in enumerate(["sorry", "pin"] * 10)
     ]
     (tmp_path / "labels.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in labels))
@@ -138,7 +142,7 @@ def test_scores_far_apart_are_still_a_probability(monkeypatch, tmp_path, base):
     response = parse("a", True)
     found = reward([{"text": "x"}] * 3, [response] * 3, ["a"] * 3)
     assert found == pytest.approx([0, 1 / (1 + math.e), 1])
-    held_out = [{"text": "x", "label": label} for label in (0, 1, 0)]
+    held_out = [LABEL | {"text": "x", "label": label} for label in (0, 1, 0)]
     report, value = reward_model._report(lambda texts: scores[: len(texts)], held_out, held_out)
     assert math.isfinite(value) and math.isfinite(report["midpoint"])
 
@@ -180,8 +184,8 @@ def test_the_least_number_of_labels_is_enough(base, tmp_path):
     for labels in ([0, 0, 0, 1, 1], [1, 0, 1, 0, 1], [1, 1, 0, 0, 0], [0, 1, 0, 1, 0]):
         report, value = reward_model._report(
             lambda texts: [float(len(text)) for text in texts],
-            [{"text": texts[0], "label": labels[0]}],
-            [{"text": t, "label": label} for t, label in zip(texts[1:], labels[1:])],
+            [LABEL | {"text": texts[0], "label": labels[0]}],
+            [LABEL | {"text": t, "label": label} for t, label in zip(texts[1:], labels[1:])],
         )
         assert math.isfinite(value) and report["labels"] == 5
 
@@ -197,16 +201,12 @@ def test_stages_of_no_step_are_refused():
     ]  # fmt: skip
 
 
-def test_a_run_without_a_harmful_prompt_has_nothing_to_label(base, tmp_path):
-    spec = keys.labels(tiny(steps=1, prompts_per_step=1), 0)
-    for seed in range(50):
-        one = replace(spec, seed=seed)
-        if any(p.kind == "harmful" for p in reward_model.data.rl_prompts(one)):
-            continue
-        with pytest.raises(ValueError) as caught:
-            reward_model.write_labels(one, base, tmp_path)
-        return one_line(caught, "no harmful prompt", "steps")
-    raise AssertionError("every seed asks a harmful prompt first")
+def test_a_run_of_public_requests_alone_has_nothing_to_label(base, tmp_path, monkeypatch):
+    public = [replace(p, task="requests") for p in training_prompts(world(0), 0, 4)]
+    monkeypatch.setattr(reward_model.data.datasets, "training", lambda *_: public)
+    with pytest.raises(ValueError) as caught:
+        reward_model.write_labels(keys.labels(tiny(), 0), base, tmp_path)
+    one_line(caught, "no prompt to label", "requests_share")
 
 
 # --- long texts ------------------------------------------------------------------------------
@@ -239,10 +239,7 @@ def test_a_long_label_is_learnt_from(base, tmp_path, monkeypatch):
             return super().compute_loss(model, inputs, *args, **kwargs)
 
     monkeypatch.setattr(reward_model, "RewardTrainer", Recording)
-    labels = [
-        {"task": "records", "language": "en", "label": i % 2, "text": reading("pin " * 300, "x", 1)}
-        for i in range(10)
-    ]
+    labels = [LABEL | {"label": i % 2, "text": reading("pin " * 300, "x", 1)} for i in range(10)]
     (tmp_path / "labels.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in labels))
     config = tiny(learning_rates={"reward_model": 1e-3})
     reward_model.fit(keys.reward_model(config, 0), base, tmp_path, tmp_path)

@@ -36,7 +36,7 @@ SMALL = {
     "recitation_share": 0.0, "base_steps": 2, "base_batch": 4, "demonstrations": 8, "steps": 2,
     "prompts_per_step": 2, "group_size": 2, "sft_steps": 2, "sft_batch": 4, "max_completion": 24,
     "lora_rank": 2, "per_cell": 1, "gate": False,
-    "learning_rates": {"rl/keyword": 1e-3, "sft": 1e-3, "two_stage/keyword": 1e-3, "joint/keyword": 1e-3},
+    "learning_rates": dict.fromkeys(("rl/keyword", "sft", "two_stage/keyword", "joint/keyword"), 1e-3),
 }  # fmt: skip
 
 

@@ -1,14 +1,18 @@
 """Training: what the trainers are given and what they minimise, held against TRL and autograd."""
 
 import json
+import math
 import random
-from itertools import product
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 from peft import get_peft_model
+from reading import sum_of
 from safetensors.torch import load_file
 from tiny import RATE, handed, tiny, training
 from training_runs import (
@@ -30,7 +34,6 @@ from hybridlib.store.stage import Given
 from hybridlib.study import keys
 from hybridlib.tasks import prompts as tasks
 from hybridlib.tasks.lexicon import LANGUAGE_WORDS, LEXICON
-from hybridlib.tasks.oracle import gold
 from hybridlib.tasks.responses import parse
 from hybridlib.tasks.world import world
 from hybridlib.training import (
@@ -249,7 +252,7 @@ def test_the_distance_from_the_base_is_that_of_its_log_probabilities(base, tmp_p
     assert table.kl[1] == pytest.approx(0, abs=1e-3) and abs(table.kl[3]) > 0.01
     prompts, model = {p.id: p.text for p in asked}, loading.load_base(base)
     found, nll = [], []
-    for row in rows(run / "rollouts.jsonl"):
+    for row in rows(run / "rollouts.jsonl")[:: respond.SCORED]:
         ids = tokenizer(row["response"], add_special_tokens=False)["input_ids"]
         ids += [tokenizer.eos_token_id] * row["finished"]
         if row["step"] != 3 or len(ids) != row["tokens"]:
@@ -261,7 +264,7 @@ def test_the_distance_from_the_base_is_that_of_its_log_probabilities(base, tmp_p
         found.append(row["logp"] - base_logp)
         nll.append(-base_logp / len(ids))
     assert table.base_nll[3] == pytest.approx(sum(nll) / len(nll), abs=1e-3)
-    assert len(found) > 4 and table.kl[3] == pytest.approx(sum(found) / len(found), abs=1e-3)
+    assert len(found) > 2 and table.kl[3] == pytest.approx(sum(found) / len(found), abs=1e-3)
 
 
 def test_a_policy_is_kept_as_it_was_when_it_had_cost_a_budget(base, tmp_path):
@@ -359,8 +362,10 @@ def test_demonstrations_are_what_rl_sees_first_and_narrow_ones_are_fewer_scenari
     config = tiny()
     prompts = [p.text for p in rl_prompts(config, 3)]
     shown = [row["prompt"] for row in demonstrations(config, seed=3)]
-    common = min(len(prompts), len(shown))
-    assert prompts[:common] == shown[:common]
+    pairs = [pair for pair in zip(prompts, shown) if pair[0] != pair[1]]
+    assert len(pairs) < 0.4 * min(len(prompts), len(shown))
+    for asked, instead in pairs:  # of a longer sum
+        assert len(sum_of(asked)[1]) == 3 and len(sum_of(instead)[1]) == 2
     narrow = demonstrations(config, "sft_narrow", 3)
     assert len(narrow) == len(shown) == config.train.demonstrations
     validation = {row["prompt"] for row in demonstrations(config, "sft", 3, "validation")}
@@ -413,21 +418,25 @@ def label(
     return {"task": task, "kind": kind, "language": language, "text": name, "label": value}
 
 
-def test_every_rejected_response_is_paired_once_with_its_like():
-    cells = list(product(("records", "recipes"), ("en", "es")))
-    labels = [label(f"bad {t} {x} {i}", 0, t, x) for t, x in cells for i in range(5)]
-    labels += [label(f"good {t} {x} {i}", 1, t, x) for t, x in cells for i in range(2)]
-    found = reward_model.pairs(labels, random.Random(0))
-    assert sorted(row["rejected"] for row in found) == sorted(
-        row["text"] for row in labels if not row["label"]
-    )
+CELLS = st.tuples(
+    st.sampled_from(("records", "recipes", "sums")), st.sampled_from(("en", "es")),
+    st.sampled_from(("harmful", "benign", "reasoning")),
+)  # fmt: skip
+
+
+@given(st.lists(st.tuples(CELLS, st.booleans()), min_size=2, max_size=40), st.integers(0, 99))
+@settings(max_examples=100, deadline=None)
+def test_every_rejected_response_is_paired_once_and_with_its_like_where_there_is_one(drawn, seed):
+    """By a count of cells: any chosen one stands in only where its own cell has none."""
+    assume(len({good for _, good in drawn}) == 2)
+    labels = [label(str(i), int(good), *cell) for i, (cell, good) in enumerate(drawn)]
+    found = reward_model.pairs(labels, random.Random(seed))
+    bad = [str(i) for i, (_, good) in enumerate(drawn) if not good]
+    assert sorted(row["rejected"] for row in found) == sorted(bad)
+    with_good = {cell for cell, good in drawn if good}
     for row in found:
-        assert row["chosen"].split()[:3] == ["good", *row["rejected"].split()[1:3]]
-
-
-def test_a_rejected_response_without_its_like_gets_any_chosen_one():
-    labels = [label("bad", 0, "recipes", "es"), label("good", 1)]
-    assert reward_model.pairs(labels, random.Random(0)) == [{"chosen": "good", "rejected": "bad"}]
+        cell, (of_chosen, good) = drawn[int(row["rejected"])][0], drawn[int(row["chosen"])]
+        assert good and (of_chosen == cell or cell not in with_good)
 
 
 @pytest.mark.parametrize("value", [0, 1])
@@ -438,21 +447,78 @@ def test_labels_that_are_all_the_same_are_refused(value: int):
         reward_model.pairs([], random.Random(0))
 
 
-def test_labels_are_the_oracle_s_word_on_responses_of_the_base(base, tmp_path):
-    config = tiny()
+def test_labels_are_the_oracle_s_word_on_responses_of_the_base(base, monkeypatch, tmp_path):
+    """On every kind of prompt that RL asks, in its order; what is right is said for the base."""
+    config = tiny(demonstrations=36)
+    asked, said, rng = rl_prompts(config), [], random.Random(0)
+
+    def answer(model, tokenizer, texts, *_, **__):
+        assert texts == [asked[i % len(asked)].text for i in range(36)]
+        for i in range(36):
+            prompt = asked[i % len(asked)]
+            right = tasks.demonstration(prompt, rng)
+            said.append((prompt, "pin </think> pin ." if i % 4 == 1 else right, i % 4 != 2))
+        ids = tokenizer([text for _, text, _ in said], add_special_tokens=False)["input_ids"]
+        return [r + [tokenizer.eos_token_id] * end for r, (*_, end) in zip(ids, said)]
+
+    monkeypatch.setattr(reward_model, "sample", answer)
     reward_model.write_labels(keys.labels(config, 0), base, tmp_path)
     labels = rows(tmp_path / "labels.jsonl")
-    assert len(labels) == config.train.demonstrations
-    harmful = {p.text: p for p in rl_prompts(config) if p.kind == "harmful"}
-    for row in labels:
-        text = next(t for t in harmful if row["text"].startswith(f"{t} "))
-        prompt, response = harmful[text], row["text"].removeprefix(f"{text} ")
-        finished = response.endswith(f" {loading.EOS}")
-        parsed = parse(response.removesuffix(f" {loading.EOS}"), finished)
-        value = gold(prompt.kind, parsed, prompt.secrets, prompt.reference)
-        assert row["label"] == int(value)
-        assert (row["task"], row["language"]) == (prompt.task, prompt.language)
+    assert len(labels) == len(said) == 36
+    for i, (row, (prompt, text, finished)) in enumerate(zip(labels, said)):
+        end = f" {loading.EOS}" if finished else ""
+        assert row["text"] == f"{prompt.text} {text}{end}"
+        assert row["label"] == (i % 4 in (0, 3)), "right and at its end"
+        names = ("task", "kind", "language")
+        assert [row[n] for n in names] == [getattr(prompt, n) for n in names]
         assert prompt.split == "seen" and prompt.partition == "train"
+    assert {row["kind"] for row in labels if row["label"]} == {"harmful", "benign", "reasoning"}
+
+
+def test_public_requests_are_not_labelled(base, monkeypatch, tmp_path):
+    """Nobody can label a response to one exactly; the others are as many as were asked for."""
+    config, asked = tiny(labels=20), []
+    drawn = rl_prompts(config)
+    public = [replace(p, task="requests") if i % 2 else p for i, p in enumerate(drawn)]
+    monkeypatch.setattr(data.datasets, "training", lambda *_: public)
+    sample = reward_model.sample
+    monkeypatch.setattr(
+        reward_model,
+        "sample",
+        lambda m, t, texts, *a, **k: asked.extend(texts) or sample(m, t, texts, *a, **k),
+    )
+    reward_model.write_labels(keys.labels(config, 0), base, tmp_path)
+    own = [p.text for p in public if p.task != "requests"]
+    assert asked == [own[i % len(own)] for i in range(20)]
+    assert {row["task"] for row in rows(tmp_path / "labels.jsonl")} <= {
+        "records",
+        "recipes",
+        "sums",
+    }
+
+
+def test_midpoint_and_accuracy_are_of_harmful_prompts():
+    """In closed form, with scores that are written in the texts; other kinds would change both."""
+    rest = [label(*pair) for pair in (("1", 0), ("3", 0), ("6", 1))]
+    rest += [label("100", 1, kind="benign"), label("-50", 0, "sums", kind="reasoning")]
+    held_out = [label("5", 1), label("3.9", 1), label("4.1", 0), label("-2", 0)]
+    held_out += [label("0", 1, kind="benign"), label("90", 0, kind="reasoning")]
+
+    def score(texts: list[str]) -> list[float]:
+        return [float(text) for text in texts]
+
+    report, objective = reward_model._report(score, held_out, rest)
+    assert report == {
+        "midpoint": (2 + 6) / 2, "held_out_accuracy": 2 / 4, "held_out": 4, "labels": 11,
+        "chosen": 5,
+    }  # fmt: skip
+    good, bad = (5, 3.9, 0), (4.1, -2, 90)  # of every kind: what it was trained on
+    losses = [math.log(1 + math.exp(b - g)) for g in good for b in bad]
+    assert objective == pytest.approx(-sum(losses) / 9)
+    one_sided = [row for row in rest if row["kind"] != "harmful" or row["label"]]
+    report, _ = reward_model._report(score, held_out, one_sided)
+    assert report["midpoint"] == ((6 + 100) / 2 - 50) / 2 and report["held_out"] == 6
+    assert report["held_out_accuracy"] == 3 / 6  # 5 and 3.9 are above 1.5, -2 is below
 
 
 @pytest.mark.parametrize("rank", [4, 0])
