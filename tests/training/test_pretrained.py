@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from hybridlib.config import MODELS, load_config
+from hybridlib.evaluation import respond
 from hybridlib.store import assets
 from hybridlib.store.stage import Given
 from hybridlib.study import keys, stages
@@ -36,7 +37,9 @@ SMALL = {
     "recitation_share": 0.0, "base_steps": 2, "base_batch": 4, "demonstrations": 8, "steps": 2,
     "prompts_per_step": 2, "group_size": 2, "sft_steps": 2, "sft_batch": 4, "max_completion": 24,
     "lora_rank": 2, "per_cell": 1, "gate": False,
-    "learning_rates": dict.fromkeys(("rl/keyword", "sft", "two_stage/keyword", "joint/keyword"), 1e-3),
+    "learning_rates": dict.fromkeys(
+        ("rl/keyword", "sft", "two_stage/keyword", "joint/keyword"), 1e-3
+    ),
 }  # fmt: skip
 
 
@@ -55,6 +58,7 @@ def model(request, tmp_path, monkeypatch):
     tokenizer.save_pretrained(folder)
     monkeypatch.setattr(pretrain, "asset_folder", {request.param: folder}.__getitem__)
     monkeypatch.setenv("HYBRIDLIB_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(respond, "GATE_PER_CELL", 1)
     return request.param
 
 
