@@ -1,6 +1,8 @@
-"""Base models: the loss, the tokenizer, pretraining and its checkpoints."""
+"""Pretraining: the loss, the optimiser, checkpoints, and weights that are committed."""
 
+import hashlib
 import inspect
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,8 +10,9 @@ import torch
 from tiny import save_random, tiny
 from torch.optim import _muon
 
+from hybridlib.evaluation import respond
 from hybridlib.store.stage import Given
-from hybridlib.study import keys
+from hybridlib.study import keys, stages
 from hybridlib.tasks.base_text import corpus
 from hybridlib.training import loading, pretrain
 
@@ -28,9 +31,6 @@ def documents(tokenizer, count: int = 6) -> list[tuple[list[int], list[int]]]:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory) -> Path:
     return save_random(tmp_path_factory.mktemp("base"), tiny(layers=2))
-
-
-# --- the tokenizer ---------------------------------------------------------------------------
 
 
 # --- the loss --------------------------------------------------------------------------------
@@ -129,6 +129,96 @@ def test_a_killed_pretraining_ends_where_it_would_have(tmp_path: Path, monkeypat
     for name in ("model/model.safetensors", "model/config.json", "model/tokenizer.json"):
         assert (cut / name).read_bytes() == (whole / name).read_bytes()
     assert (cut / "loss.csv").read_text() == (whole / "loss.csv").read_text()
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_every_machine_pretrains_an_organism_by_the_same_algorithm(fast, tmp_path, monkeypatch):
+    """Muon's matrices in float32, all else, too, whether bfloat16 is fast or not."""
+    spec, ours, iterated = keys.base(tiny(), 0), pretrain.orthogonal, []
+    (tmp_path / "plain").mkdir(), (tmp_path / "this").mkdir()
+    pretrain.pretrain(spec, tmp_path / "plain")
+
+    def watched(*given):
+        found = ours(*given)
+        iterated.append((given[0].dtype, found.dtype, torch.is_autocast_enabled("cpu")))
+        return found
+
+    monkeypatch.setattr(_muon, "_zeropower_via_newtonschulz", NEWTON_SCHULZ)  # as in a new process
+    monkeypatch.setattr(pretrain, "orthogonal", watched)
+    for module in (pretrain, loading):
+        monkeypatch.setattr(module, "fast_at_bf16", lambda: fast)
+    pretrain.pretrain(spec, tmp_path / "this")
+    matrices = 7  # of the one layer: four of attention, three behind it
+    steps = spec.given.base_steps
+    assert iterated == [(torch.float32, torch.float32, False)] * matrices * steps
+    weights = (
+        (tmp_path / n / "model" / "model.safetensors").read_bytes() for n in ("plain", "this")
+    )
+    assert next(weights) == next(weights)
+
+
+# --- committed weights -----------------------------------------------------------------------
+
+
+def in_half(pretrained: Path, folder: Path) -> None:
+    """What is committed of a base: its weights in float16, its tokenizer, its losses."""
+    loading.load_base(pretrained / "model").half().save_pretrained(folder / "model")
+    loading.load_tokenizer(pretrained / "model").save_pretrained(folder / "model")
+    shutil.copy(pretrained / "loss.csv", folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_a_base_restored_from_half_precision_is_the_pretrained_one(tmp_path: Path):
+    for name in ("pretrained", "committed", "restored"):
+        (tmp_path / name).mkdir()
+    pretrain.pretrain(keys.base(tiny(), 0), tmp_path / "pretrained")
+    in_half(tmp_path / "pretrained", tmp_path / "committed")
+    loading.restore(tmp_path / "committed", tmp_path / "restored")
+    restored, pretrained = (contents(tmp_path / name) for name in ("restored", "pretrained"))
+    for found in (restored, pretrained):  # which says whether the tokenizer was read from a folder
+        assert found.pop("model/tokenizer_config.json")
+    assert restored == pretrained and len(restored) > 4
+    assert loading.load_base(tmp_path / "restored" / "model").dtype == torch.float32
+    small, large = (
+        (tmp_path / name / "model" / "model.safetensors").stat().st_size
+        for name in ("committed", "restored")
+    )
+    assert small < 0.6 * large
+
+
+def test_a_study_takes_a_committed_base_unless_a_fresh_one_is_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYBRIDLIB_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr(keys, "committed", lambda preset: tmp_path / "results" / preset)
+    monkeypatch.setattr(respond, "GATE_PER_CELL", 1)
+    made, make = [], pretrain.pretrain
+    monkeypatch.setattr(pretrain, "pretrain", lambda *a: made.append(1) or make(*a))
+    config, fresh = tiny(), tiny(fresh_bases=True)
+    before = keys.base(config, 0)
+    pretrained = stages.base(config, 0)
+    place = keys.committed_base(before)
+    assert place.parts[-4:-1] == ("organism", "artifacts", "bases") and place.name == before.key
+    in_half(pretrained, place)
+
+    spec = keys.base(config, 0)
+    held = (place / "model" / "model.safetensors").read_bytes()
+    assert spec.weights == hashlib.sha256(held).hexdigest() and before.weights is None
+    assert spec.key != before.key and keys.committed_base(spec) == place
+    assert keys.base(fresh, 0) == before, "another recipe is another base"
+    assert keys.base(config, 1).weights is keys.base(tiny(base_steps=5), 0).weights is None
+    restored = stages.base(config, 0)
+    assert restored != pretrained and len(made) == 1
+    names = ("model/model.safetensors", "model/tokenizer.json", "loss.csv", "gate.csv")
+    ours, theirs = contents(restored), contents(pretrained)
+    assert all(ours[name] == theirs[name] for name in names)
+    shutil.rmtree(pretrained)
+    assert stages.base(fresh, 0) == pretrained and len(made) == 2
+    assert contents(pretrained)["model/model.safetensors"] == ours["model/model.safetensors"]
+
+
+# --- the optimiser ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("shape", [(24, 64), (64, 24), (24, 24)])

@@ -342,6 +342,25 @@ def test_sft_learns_its_demonstrations(base, tmp_path):
     assert json.loads((tmp_path / "cost.json").read_text())["trained_tokens"] > 0
 
 
+def test_a_longer_sft_takes_steps_of_its_own(base, tmp_path):
+    config = tiny(sft_steps=2, sft_long_steps=5)
+    for name, steps in (("sft", 2), ("sft_long", 5)):
+        run = run_sft(config, base, tmp_path / name, name)
+        assert len(rows(run / "log.jsonl")) == steps
+    plain = adapter(run_sft(tiny(sft_steps=5), base, tmp_path / "plain"))
+    assert all(values.equal(plain[name]) for name, values in adapter(tmp_path / "sft_long").items())
+
+
+def test_the_key_of_a_longer_sft_depends_on_its_own_steps_alone():
+    def key(variant: str, **values) -> str:
+        return training(tiny(**values), variant).key
+
+    assert key("sft_long", sft_steps=7) == key("sft_long", sft_steps=8)
+    assert key("sft_long", sft_long_steps=7) != key("sft_long", sft_long_steps=8)
+    assert key("sft", sft_long_steps=7) == key("sft", sft_long_steps=8)
+    assert key("sft", sft_steps=7) != key("sft_long", sft_long_steps=7)
+
+
 @pytest.mark.parametrize("language", ["en", "es"])
 def test_one_language_is_demonstrated_as_often_as_both(language):
     config = load_config("smoke", demonstrated=language)
