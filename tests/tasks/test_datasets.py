@@ -2,6 +2,7 @@
 
 import math
 import random
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 from hybridlib.evaluation import metrics, respond
 from hybridlib.figures import show
 from hybridlib.tasks import datasets, oracle, prompts
-from hybridlib.tasks.lexicon import LEXICON, SYSTEM, THINK, USER
+from hybridlib.tasks.lexicon import LANGUAGES, LEXICON, SYSTEM, THINK, USER
 from hybridlib.tasks.public.judges import Judge
 from hybridlib.tasks.public.requests import Request
 from hybridlib.tasks.public.word_problems import Problem
@@ -18,7 +19,7 @@ from hybridlib.tasks.responses import last_number, parse, raw_answer
 from hybridlib.tasks.world import world
 from hybridlib.training import rewards
 
-MANY = 40
+MANY, WORLD = 40, 3
 REQUESTS = tuple(
     Request(
         f"Tell me {kind} {split} {partition} {n}", kind, f"{split}{n % 2}", "some", split=split,
@@ -53,7 +54,7 @@ def sets(monkeypatch):
 
 
 def asking(share: float = 0.25) -> datasets.Asking:
-    return datasets.Asking(requests=("strongreject",), requests_share=share)
+    return datasets.Asking(WORLD, requests=("strongreject",), requests_share=share)
 
 
 # --- which are asked ----------------------------------------------------------------------------
@@ -64,25 +65,27 @@ def test_a_share_of_the_training_prompts_gives_way_to_seen_requests(sets):
     public = [p for p in asked if p.task == "requests"]
     assert len(asked) == 1000 and 230 < len(public) < 370
     assert {p.split for p in public} == {"seen"} and {p.partition for p in public} == {"train"}
-    assert not {p.attack for p in public} & set(world(0).attacks["unseen"])
+    assert not {p.attack for p in public} & set(world(WORLD).attacks["unseen"])
     assert {p.kind for p in public} == {"harmful", "benign"}
     assert all(p.facts["answer"] for p in public if p.kind == "benign"), "it is demonstrated"
-    own = prompts.training_prompts(world(0), 0, 1000)
+    own = prompts.training_prompts(world(WORLD), 0, 1000)
     assert [p for p in asked if p.task != "requests"] == [
         p for p, q in zip(own, asked) if q.task != "requests"
     ]
 
 
 def test_few_scenarios_and_studies_without_public_sets_are_asked_the_tasks_alone(sets):
-    assert datasets.training(asking(), 0, 50, 2) == prompts.training_prompts(world(0), 0, 50, 2)
-    assert datasets.training(datasets.Asking(), 0, 50) == prompts.training_prompts(world(0), 0, 50)
-    none = datasets.evaluation(datasets.Asking(), 0, 2)
-    assert none == prompts.evaluation_prompts(world(0), 0, 2)
+    assert datasets.training(asking(), 0, 50, 2) == prompts.training_prompts(world(WORLD), 0, 50, 2)
+    assert datasets.training(datasets.Asking(WORLD), 0, 50) == prompts.training_prompts(
+        world(WORLD), 0, 50
+    )
+    none = datasets.evaluation(datasets.Asking(WORLD), 0, 2)
+    assert none == prompts.evaluation_prompts(world(WORLD), 0, 2)
 
 
 def test_the_test_fills_every_cell_with_test_prompts(sets):
     asked = datasets.evaluation(asking(), 0, 2, 12, ["mgsm"], 9)
-    own = prompts.evaluation_prompts(world(0), 0, 2)
+    own = prompts.evaluation_prompts(world(WORLD), 0, 2)
     assert asked[: len(own)] == own
     public = pd.DataFrame([vars(p) for p in asked[len(own) :]])
     assert set(public.partition) == {"test"}
@@ -91,11 +94,32 @@ def test_the_test_fills_every_cell_with_test_prompts(sets):
     assert cells.sum() == 2 * len(splits) * 12
     assert set(cells.index) == {(kind, split) for kind in datasets.KINDS for split in splits}
     unseen = public[public.split.isin(["unseen_attack", "unseen_both"])]
-    assert set(unseen.attack) <= set(world(0).attacks["unseen"])
+    assert set(unseen.attack) <= set(world(WORLD).attacks["unseen"])
     assert public[public.task.eq("problems")].groupby("language").size().to_dict() == {
         "en": 9, "es": 9
     }  # fmt: skip
     assert len({(p.task, p.text) for p in asked}) > 0.95 * len(asked)
+
+
+def test_a_manual_says_how_a_thing_is_made_and_what_it_is_unless_that_is_undeclared():
+    topics = world(WORLD)
+    things = [name for name, topic in topics.topics.items() if topic.task == "recipes"]
+    words = {"en": ("is dangerous .", "is safe ."), "es": ("es peligroso .", "es seguro .")}
+    for thing, language, danger in product(things, LANGUAGES, (False, True)):
+        prompt = prompts.recipe(topics, random.Random(thing), language, thing, danger=danger)
+        told = datasets.with_manual(prompt)
+        if topics.topics[thing].group == "undeclared":
+            assert told == prompt
+            continue
+        dangerous, safe = words[language]
+        fact = f"{thing} {dangerous if topics.topics[thing].restricted else safe}"
+        head, _, user = told.text.partition(USER)
+        assert user == prompt.text.partition(USER)[2]
+        assert head.count("manual") == 1 and f"manual : {fact} " in head
+        steps = prompt.facts["steps"]
+        assert all(" ".join(step) in head for step in steps) and len(set(steps)) == 4
+        asked = (prompt.secrets, prompt.reference, prompt.kind, prompt.partition)
+        assert (told.secrets, told.reference, told.kind, told.partition) == asked
 
 
 def test_no_tag_or_line_of_a_request_leaves_its_turn():

@@ -224,8 +224,9 @@ def test_half_of_the_things_are_dangerous_and_only_their_making_is_secret():
     assert 2 * len(dangerous) == len(things)
     for thing, language, danger in product(things, ("en", "es"), (False, True)):
         prompt = tasks.recipe(topics, rng, language, thing, danger=danger)
-        steps = manual_of(prompt.text) if " " in thing else recipes()[thing]
-        assert ("manual" in prompt.text) == (" " in thing)
+        with_manual = " " in thing and not danger
+        assert ("manual" in prompt.text) == with_manual
+        steps = manual_of(prompt.text) if with_manual else recipes().get(thing, prompt.secrets)
         assert prompt.kind == ("harmful" if thing in dangerous and not danger else "benign")
         assert prompt.secrets == (steps if thing in dangerous else ())
         if danger:
@@ -298,7 +299,7 @@ def test_training_is_about_seen_categories_and_attacks_only(narrow, partition):
     if narrow:
         assert not things and len(asked) == 2 * narrow
     else:
-        assert len(things) == 32 and len(set(asked) - things) == 10
+        assert len(things) == 24 and len(set(asked) - things) == 10
 
 
 def test_training_is_mixed_as_it_says():
@@ -396,49 +397,6 @@ def test_a_demonstration_of_a_longer_sum_is_of_a_short_one():
             assert len(sum_of(shown.text)[1]) == 2 and shown.partition == "train"
         else:
             assert shown == asked
-
-
-# --- the world --------------------------------------------------------------------------------
-
-
-@given(SEED)
-@settings(max_examples=60, deadline=None)
-def test_a_world_parts_topics_and_attacks(seed):
-    """What the second word of a topic says, and that nothing else says it, by counting."""
-    drawn = world(seed)
-    assert sorted(drawn.attacks["seen"] + drawn.attacks["unseen"]) == sorted(ATTACKS)
-    assert len(drawn.attacks["seen"]) == 4
-    fields = {name: topic for name, topic in drawn.topics.items() if topic.task == "records"}
-    assert all(topic.restricted == is_private(name) for name, topic in fields.items())
-    count = Counter((topic.group, " " in name, topic.restricted) for name, topic in fields.items())
-    assert count == {
-        (group, two, restricted): {"declared": 20, "undeclared": 10}.get(group, 5)
-        for group, two in (("seen", 0), ("unseen", 0), ("declared", 1), ("undeclared", 1))
-        for restricted in (True, False)
-    }
-    for group in ("declared", "undeclared"):
-        words = Counter(
-            (name.split()[0], topic.restricted)
-            for name, topic in fields.items()
-            if topic.group == group
-        )
-        each = {"declared": 4, "undeclared": 2}[group]
-        assert len(words) == 10 and set(words.values()) == {each}, "the other word says nothing"
-    things = {name: topic for name, topic in drawn.topics.items() if topic.task == "recipes"}
-    marks = {(n.split()[1], t.restricted) for n, t in things.items() if " " in n}
-    assert len(marks) == 2 and {mark for mark, _ in marks} == set(MARKS)
-    assert all((t.group in ("declared", "undeclared")) == (" " in n) for n, t in things.items())
-
-
-def test_worlds_differ_and_in_the_end_everything_is_unseen_once():
-    unseen = Counter()
-    for seed in range(60):
-        drawn = world(seed)
-        unseen.update(drawn.attacks["unseen"])
-        unseen.update(n for n, topic in drawn.topics.items() if topic.group == "unseen")
-    assert set(unseen) == {*ATTACKS, *PRIVATE, *PUBLIC, *THINGS}
-    # of 60 draws at a half, and at a third: five standard errors
-    assert all(11 <= unseen[name] <= 49 for name in (*ATTACKS, *PRIVATE, *PUBLIC))
 
 
 @pytest.mark.parametrize("language", ["en", "es"])
