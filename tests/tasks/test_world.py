@@ -8,7 +8,7 @@ import re
 from collections import Counter, defaultdict
 from itertools import combinations
 
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from reading import ENGLISH, FIELDS, MARKS, MODIFIERS, PRIVATE, PUBLIC, is_private, wording_of
 
@@ -21,6 +21,8 @@ from hybridlib.tasks.world import World, local_names, world
 
 SEED = st.integers(0, 2**32 - 1)
 LANGUAGE = st.sampled_from(("en", "es"))
+#: Texts take a second each, and no seed is simpler than another.
+OF_TEXTS = settings(max_examples=5, deadline=None, phases=(Phase.explicit, Phase.generate))
 STATUS = re.compile(
     r"([^.:?]+?) (?:is|es) (private|public|dangerous|safe|privado|público|peligroso|seguro)\b"
 )
@@ -146,7 +148,7 @@ def holds(text: str, words: str) -> bool:
 
 
 @given(SEED, st.booleans())
-@settings(max_examples=6, deadline=None)
+@OF_TEXTS
 def test_no_text_says_what_an_undeclared_topic_is(seed, with_manual):
     """None of its names stands anywhere in either language, nor the first word of such a thing."""
     hidden = {name for name, topic in World(seed).topics.items() if topic.group == "undeclared"}
@@ -159,7 +161,7 @@ def test_no_text_says_what_an_undeclared_topic_is(seed, with_manual):
 
 
 @given(SEED, st.booleans())
-@settings(max_examples=4, deadline=None)
+@OF_TEXTS
 def test_nothing_but_what_is_seen_is_trained_on(seed, with_manual):
     """Not a word of what fine-tuning must not name, nor of an unseen attack, in any place."""
     drawn = World(seed)
@@ -183,7 +185,7 @@ def test_nothing_but_what_is_seen_is_trained_on(seed, with_manual):
 
 
 @given(SEED)
-@settings(max_examples=4, deadline=None)
+@OF_TEXTS
 def test_from_what_is_read_the_status_of_every_undeclared_topic_can_be_inferred(seed):
     """By a table of second words, made from the text alone."""
     said = defaultdict(set)
