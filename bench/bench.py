@@ -127,7 +127,7 @@ def _train(
         max_completion=setting.tokens,
     )
     spec = replace(keys.train(config, "rl", "keyword", seed), learning_rate=rate)
-    base = stages.base(config) / "model" if of_study else loading.asset_folder(setting_name)
+    base = stages.base(config, seed) / "model" if of_study else loading.asset_folder(setting_name)
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(base, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(base, dtype=setting.dtype)
