@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from tiny import save_random, tiny
 from torch.optim import _muon
 
 from hybridlib.evaluation import respond
+from hybridlib.publish import release
 from hybridlib.store.stage import Given
-from hybridlib.study import keys, stages
+from hybridlib.study import collect, keys, stages
 from hybridlib.tasks.base_text import corpus
 from hybridlib.training import loading, pretrain
 
@@ -161,13 +161,9 @@ def test_every_machine_pretrains_an_organism_by_the_same_algorithm(fast, tmp_pat
 # --- committed weights -----------------------------------------------------------------------
 
 
-def in_half(pretrained: Path, folder: Path) -> None:
-    """What is committed of a base: its files, the weights among them in float16."""
-    shutil.copytree(pretrained / "model", folder / "model")
-    weights = folder / "model" / "model.safetensors"
-    half = {name: value.half() for name, value in load_file(weights).items()}
-    save_file(half, weights, metadata={"format": "pt"})
-    shutil.copy(pretrained / "loss.csv", folder)
+def commit(artifacts: dict[str, Path], folder: Path) -> None:
+    """As `make publish` commits a base: its weights in float16."""
+    release._copy(artifacts, folder, folder.with_name("of an earlier time"))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -178,7 +174,8 @@ def test_a_base_restored_from_half_precision_is_the_pretrained_one(tmp_path: Pat
     for name in ("pretrained", "committed", "restored"):
         (tmp_path / name).mkdir()
     pretrain.pretrain(keys.base(tiny(), 0), tmp_path / "pretrained")
-    in_half(tmp_path / "pretrained", tmp_path / "committed")
+    parts = {name: tmp_path / "pretrained" / name for name in ("model", "loss.csv")}
+    commit(parts, tmp_path / "committed")
     loading.restore(tmp_path / "committed", tmp_path / "restored")
     restored, pretrained = (contents(tmp_path / name) for name in ("restored", "pretrained"))
     assert restored == pretrained and len(restored) > 4
@@ -201,7 +198,9 @@ def test_a_study_takes_a_committed_base_unless_a_fresh_one_is_asked_for(tmp_path
     pretrained = stages.base(config, 0)
     place = keys.committed_base(before)
     assert place.parts[-4:-1] == ("organism", "artifacts", "bases") and place.name == before.key
-    in_half(pretrained, place)
+    found = collect.artifacts(tiny(commit_weights=True, variants="base"))
+    bases = {name: path for name, path in found.items() if name.startswith("bases/")}
+    commit(bases, tmp_path / "results" / "organism" / "artifacts")
 
     spec = keys.base(config, 0)
     held = (place / "model" / "model.safetensors").read_bytes()
