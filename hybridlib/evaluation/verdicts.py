@@ -179,15 +179,18 @@ def _tests(measured: Measured, tests: list[Test]) -> pd.DataFrame:
         row |= estimate._asdict()
         bounds = estimate.low, estimate.high
         row["verdict"] = statistics.verdict(*bounds, row["margin"], estimate.replicates)
-        row["fragile"] = fragile(measured, half, reward, row["verdict"])
+        row["fragile"] = fragile(measured, half, reward, row["verdict"], row["estimate"])
     return pd.DataFrame(found, columns=TEST)
 
 
-def fragile(measured: Measured, half: Half, reward: str, verdict: str) -> bool | None:
-    """Whether the effect leaves the side of its verdict at another learning rate that is as good.
+def fragile(
+    measured: Measured, half: Half, reward: str, verdict: str, estimate: float
+) -> bool | None:
+    """Whether the estimate leaves the side of its verdict at another learning rate that is as good.
 
-    In the development replicates: at every pair of rates of the plateaus of its arms. None where
-    these say nothing: no response curve, which are of both languages, or a verdict without a side.
+    It is moved by as much as the effect moves in the development replicates from the chosen rates
+    to every pair of rates of the plateaus of its arms. None where these say nothing: no response
+    curve, which are of both languages, or a verdict without a side.
     """
     sides = {
         "supported": lambda x: x > half.margin,
@@ -196,26 +199,34 @@ def fragile(measured: Measured, half: Half, reward: str, verdict: str) -> bool |
     }
     if verdict not in sides or half.metric == REACHED or half.language != "all":
         return None
-    arms = arms_of(half, reward, measured.rows.arms)
-    effects = [
-        (values[0] - values[1] if len(values) == 2 else values[0]).mean()
-        for values in product(*(_at_rates(measured, arm, half) for arm in arms))
-    ]
-    said = [sides[verdict](effect) for effect in effects if not np.isnan(effect)]
+    arms, effects = arms_of(half, reward, measured.rows.arms), {}
+    for at in product(*(_at_rates(measured, arm, half).items() for arm in arms)):
+        rates, values = zip(*at)
+        effects[rates] = (values[0] - values[1] if len(values) == 2 else values[0]).mean()
+    chosen = effects.get(tuple(_chosen(measured, arm) for arm in arms), np.nan)
+    moved = [estimate + effect - chosen for effect in effects.values()]
+    said = [sides[verdict](effect) for effect in moved if not np.isnan(effect)]
     return not all(said) if said else None
 
 
-def _at_rates(measured: Measured, arm: Arm, half: Half) -> list[pd.Series]:
+def _chosen(measured: Measured, arm: Arm) -> float | None:
+    """The chosen rate of an arm; None if it has none."""
+    rates = measured.rates
+    of = rates.variant.eq(arm[0]) & rates.reward.eq(arm[1]) & rates.chosen.astype(bool)
+    return next(iter(rates[of].learning_rate), None)
+
+
+def _at_rates(measured: Measured, arm: Arm, half: Half) -> dict[float | None, pd.Series]:
     """The metric of a half in the development replicates, at each rate of an arm's plateau; that of
-    an arm without a rate once."""
+    the base, which has no rate, once."""
     curves, rates = measured.curves, measured.rates
     at = curves.variant.eq(arm[0]) & curves.reward.eq(arm[1]) & curves.metric.eq(half.metric)
     there = curves[at & curves.task.eq(half.task) & curves.split.eq(half.split)]
     of = rates.variant.eq(arm[0]) & rates.reward.eq(arm[1]) & rates.plateau.astype(bool)
-    if arm[0] != "base":
-        there = there[there.learning_rate.isin(rates[of].learning_rate)]
-    parts = there.groupby("learning_rate", dropna=False)
-    return [rows.set_index("seed").value for _, rows in parts]
+    if arm[0] == "base":
+        return {None: there.set_index("seed").value}
+    parts = there[there.learning_rate.isin(rates[of].learning_rate)].groupby("learning_rate")
+    return {rate: rows.set_index("seed").value for rate, rows in parts}
 
 
 def moderators(

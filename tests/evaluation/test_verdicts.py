@@ -375,7 +375,7 @@ def test_fragile_is_a_loop_over_the_rates_that_are_as_good(study, decided):
     told = set()
     for frame in decided[:2]:
         for row in frame.itertuples():
-            by_arm = []
+            by_arm, chosen = [], []
             for variant in row.contrast.split(" - "):
                 own = curves[curves.variant.eq(variant) & curves.metric.eq(row.metric)]
                 own = own[own.task.eq(row.task) & own.split.eq(row.split)]
@@ -385,21 +385,25 @@ def test_fragile_is_a_loop_over_the_rates_that_are_as_good(study, decided):
                     own, of = own[own.reward.eq(reward)], of[of.reward.eq(reward)]
                     own = own[own.learning_rate.isin(of[of.plateau].learning_rate)]
                 by_arm.append([rows for _, rows in own.groupby("learning_rate", dropna=False)])
-            turned = []
+                chosen.append([] if variant == "base" else list(of[of.chosen].learning_rate))
+            effects = {}
             for pair in product(*by_arm):
                 values = [dict(zip(rows.seed, rows.value)) for rows in pair]
                 each = [
                     values[0][seed] - (values[1][seed] if len(values) == 2 else 0)
                     for seed in values[0]
                 ]
-                effect = sum(each) / len(each)
-                turned.append(
-                    {
-                        "supported": effect <= row.margin,
-                        "reversed": effect >= -abs(row.margin),
-                        "negligible": abs(effect) >= abs(row.margin),
-                    }.get(row.verdict)
-                )
+                at = [[r for r in rows.learning_rate.unique() if r == r] for rows in pair]
+                effects[str(at)] = sum(each) / len(each)
+            moved = [row.estimate + x - effects[str(chosen)] for x in effects.values()]
+            turned = [
+                {
+                    "supported": effect <= row.margin,
+                    "reversed": effect >= -abs(row.margin),
+                    "negligible": abs(effect) >= abs(row.margin),
+                }.get(row.verdict)
+                for effect in moved
+            ]
             expected = any(turned) if turned and None not in turned else None
             if row.language != "all" or row.metric == "log_flops_to_harm":
                 expected = None
@@ -419,33 +423,36 @@ def curves_of(values: dict[tuple[str, float], list[float]]) -> pd.DataFrame:
 
 def plateaus(*rates: tuple[str, float, bool]) -> pd.DataFrame:
     frame = pd.DataFrame(rates, columns=["variant", "learning_rate", "plateau"])
-    return frame.assign(reward="none")
+    return frame.assign(reward="none", chosen=frame.learning_rate.eq(1e-3))
 
 
 @pytest.mark.parametrize(
-    ("curves", "verdict", "fragile"),
+    ("curves", "verdict", "estimate", "fragile"),
     [
         # the base has no rate; 0.01 is no rate of the plateau
         ({("base", np.nan): [0.9, 0.9], ("sft", 1e-3): [0.1, 0.2], ("sft", 3e-3): [0.3, 0.3],
-          ("sft", 1e-2): [0.9, 0.9]}, "supported", False),
+          ("sft", 1e-2): [0.9, 0.9]}, "supported", 0.75, False),
         ({("base", np.nan): [0.9, 0.9], ("sft", 1e-3): [0.1, 0.2], ("sft", 3e-3): [0.86, 0.88],
-          ("sft", 1e-2): [0.1, 0.1]}, "supported", True),
+          ("sft", 1e-2): [0.1, 0.1]}, "supported", 0.75, True),
+        # the same move, from farther away
+        ({("base", np.nan): [0.9, 0.9], ("sft", 1e-3): [0.1, 0.2], ("sft", 3e-3): [0.86, 0.88]},
+         "supported", 0.8, False),
         ({("base", np.nan): [0.9, 0.9], ("sft", 1e-3): [0.9, 0.9], ("sft", 3e-3): [0.8, 0.8]},
-         "negligible", True),
-        ({("base", np.nan): [0.9, 0.9], ("sft", 1e-3): [1.0, 1.0]}, "reversed", False),
-        ({("base", np.nan): [0.9, 0.9], ("sft", 1e-3): [0.1, 0.2]}, "undecided", None),
-        ({("base", np.nan): [0.9, 0.9], ("sft", 1e-3): [0.1, 0.2]}, "descriptive", None),
-        ({("sft", 1e-3): [0.1, 0.2]}, "supported", None),  # no curve of the base
-        ({("base", np.nan): [0.9, 0.9], ("sft", 1e-2): [0.1]}, "supported", None),
-        ({}, "supported", None),
+         "negligible", 0.0, True),
+        ({("base", np.nan): [0.9, 0.9], ("sft", 1e-3): [1.0, 1.0]}, "reversed", -0.1, False),
+        ({("base", np.nan): [0.9, 0.9], ("sft", 1e-3): [0.1, 0.2]}, "undecided", 0.0, None),
+        ({("base", np.nan): [0.9, 0.9], ("sft", 1e-3): [0.1, 0.2]}, "descriptive", 0.8, None),
+        ({("sft", 1e-3): [0.1, 0.2]}, "supported", 0.8, None),  # no curve of the base
+        ({("base", np.nan): [0.9, 0.9], ("sft", 1e-2): [0.1]}, "supported", 0.8, None),
+        ({}, "supported", 0.8, None),
     ],
 )  # fmt: skip
-def test_fragile_by_hand(curves, verdict, fragile):
+def test_fragile_by_hand(curves, verdict, estimate, fragile):
     study = values_of({("base", "none"): [0.9] * 6, ("sft", "none"): [0.1] * 6})
     study.curves = curves_of(curves)
     study.rates = plateaus(("sft", 1e-3, True), ("sft", 3e-3, True), ("sft", 1e-2, False))
     of = half(contrast="base - sft", rewards=("none",))
-    assert verdicts.fragile(study, of, "none", verdict) is fragile
+    assert verdicts.fragile(study, of, "none", verdict, estimate) is fragile
 
 
 # --- moderators ---------------------------------------------------------------------------------
