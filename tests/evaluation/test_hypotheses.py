@@ -64,7 +64,7 @@ BETTER = {
     "C5": (set(), {"rl"}),
     "C6": ({"sft"}, {"sft_narrow"}),
     "C7": ({"two_stage"}, {"sft", "rl"}),
-    "C8": ({"sft"}, {"rl"}),
+    "C8": ({"sft_long"}, {"rl"}),
 }
 
 
