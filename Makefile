@@ -7,8 +7,7 @@ PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check
 # One process a core, at most four; each with one thread, or they slow one another down.
 CORES = $(shell $(BIN)/python -c "from hybridlib.store.environment import cores; print(min(4, cores()))")
 
-.PHONY: help setup study params figures compare publish merge docs site tune sweep sensitivity bench \
-  lab \
+.PHONY: help setup study params figures compare publish merge docs site tune sweep bench lab \
   test test-slow test-browser lint
 
 help:
@@ -21,9 +20,8 @@ help:
 	@echo "make docs      write the tables in docs/ again from the committed results"
 	@echo "make site      build all committed results as a static site"
 	@echo "make lab       open JupyterLab"
-	@echo "make tune      choose the learning rates that are missing, on development seeds"
+	@echo "make tune      choose the learning rates that are missing, on development replicates"
 	@echo "make sweep PRESET=hybrids   train each hybrid over the values of its main parameter"
-	@echo "make sensitivity PRESET=confirmatory [ARGS='--axis NAME']   test the claims again with one parameter changed"
 	@echo "make bench [PARTS='steps curves scaling study']   time a GRPO step against TRL's"
 	@echo "make test      run the tests; test-slow and test-browser run those that it leaves out"
 	@echo "make lint      check style and the direction of imports"
@@ -40,7 +38,7 @@ setup: .venv/installed
 	@$(PIP) install --no-deps --editable .
 	@touch $@
 
-study params figures compare publish merge tune sweep sensitivity: setup
+study params figures compare publish merge tune sweep: setup
 	@$(BIN)/python -m hybridlib $@ $(PRESET) $(ARGS)
 
 docs site: setup

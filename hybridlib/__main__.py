@@ -156,8 +156,8 @@ def merge(options: argparse.Namespace) -> None:
 
 
 def tune(options: argparse.Namespace) -> None:
-    """Choose the learning rates that are missing, by a grid on a development seed."""
-    from hybridlib.study.sweep import tune
+    """Choose the learning rates that are missing, by a grid on development replicates."""
+    from hybridlib.study.tune import tune
 
     print(tune(options.preset).to_string(index=False))
 
@@ -170,16 +170,6 @@ def sweep(options: argparse.Namespace) -> None:
     preset, overrides = _overrides(options)
     load_config(preset, **overrides)  # no parameter is an argument of sweep
     sweep(preset, **overrides)
-
-
-def sensitivity(options: argparse.Namespace) -> None:
-    """Test the claims again with one parameter of the base or of training changed at a time."""
-    from hybridlib.config import load_config
-    from hybridlib.study.sweep import sensitivity
-
-    preset, overrides = _overrides(options)
-    load_config(preset, **overrides)
-    sensitivity(preset, options.axis, **overrides)
 
 
 def bench(options: argparse.Namespace) -> None:
@@ -207,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     again = {"action": "append", "default": []}
     reading = (params, figures, compare, publish, docs, site)
-    for command in (study, *reading, merge, tune, sweep, sensitivity, bench):
+    for command in (study, *reading, merge, tune, sweep, bench):
         name, text = command.__name__, command.__doc__
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=command)
@@ -222,10 +212,7 @@ def _parser() -> argparse.ArgumentParser:
         if command is figures:
             text = "only this figure (may be given again)"
             sub.add_argument("--only", metavar="FIGURE", help=text, **again)
-        if command is sensitivity:
-            text = "only this parameter, or this value of it (may be given again)"
-            sub.add_argument("--axis", metavar="NAME[=VALUE]", help=text, **again)
-        if command in (study, sweep, sensitivity):
+        if command in (study, sweep):
             text, pair = "override a parameter of the preset (the last counts)", ("NAME", "VALUE")
             sub.add_argument("-p", "--parameter", nargs=2, metavar=pair, help=text, **again)
             text = "override parameters by a YAML file"

@@ -155,8 +155,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["sweep", "hybrids", "-p", "report", "3"], "there is no parameter 'report'"),
         (["sweep", "hybrids", "-p", "preset", ".."], "preset '..' is no name"),
         (["sweep", "hybrids", "-p", "chord_valley", "0.2"], "chord_valley must not exceed"),
-        (["sensitivity", "-p", "names", "3"], "there is no parameter 'names'"),
-        (["sensitivity", "-p", "dry_run", "true"], "there is no parameter 'dry_run'"),
         (["params", "<script>"], "preset '<script>' is no name"),
         (["tune", "/etc/x"], "preset '/etc/x' is no name"),
         (["compare", "../x"], "preset '../x' is no name"),
