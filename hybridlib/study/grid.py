@@ -105,17 +105,14 @@ def run(
 ) -> list[Outcome]:
     """Run the plan of a study in results/local/<preset>, and return one outcome a job.
 
-    config.yaml is there only while the results are those of a study that has finished. Raises
-    BusyError if another command is writing there, StudyError if a job failed.
+    Raises BusyError if another command is writing there, StudyError if a job failed.
     """
-    folder, text = local(config.preset), _text(config)
+    folder, own = local(config.preset), _own(config)
     with only_here(folder):
-        (folder / "config.yaml").unlink(missing_ok=True)
-        for of in (config, _own(config)):
-            _write(_preset(of, folder), _text(of))
-        outcomes = jobs.run(plan, workers, report=report)
-        _write(folder / "config.yaml", text)
-    return outcomes
+        path = _preset(own, folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace.write(path, _text(own).encode())
+        return jobs.run(plan, workers, report=report)
 
 
 def _own(config: RunConfig) -> RunConfig:
@@ -132,11 +129,6 @@ def _text(config: RunConfig) -> str:
 
 def _preset(config: RunConfig, folder: Path) -> Path:
     return folder / "configs" / f"{hashlib.sha256(_text(config).encode()).hexdigest()[:16]}.yaml"
-
-
-def _write(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace.write(path, text.encode())
 
 
 def figures(

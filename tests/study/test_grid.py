@@ -6,7 +6,8 @@ import threading
 from concurrent import futures
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_origin
+from types import UnionType
+from typing import Literal, Union, get_origin
 
 import nbformat
 import papermill
@@ -17,8 +18,7 @@ from standin import ARMS, Config, Project
 from hybridlib import config
 from hybridlib.store.errors import OneLineError
 from hybridlib.store.lock import BusyError
-from hybridlib.store.paths import local
-from hybridlib.study import grid, parameters
+from hybridlib.study import collect, grid, parameters, stages
 from hybridlib.study import notebook as nb
 from hybridlib.study.jobs import StudyError, Work, run
 from hybridlib.variants import VARIANTS, stated
@@ -37,7 +37,8 @@ def test_the_plan_has_every_job_once(project: Project):
     trained = [f"train {grid.arm_name(*arm)} seed {s}" for arm in ARMS[1:] for s in (0, 1)]
     evaluated = [f"evaluate {grid.arm_name(*arm)}" for arm in ARMS]
     drawn = [f"figures {name}" for name in grid.FIGURES]
-    assert sorted(names) == sorted(["base", *trained, *evaluated, "tables", *drawn])
+    bases = ["base seed 0", "base seed 1"]
+    assert sorted(names) == sorted([*bases, *trained, *evaluated, "tables", *drawn])
     assert len({job.output for job in jobs if job.output}) == len(jobs) - 1
 
 
@@ -54,14 +55,41 @@ def test_every_job_comes_after_what_it_needs(project: Project):
     for job in jobs.values():
         assert all(order.index(name) < order.index(job.name) for name in job.needs)
     assert jobs["train two_stage/model seed 1"].needs == ("train sft seed 1",)
-    assert jobs["train sft seed 1"].needs == ("base",)
-    assert jobs["evaluate base"].needs == ("base",)
-    assert jobs["evaluate rl/keyword"].needs == ("train rl/keyword seed 0", "train rl/keyword seed 1")
+    assert jobs["train sft seed 1"].needs == ("base seed 1",)
+    assert jobs["evaluate base"].needs == ("base seed 0", "base seed 1")
+    trained = ("train rl/keyword seed 0", "train rl/keyword seed 1")
+    assert jobs["evaluate rl/keyword"].needs == trained
     assert set(jobs["tables"].needs) == {name for name in order if name.startswith("evaluate")}
     assert jobs["figures 07_verdicts"].needs == ("tables",)
     # what others are built on is first of its seed
-    assert order[1:3] == ["train sft seed 0", "train rl/model seed 0"]
-    assert [job.name for job in jobs.values() if job.alone] == ["base"]
+    assert order[2:4] == ["train sft seed 0", "train rl/model seed 0"]
+    assert [job.name for job in jobs.values() if job.alone] == ["base seed 0", "base seed 1"]
+
+
+def test_replicates_that_share_a_base_share_its_job(project: Project, monkeypatch):
+    """As with a fixed base_seed: one job a distinct key, named by the first seed that has it."""
+    monkeypatch.setattr(
+        stages, "stage_key", lambda config, *unit: "shared" if unit[0] == "base" else str(unit)
+    )
+    jobs = {job.name: job for job in grid.plan(Config(seeds=(3, 4)))}
+    assert [name for name in jobs if name.startswith("base")] == ["base seed 3"]
+    assert jobs["base seed 3"].parameters["seed"] == 3
+    assert jobs["train sft seed 4"].needs == jobs["evaluate base"].needs == ("base seed 3",)
+
+
+def test_replicates_that_were_merged_are_in_the_tables_alone(project: Project, monkeypatch):
+    monkeypatch.setattr(grid, "_own", lambda config: replace(config, seeds=(1,)))
+    written = []
+    monkeypatch.setattr(collect, "write_tables", lambda config, place: written.append(config.seeds))
+    Gate(monkeypatch).opened.set()
+    jobs = {job.name: job for job in grid.plan(project.config)}
+    assert [name for name in jobs if name.endswith("seed 0")] == []
+    assert jobs["evaluate sft"].needs == ("train sft seed 1",)
+    grid.run(project.config, list(jobs.values()), 2, report=str)
+    assert written == [(0, 1)]
+    monkeypatch.setattr(grid, "_own", lambda config: replace(config, seeds=()))
+    none = grid.plan(project.config)
+    assert [job.kind for job in none] == ["tables", *["figures"] * len(grid.FIGURES)]
 
 
 def test_stages_that_are_no_arms_are_trained_once_and_not_evaluated(project: Project):
@@ -69,11 +97,11 @@ def test_stages_that_are_no_arms_are_trained_once_and_not_evaluated(project: Pro
     config = Config(arms=(*arms, ("multi_stage", "model")), seeds=(0,))
     jobs = {job.name: job for job in grid.plan(config)}
     assert {name: jobs[name].needs for name in jobs if name.startswith("train ")} == {
-        "train sft seed 0": ("base",),
+        "train sft seed 0": ("base seed 0",),
         "train two_stage/model seed 0": ("train sft seed 0",),
         "train r1_reasoning seed 0": ("train sft seed 0",),
-        "train r1_resampled/rule seed 0": ("train r1_reasoning seed 0",),
-        "train multi_stage/keyword seed 0": ("train r1_resampled/rule seed 0",),
+        "train r1_resampled/keyword seed 0": ("train r1_reasoning seed 0",),
+        "train multi_stage/keyword seed 0": ("train r1_resampled/keyword seed 0",),
         "train r1_resampled/model seed 0": ("train r1_reasoning seed 0",),
         "train multi_stage/model seed 0": ("train r1_resampled/model seed 0",),
     }
@@ -84,7 +112,7 @@ def test_stages_that_are_no_arms_are_trained_once_and_not_evaluated(project: Pro
 def test_notebooks_are_given_the_resolved_configuration(project: Project):
     jobs = {job.name: job for job in grid.plan(project.config)}
     folder = project.root / "results" / "local" / "organism"
-    preset = jobs["base"].parameters["preset"]
+    preset = jobs["base seed 0"].parameters["preset"]
     train, evaluate = jobs["train rl/model seed 1"], jobs["evaluate sft"]
     at = {"variant": "rl", "reward": "model"}
     assert train.parameters == {"preset": preset, "seed": 1} | at
@@ -134,7 +162,7 @@ def test_no_other_study_changes_one_that_runs(project: Project, monkeypatch):
         assert listing(project.root) == before
         gate.opened.set()
         outcomes = study.result(30)
-    assert dry.startswith("base: 0 of 1 done")
+    assert dry.startswith("base: 0 of 3 done")
     assert {outcome.status for outcome in outcomes} == {"finished"}
     trained = [outcome for outcome in outcomes if outcome.job.name.startswith("train ")]
     assert len(gate.read) == 1 + len(trained) + len(ARMS)
@@ -143,19 +171,6 @@ def test_no_other_study_changes_one_that_runs(project: Project, monkeypatch):
     gate.read.clear()
     grid.run(second, grid.plan(second), 2, report=report)
     assert all(read == second.flat() for read in gate.read) and gate.read
-
-
-def test_results_are_of_a_configuration_once_all_of_it_ran(project: Project, monkeypatch):
-    """`make publish` asks config.yaml; it is not there while a study runs, or after one failed."""
-    Gate(monkeypatch).opened.set()
-    of = local("organism") / "config.yaml"
-    few, many = Config(seeds=(0,)), Config(seeds=(0, 1))
-    grid.run(few, grid.plan(few), 2, report=str)
-    assert yaml.safe_load(of.read_text()) == few.flat()
-    monkeypatch.setattr(Work, "execute", lambda work: "no" if "sft" in work.job.name else "")
-    with pytest.raises(StudyError):
-        grid.run(many, grid.plan(many), 2, report=str)
-    assert not of.exists()
 
 
 def test_other_seeds_leave_what_is_executed_as_it_is(project: Project):
@@ -167,9 +182,8 @@ def test_other_seeds_leave_what_is_executed_as_it_is(project: Project):
     name = "train rl/keyword seed 0"
     assert few[name].parameters["preset"] != many[name].parameters["preset"]
     assert few[name].stamp() == many[name].stamp()
-    as_before = few[name].parameters | {"preset": str(local("organism") / "config.yaml")}
-    assert replace(few[name], parameters=as_before).stamp() == few[name].stamp()
-    assert few["evaluate rl/keyword"].stamp() != many["evaluate rl/keyword"].stamp()  # of other keys
+    measured = "evaluate rl/keyword"
+    assert few[measured].stamp() != many[measured].stamp()  # of other keys
 
 
 def test_a_checkout_that_was_moved_has_nothing_to_do_again(tmp_path: Path, monkeypatch):
@@ -228,11 +242,12 @@ def test_a_base_that_fails_the_gate_ends_the_study(project: Project):
     with pytest.raises(StudyError) as error:
         run(grid.plan(project.config), 2, report=lines.append)
     assert str(error.value) == (
-        "base failed: RuntimeError: the base fails the gate: sums 12%; "
+        "base seed 0 failed (and 1 more): RuntimeError: the base fails the gate: sums 12%; "
         "21 that need them were skipped"
     )
     executed = project.root / "results" / "local" / "organism" / "notebooks"
-    assert [path.name for path in executed.iterdir()] == ["01_base.ipynb"]
+    names = sorted(path.name for path in executed.iterdir())
+    assert names == ["01_base-seed0.ipynb", "01_base-seed1.ipynb"]
 
 
 def test_a_study_beside_one_that_was_never_run_ends_before_any_work(project: Project):
@@ -251,13 +266,13 @@ def test_description_marks_what_differs_from_the_preset(project: Project, monkey
 
 def test_summary_counts_kinds(project: Project):
     text = grid.summary(grid.plan(project.config))
-    assert text == "22 jobs: 1 base, 10 train, 6 evaluate, 1 tables, 4 figures"
+    assert text == "23 jobs: 2 base, 10 train, 6 evaluate, 1 tables, 4 figures"
 
 
 def test_an_outline_tells_what_is_done_and_how_long_the_rest_took_here_before(project):
     plan = grid.plan(project.config)
     told = grid.outline(plan, 2).splitlines()
-    assert told[0] == "base: 0 of 1 done, 1 to run"
+    assert told[0] == "base: 0 of 2 done, 2 to run"
     assert told[-1] == "in all: about 0 s, and what was never run here"
     for n, job in enumerate(job for job in plan if job.name.startswith("train ")):
         if n < 4:  # executed before in 30 s each; what the first two show is still so
@@ -275,7 +290,7 @@ def test_an_outline_tells_what_is_done_and_how_long_the_rest_took_here_before(pr
 PRESET_LINE = 'preset: str = "organism"  # name in notebooks/presets, or a file of parameters'
 OFFERED = {  # notebook -> parts of the configuration that it offers, and what it adds to them
     "00_study": (("study", "base", "shares", "train", "reward", "evaluate", "public"), ["dry_run"]),
-    "01_base": (("base", "shares"), []),
+    "01_base": (("base", "shares"), ["seed"]),
     "02_train": (("train", "reward"), ["variant", "reward", "seed"]),
     "03_evaluate": (("evaluate",), ["variant", "reward", "seeds"]),
 }
@@ -287,7 +302,9 @@ def overrides(part: str) -> list[str]:
     found, values = [], getattr(config.load_config(), part)
     for name, field in config.PARTS[part].model_fields.items():
         kind = get_origin(field.annotation) or field.annotation
-        kind = {tuple: "list", Literal: "str"}.get(kind, getattr(kind, "__name__", kind))
+        kind = {tuple: "list", Literal: "str", Union: "object", UnionType: "object"}.get(
+            kind, getattr(kind, "__name__", kind)
+        )
         value = parameters.brief(getattr(values, name))
         found.append(f"{name}: Optional[{kind}] = None  # {field.description} [{value}]")
     return found
