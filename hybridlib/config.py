@@ -330,7 +330,7 @@ class StudyConfig(Part):
         REWARDS, description="harmlessness rewards of those with RL"
     )
     seeds: Annotated[tuple[Annotated[int, Field(le=SEED)], ...], BeforeValidator(_seeds)] = Field(
-        tuple(range(5)), max_length=SEEDS, description="training seeds: a number or a list"
+        tuple(range(5)), max_length=SEEDS, description="replicates: how many, or which: 0-7, 12"
     )
     commit_weights: bool = Field(
         False, description="publish base, adapters, responses of the first seed"

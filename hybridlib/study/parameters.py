@@ -25,8 +25,11 @@ def listing(config: RunConfig) -> str:
     for part, model in PARTS.items():
         rows.append((f"\n{part}: {model.__doc__.strip().splitlines()[0]}",))
         for name, schema in model.model_json_schema()["properties"].items():
-            value = brief(getattr(getattr(config, part), name))
-            rows.append((f"  {name}", value, span(name, schema), schema["description"]))
+            value = getattr(getattr(config, part), name)
+            inside = value.items() if isinstance(value, dict) else ()
+            shown = "below" if inside else brief(value)
+            rows.append((f"  {name}", shown, span(name, schema), schema["description"]))
+            rows += [(f"    {each}: {_plain(of)}",) for each, of in inside]
     widths = [max(len(row[i]) for row in rows if len(row) > 1) for i in range(3)]
     lines = ["  ".join(cell.ljust(n) for cell, n in zip(row, [*widths, 0])) for row in rows]
     lines.append("\nnames in full")
@@ -35,6 +38,11 @@ def listing(config: RunConfig) -> str:
                                subsequent_indent="    ")  # fmt: skip
     head = f"preset {config.preset}: name, default, range, meaning\n"
     return head + "\n".join(line.rstrip() for line in lines)
+
+
+def _plain(value: Any) -> str:
+    """A number, or a range of numbers."""
+    return " to ".join(map("{:g}".format, value if isinstance(value, tuple) else [value]))
 
 
 def brief(value: Any) -> str:
@@ -47,18 +55,17 @@ def brief(value: Any) -> str:
 
 def span(name: str, schema: dict[str, Any]) -> str:
     """The values that a parameter may have: '0 to 1', 'above 0, at most 1', 'all, en, es'."""
-    if name in NAMES:
-        return brief(NAMES[name])
+    said = {
+        "seeds": f"at most {SEEDS}, each 0 to {SEED}",
+        "base_seed": f"own, or 0 to {SEED}",
+        "drawn": "[least, most] of a share or of hidden_size",
+    } | {n: brief(known) for n, known in NAMES.items()}
+    if name in said:
+        return said[name]
     if "enum" in schema:
         return ", ".join(map(str, schema["enum"]))
     if schema["type"] == "boolean":
         return "True, False"
-    if name == "seeds":
-        return f"at most {SEEDS}, each 0 to {SEED}"
-    if name == "base_seed":
-        return f"own, or 0 to {SEED}"
-    if name == "drawn":
-        return "[least, most] of a share or of hidden_size"
     if name == "learning_rates":
         return f"each {span('', schema['additionalProperties'])}"
     most = schema["maximum"]

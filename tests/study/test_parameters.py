@@ -27,17 +27,34 @@ def test_every_parameter_is_listed_once_with_the_value_of_the_preset(rows):
     assert rows["steps"] == ("2", "1 to 1000000", "optimiser steps of RL")
     assert rows["scope"][:2] == ("whole", "answer, whole")
     assert rows["gate"][:2] == ("False", "True, False")
-    assert rows["requests"][0] == "none"
+    assert rows["requests"][0] == rows["drawn"][0] == "none"
+
+
+def test_ranges_and_rates_are_listed_below_their_parameter():
+    drawn = {"hidden_size": [145, 239], "minority_share": [0.2, 0.4]}
+    text = listing(load_config("smoke", drawn=drawn, learning_rates={"rl/keyword": 3e-3}))
+    lines = text.splitlines()
+    at = next(n for n, line in enumerate(lines) if line.startswith("  drawn"))
+    assert "below" in lines[at]
+    assert lines[at + 1 : at + 3] == [
+        "    hidden_size: 145 to 239",
+        "    minority_share: 0.2 to 0.4",
+    ]
+    assert "    rl/keyword: 0.003" in lines
 
 
 def test_a_bound_that_is_listed_is_the_first_value_beyond_which_is_refused(rows):
     checked = 0
     for name, (_, span, _) in rows.items():
-        if found := re.fullmatch(r"(above )?(-?\d+)(?: to |, at most )([\d.e+]+)", span):
+        if found := re.fullmatch(
+            r"(?:own, or )?(above )?(-?\d+)(?: to |, at most )([\d.e+]+)", span
+        ):
             least, most = int(found[2]), float(found[3])
             values = [least + 1e-3 if found[1] else least, most]
             for edge in (32, 4096) if name == "hidden_size" else values:
-                edge = type(load_config("smoke").flat()[name])(edge)
+                edge = (float if isinstance(load_config("smoke").flat()[name], float) else int)(
+                    edge
+                )
                 assert load_config("smoke", **SMALL | {name: edge}).flat()[name] == edge
             for value in (least if found[1] else least - 1, int(1.1 * most) + 1):
                 with pytest.raises(ParameterError, match=name):
