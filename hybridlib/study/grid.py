@@ -58,7 +58,6 @@ def plan(config: RunConfig, folder: Path | None = None) -> list[Job]:
             needs=tuple(needs),
             done=lambda: all(stages.is_done(config, *unit) for unit in units),
             key=" ".join(stages.stage_key(config, *unit) for unit in units),
-            alone=source == "01_base",
         )
 
     based: dict[str, int] = {}  # the key of each base -> the first seed that has it
@@ -174,8 +173,7 @@ def outline(jobs: Sequence[Job], workers: int) -> str:
         past = [run["duration"] for run in runs if run.get("duration")]
         line = f"{kind}: {len(those) - len(todo)} of {len(those)} done, {len(todo)} to run"
         if todo and past:
-            at_once = 1 if todo[0].alone else min(workers, len(todo))
-            seconds = fmean(past) * len(todo) / at_once
+            seconds = fmean(past) * len(todo) / min(workers, len(todo))
             left += seconds
             line += f", about {duration(seconds)}"
         elif todo and todo[0].notebook:

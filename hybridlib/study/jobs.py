@@ -45,7 +45,6 @@ class Job:
     done: Callable[[], bool] = lambda: False  # is everything that it computes in the store?
     key: str = ""  # of the results that the executed notebook shows
     call: Callable[[], object] | None = None
-    alone: bool = False  # no other job can run at the same time, so it gets every core
 
     @property
     def kind(self) -> str:
@@ -126,7 +125,7 @@ def run(
                     else:
                         # The number of threads may not depend on what else is running: it changes
                         # the rounding of sums, and a study must repeat to the last bit.
-                        work = Work(job, cores() if job.alone else max(1, cores() // workers))
+                        work = Work(job, max(1, cores() // workers))
                         running[pool.submit(work.run)] = work
                     waiting.remove(job)
                 finished, _ = futures.wait(running, heartbeat, futures.FIRST_COMPLETED)
@@ -287,7 +286,7 @@ class _Progress:
     def _time_left(self) -> str:
         timed: dict[str, list[float]] = {}
         for outcome in self.outcomes.values():
-            if outcome.status == "finished" and outcome.job.notebook and not outcome.job.alone:
+            if outcome.status == "finished" and outcome.job.notebook:
                 timed.setdefault(outcome.job.kind, []).append(outcome.seconds)
         if not timed:
             return ""

@@ -62,28 +62,28 @@ def sweep(preset: str, *, report=print, **overrides: Any) -> Path:
     changed = [overrides | {point.parameter: point.value} for point in points]
     for parameters in changed:
         load_config(preset, **parameters)  # what cannot be is refused before anything runs
-    with only_here(local(config.preset)):
-        for seed in config.seeds:  # no point changes a base
-            gate = pd.read_csv(stages.base(config, seed) / "gate.csv")
+    with only_here(local(config.preset)), jobs.processes() as pool:
+        # No point changes a base.
+        bases = [pool.submit(stages.base, config, seed) for seed in config.seeds]
+        for folder in (base.result() for base in bases):
             if config.base.gate:
-                respond.check_gate(gate)
-        with jobs.processes() as pool:
-            work = [
-                [pool.submit(_values, preset, parameters, point, seed) for seed in config.seeds]
-                for point, parameters in zip(points, changed)
-            ]
-            for number, (point, runs) in enumerate(zip(points, work), 1):
-                made = [run.result() for run in runs]
-                at = f"[{number}/{len(points)}] {arm_name(point.variant, point.reward)}"
-                report(f"{at}: {point.parameter} {point.value:g}")
-                for why in (each for each in made if isinstance(each, str)):
-                    report(f"        {why}")
-                if there := [each for each in made if not isinstance(each, str)]:
-                    found.append(_weighed(point, pd.concat(there)))
-        if not found:
-            raise OneLineError(f"no run of {preset!r} with a parameter changed has ended")
-        path = local(config.preset) / "tables" / "sweep.csv"
-        tables.write(pd.concat(found), path)
+                respond.check_gate(pd.read_csv(folder / "gate.csv"))
+        work = [
+            [pool.submit(_values, preset, parameters, point, seed) for seed in config.seeds]
+            for point, parameters in zip(points, changed)
+        ]
+        for number, (point, runs) in enumerate(zip(points, work), 1):
+            made = [run.result() for run in runs]
+            at = f"[{number}/{len(points)}] {arm_name(point.variant, point.reward)}"
+            report(f"{at}: {point.parameter} {point.value:g}")
+            for why in (each for each in made if isinstance(each, str)):
+                report(f"        {why}")
+            if there := [each for each in made if not isinstance(each, str)]:
+                found.append(_weighed(point, pd.concat(there)))
+    if not found:
+        raise OneLineError(f"no run of {preset!r} with a parameter changed has ended")
+    path = local(config.preset) / "tables" / "sweep.csv"
+    tables.write(pd.concat(found), path)
     report(f"drawn by `make study PRESET={preset}`")
     return path
 

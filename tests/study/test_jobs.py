@@ -224,17 +224,17 @@ def test_a_call_that_fails_is_one_line(bench: Bench):
         bench.run(Job("tables", call=lambda: 1 / 0))
 
 
-def test_threads_depend_on_the_plan_alone(bench: Bench, tmp_path: Path):
+def test_threads_depend_on_the_number_of_workers_alone(bench: Bench, tmp_path: Path):
     show = "import os; from pathlib import Path; " + (
         f"Path({str(tmp_path)!r}, str(x)).write_text(os.environ['OMP_NUM_THREADS'])"
     )
     bench.run(
-        bench.job("alone", show, parameters={"x": 1}, alone=True),
-        bench.job("beside", show, parameters={"x": 2}),
+        bench.job("first", show, parameters={"x": 1}),
+        bench.job("alone", show, parameters={"x": 2}, needs=("first",)),
         workers=2,
     )
-    assert (tmp_path / "1").read_text() == str(cores())
-    assert (tmp_path / "2").read_text() == str(max(1, cores() // 2))
+    for each in ("1", "2"):
+        assert (tmp_path / each).read_text() == str(max(1, cores() // 2))
 
 
 def test_long_jobs_show_their_last_line(bench: Bench):
