@@ -114,6 +114,9 @@ def _range(text: str) -> list[Any]:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
+Range = Annotated[
+    tuple[float, float], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
+]
 
 
 def _all_of(value: Any, known: Iterable[str]) -> Any:
@@ -160,7 +163,7 @@ class BaseModelConfig(Part):
     fresh_bases: bool = Field(
         False, description="pretrain each base, also where its weights are committed"
     )
-    drawn: dict[str, tuple[float, float]] = Field(
+    drawn: dict[str, Range] = Field(
         default_factory=dict,
         description="share, or hidden_size -> [least, most]: each replicate draws its own",
     )
@@ -186,13 +189,6 @@ class BaseModelConfig(Part):
             raise ValueError("must be a multiple of 32")
         return value
 
-    @field_validator("drawn", mode="before")
-    @classmethod
-    def _pairs(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return {n: tuple(v) if isinstance(v, list) else v for n, v in value.items()}
-
     @field_validator("drawn")
     @classmethod
     def _ranges(cls, value: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
@@ -206,7 +202,10 @@ class BaseModelConfig(Part):
     @model_validator(mode="after")
     def _fits(self) -> "BaseModelConfig":
         self._at_most(MOST, "base_steps", "base_batch")
-        self._at_most(50_000_000, "hidden_size", "hidden_size", "layers")
+        _, widest = self.drawn.get("hidden_size", (0, self.hidden_size))
+        if (product := widest**2 * self.layers) > (most := 50_000_000):
+            said = f"hidden_size x hidden_size x layers = {product:.0f}"
+            raise ValueError(f"{said} must not exceed {most}")
         return self
 
 

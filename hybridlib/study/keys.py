@@ -6,6 +6,7 @@ So a changed parameter redoes only what depends on it.
 """
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
@@ -40,7 +41,8 @@ def recipe(config: RunConfig, seed: int) -> dict[str, float]:
     """What the base of a replicate is made of: the shares of its text and its width.
 
     Those parameters that are `drawn` are the coordinates of a point of a scrambled Sobol sequence
-    (scipy), one point a seed, so that few replicates fill the ranges evenly.
+    (scipy), one point a seed, so that few replicates fill the ranges evenly. A width is the nearest
+    that can be, so those at the ends are as likely as others if the range goes half a step beyond.
     """
     found = config.shares.model_dump() | {"hidden_size": config.base.hidden_size}
     if not config.base.drawn:
@@ -51,7 +53,7 @@ def recipe(config: RunConfig, seed: int) -> dict[str, float]:
         points.fast_forward(seed % POINTS)
     (point,) = qmc.scale(points.random(1), *ranges.T)
     found |= {name: round(float(x), 4) for name, x in zip(config.base.drawn, point)}
-    return found | {"hidden_size": WIDTHS * round(found["hidden_size"] / WIDTHS)}
+    return found | {"hidden_size": WIDTHS * math.floor(found["hidden_size"] / WIDTHS + 0.5)}
 
 
 def base(config: RunConfig, seed: int) -> Base:
@@ -100,7 +102,8 @@ def train(config: RunConfig, variant: str, reward: str, seed: int) -> Training:
     names = _parameters(config, row)
     weights: dict[str, Any] = {}
     if rewarded:
-        # The keyword reward alone reads a part; a weight that the variant sets itself is no parameter of it.
+        # The keyword alone is looked for in a part; a weight that the variant sets itself is no
+        # parameter of it.
         unread = {name for name, _ in row.weights} | (set() if reward == "keyword" else {"scope"})
         weights = config.reward.model_dump(exclude=unread)
     return Training(
