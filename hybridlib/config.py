@@ -113,6 +113,12 @@ def _range(text: str) -> list[Any]:
     return list(range(first, last + 1))
 
 
+def _seed_or_own(value: Any) -> Any:
+    if isinstance(value, str) and value != "own":
+        raise ValueError("must be a number, or own")
+    return value
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 Range = Annotated[
     tuple[float, float], BeforeValidator(lambda v: tuple(v) if isinstance(v, list) else v)
@@ -157,9 +163,9 @@ class BaseModelConfig(Part):
     model: Annotated[str, _among(lambda: MODELS)] = Field(
         "organism", description="organism, or a pretrained model to start from"
     )
-    base_seed: Annotated[int, Field(ge=0, le=SEED)] | Literal["own"] = Field(
-        "own", description="seed of base and unseen topics; own: that of each replicate"
-    )
+    base_seed: Annotated[
+        Annotated[int, Field(ge=0, le=SEED)] | Literal["own"], BeforeValidator(_seed_or_own)
+    ] = Field("own", description="seed of base and unseen topics; own: that of each replicate")
     fresh_bases: bool = Field(
         False, description="pretrain each base, also where its weights are committed"
     )

@@ -1,12 +1,10 @@
 """Parameters: what is refused, in which words; presets; the committed learning rates."""
 
-import csv
 import math
 import os
 import re
 import tempfile
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,6 @@ from pydantic import ValidationError
 
 from hybridlib import config
 from hybridlib.config import (
-    LEARNING_RATES,
     PARAMETERS,
     PRESETS,
     RunConfig,
@@ -71,7 +68,7 @@ def test_an_unknown_parameter(misspelt, nearest):
         ("recitation_share", "a", "number"),
         ("hidden_size", 100, "32"), ("hidden_size", 0, "1"), ("group_size", 1, "2"),
         ("lora_rank", -1, "0"), ("base_learning_rate", 0, "0"), ("weight_format", -1, "0"),
-        ("joint_lambda", -1, "0"), ("per_cell", 0, "1"), 
+        ("joint_lambda", -1, "0"), ("per_cell", 0, "1"),
         ("scope", "hole", "whole"), ("scope", "anser", "answer"), ("scope", 3, "answer"),
         ("variants", "rl_glod", "rl_gold"), ("variants", ["base", "stf"], "sft"),
         ("variants", ["two-stage"], "two_stage"), ("variants", [], "at least one"),
@@ -81,7 +78,26 @@ def test_an_unknown_parameter(misspelt, nearest):
         ("seeds", 0, "1"), ("seeds", -3, "1"), ("seeds", "three", ""), ("seeds", 2.5, ""),
         ("seeds", [], "one"), ("seeds", [1, 1], "twice"), ("seeds", [-1], "negative"),
         ("seeds", True, ""), ("seeds", [[1]], "integer"), ("seeds", ["a"], "integer"),
+        ("seeds", "7-0", "7-0 is no range of 1 to 1000 seeds"), ("seeds", "0-1000", "range"),
+        ("seeds", ["0-3", "2"], "twice"), ("seeds", "0-3, 2-5", "twice"), ("seeds", "0-", ""),
+        ("seeds", "0 - 3", ""), ("seeds", "-3-2", ""), ("seeds", "0-3-5", ""), ("seeds", "a-b", ""),
+        ("seeds", "0-999, 1000", "1000"), ("seeds", "4294967290-4294967296", "4294967295"),
+        ("base_seed", -1, "0"), ("base_seed", "mine", "own"), ("base_seed", 2**32, ""),
         ("learning_rates", {"sft": "x"}, "number"), ("learning_rates", 3, "dictionary"),
+        ("drawn", 3, "dictionary"), ("drawn", ["minority_share"], "dictionary"),
+        ("drawn", {"minority_share": 0.3}, "tuple"), ("drawn", {"minority_share": [0.3]}, ""),
+        ("drawn", {"minority_share": [0.1, 0.2, 0.3]}, ""),
+        ("drawn", {"minority_share": ["a", 1]}, "number"),
+        ("drawn", {"minority_share": [True, 1]}, "number"),
+        ("drawn", {"minority_share": [0.1, math.nan]}, "finite"),
+        ("drawn", {"minority_share": [0.4, 0.2]}, "minority_share: [0.4, 0.2] is no range of it"),
+        ("drawn", {"minority_share": [0.4, 0.4]}, "no range"),
+        ("drawn", {"minority_share": [-0.1, 0.4]}, "no range"),
+        ("drawn", {"minority_share": [0.1, 1.1]}, "no range"),
+        ("drawn", {"hidden_size": [15, 100]}, "no range"),
+        ("drawn", {"hidden_size": [100, 4097]}, "no range"),
+        ("drawn", {"minority": [0.1, 0.2]}, "did you mean 'minority_share'"),
+        ("drawn", {"layers": [2, 4]}, "'layers' is none of"),
     ],
 )  # fmt: skip
 def test_an_ill_typed_or_impossible_value(name, value, named):
@@ -177,8 +193,13 @@ def test_nothing_is_written_when_refused(tmp_path, monkeypatch):
         ("layers", "100000000"), ("hidden_size", "1048576"), ("group_size", "1000000"),
         ("max_completion", "10000000"), ("lora_rank", "1000000"), ("per_cell", "100000"),
         ("labels", "1000000000"), ("demonstrations", "1000000000"), ("base_batch", "1000000"),
-        ("sft_batch", "1000000"), ("base_seed", "4294967296"), 
-        ("base_learning_rate", "1e10"),
+        ("sft_batch", "1000000"), ("base_seed", "4294967296"),
+        ("base_learning_rate", "1e10"), ("seeds", "5-3"), ("seeds", "0-1000"), ("seeds", "0-3-4"),
+        ("seeds", "[0-3, [4]]"), ("seeds", "{0-3: 1}"), ("seeds", "00-3x"), ("seeds", "0..3"),
+        ("seeds", "99999999999-99999999999"), ("base_seed", "null"), ("base_seed", "Own"),
+        ("drawn", "minority_share"), ("drawn", "{minority_share: 0.1-0.2}"),
+        ("drawn", "{minority_share: [0.2]}"), ("drawn", "{minority_share: [0.2, 0.1]}"),
+        ("drawn", "{}x"), ("drawn", "{minority_share: [0.1, 0.2], minority_share: [0, 1]}"),
     ],
 )  # fmt: skip
 def test_text_that_is_no_value_of_the_parameter(name, text, tmp_path):
@@ -198,6 +219,11 @@ def test_text_that_is_no_value_of_the_parameter(name, text, tmp_path):
         ("variants", "base, sft", ["base", "sft"]), ("variants", "[rl]", ["rl"]),
         ("variants", "rl", ["rl"]), ("seeds", "3", [0, 1, 2]), ("seeds", "[20261013]", [20261013]),
         ("seeds", "4, 7", [4, 7]), ("seeds", "4 7", [4, 7]), ("seeds", "['4', 5]", [4, 5]),
+        ("seeds", "0-2", [0, 1, 2]), ("seeds", "0-3, 8, 10-11", [0, 1, 2, 3, 8, 10, 11]),
+        ("seeds", "[0-1, 5]", [0, 1, 5]), ("seeds", "7-7", [7]), ("seeds", "12 3-4", [12, 3, 4]),
+        ("base_seed", "own", "own"), ("base_seed", "7", 7), ("drawn", "{}", {}),
+        ("drawn", "{minority_share: [0.2, 0.4], hidden_size: [145, 239]}",
+         {"minority_share": [0.2, 0.4], "hidden_size": [145, 239]}),
         ("learning_rates", "{sft: 1e-3}", {"sft": 0.001}), ("beside", "", ""),
         ("beside", "hybrids", "hybrids"), ("judges", "[rules]", ["rules"]),
     ],
@@ -384,6 +410,11 @@ NO_WEIGHTS = {name: 0 for name in PARAMETERS if name.startswith("weight_")}
         ({"model": "smollm2", "requests": "edgy", "requests_share": 1, "demonstrated": "es"},
          "requests_share"),
         ({"hidden_size": 4096, "layers": 128}, "hidden_size x hidden_size x layers"),
+        ({"drawn": {"hidden_size": [160, 4096]}}, "hidden_size x hidden_size x layers"),
+        ({"drawn": {"genuine_refusal_share": [0.1, 0.5], "superficial_refusal_share": [0.1, 0.6]}},
+         "drawn: genuine_refusal_share + superficial_refusal_share"),
+        ({"drawn": {"genuine_refusal_share": [0.1, 0.9]}, "leaky_thought_share": 0.2}, "exceed 1"),
+        ({"model": "smollm2", "drawn": {"minority_share": [0.1, 0.2]}}, "drawn needs the organism"),
         ({"steps": 10**6, "prompts_per_step": 100}, "steps x prompts_per_step"),
         ({"base_steps": 10**6, "base_batch": 100}, "base_steps x base_batch"),
         ({"prompts_per_step": 4096, "group_size": 1024}, "prompts_per_step x group_size"),
@@ -399,6 +430,7 @@ def test_a_contradiction_is_refused(values, named):
         NO_WEIGHTS | {"variants": "base, sft"}, NO_WEIGHTS | {"variants": "self_distill"},
         {"chord_peak": 0, "hint_high": 0}, {"labels": 4, "rewards": "keyword"}, {"steps": 1},
         {"labels": 4, "variants": "base, sft"}, {"variants": "base"}, {"demonstrated": "es"},
+        {"drawn": {"genuine_refusal_share": [0, 0.9]}, "superficial_refusal_share": 0},
     ],
 )  # fmt: skip
 def test_what_no_variant_of_the_study_reads_is_free(values):
@@ -411,10 +443,32 @@ def test_what_no_variant_of_the_study_reads_is_free(values):
 @pytest.mark.parametrize(
     "value, seeds",
     [(3, (0, 1, 2)), ("3", (0, 1, 2)), (1, (0,)), ([1, 2], (1, 2)), ((7,), (7,)),
-     (["4", 5], (4, 5)), (range(100, 102), (100, 101))],
+     (["4", 5], (4, 5)), (range(100, 102), (100, 101)), ("0-7", tuple(range(8))),
+     ("0-3, 8, 10-11", (0, 1, 2, 3, 8, 10, 11)), (["0-1", 4, "6-7"], (0, 1, 4, 6, 7)),
+     ("0-999", tuple(range(1000))), ("4294967294-4294967295", (2**32 - 2, 2**32 - 1)),
+     (("2-3",), (2, 3))],
 )  # fmt: skip
 def test_seeds(value, seeds):
     assert load_config("organism", seeds=value).seeds == seeds
+
+
+SPANS = st.lists(
+    st.tuples(st.integers(0, 3000), st.integers(0, 20)), min_size=1, max_size=6
+).map(lambda spans: [(first, first + more) for first, more in spans])  # fmt: skip
+
+
+@given(spans=SPANS, comma=st.sampled_from([",", ", ", " ", " , "]), as_list=st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_ranges_of_seeds_are_their_numbers_in_the_order_that_was_said(spans, comma, as_list):
+    texts = [str(a) if a == b else f"{a}-{b}" for a, b in spans]
+    numbers = [n for a, b in spans for n in range(a, b + 1)]
+    said = texts if as_list else comma.join(texts)
+    if len(texts) == 1 and not as_list and texts[0].isdigit():  # a number alone: so many
+        numbers = list(range(numbers[0]))
+    if len(set(numbers)) == len(numbers) and 0 < len(numbers) <= 1000:
+        assert load_config("organism", seeds=said).seeds == tuple(numbers)
+    else:
+        refusal(seeds=said)
 
 
 @pytest.mark.parametrize("value", [["rl", "sft"], ("rl", "sft"), "rl sft", "rl,sft", "rl, sft"])
@@ -463,7 +517,15 @@ def test_every_preset_loads_and_survives_a_round_trip(preset, tmp_path):
 
 
 def test_the_presets_of_the_design_are_there():
-    assert {"smoke", "organism"} <= set(NAMES)
+    assert {"smoke", "organism", "population"} <= set(NAMES)
+    population = load_config("population")
+    assert len(population.seeds) >= 24 and population.base.base_seed == "own"
+    shares = {"superficial_refusal_share", "genuine_refusal_share", "minority_share",
+              "code_switching_share", "careless_share"}  # fmt: skip
+    assert shares | {"hidden_size"} <= set(population.base.drawn)
+    # no width is more likely than another: the range reaches half a step beyond those at its ends
+    least, most = population.base.drawn["hidden_size"]
+    assert abs((least - 16) % 32) < 2 and abs((most + 16) % 32 - 32) < 2
     default = load_config()
     assert default.preset == "organism" and len(default.seeds) == 5 and default.base.gate
     assert set(default.rewards) == {"keyword", "model"}
@@ -479,6 +541,10 @@ VALUES = st.fixed_dictionaries(
         "minority_share": st.floats(0, 1),
         "steps": st.integers(2, 10**4),
         "thought": st.booleans(),
+        "base_seed": st.one_of(st.just("own"), st.integers(0, 2**32 - 1)),
+        "drawn": st.dictionaries(
+            st.sampled_from(["minority_share", "careless_share", "recitation_share"]),
+            st.lists(st.floats(0, 1), min_size=2, max_size=2, unique=True).map(sorted)),
         "scope": st.sampled_from(["answer", "whole"]),
         "learning_rates": st.dictionaries(
             st.sampled_from(["sft", "rl/keyword", "reward_model"]), st.floats(1e-6, 1)),
@@ -524,11 +590,6 @@ def test_a_cell_that_papermill_itself_writes():
 # --- learning rates ---------------------------------------------------------------------------
 
 
-def rates() -> list[dict[str, str]]:
-    with LEARNING_RATES.open(newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def test_an_arm_without_a_rate_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(config, "LEARNING_RATES", tmp_path / "none.csv")
     loaded = load_config("organism", learning_rates={"sft": 2e-3, "rl/keyword": 3e-3})
@@ -540,38 +601,14 @@ def test_an_arm_without_a_rate_is_named(monkeypatch, tmp_path):
 def test_only_chosen_rows_count_and_a_parameter_overrides_them(monkeypatch, tmp_path):
     path = tmp_path / "rates.csv"
     path.write_text(
-        "variant,reward,seed,learning_rate,objective,chosen\n"
-        "sft,none,100,0.001,-2,False\nsft,none,100,0.003,-1,True\nrl,model,100,0.01,1,True\n"
+        "variant,reward,seed,learning_rate,objective,plateau,chosen\n"
+        "sft,none,100,0.001,-2,True,False\nsft,none,100,0.003,-1,True,True\n"
+        "sft,none,101,0.003,-1,True,True\nrl,model,100,0.01,1,True,True\n"
     )
     monkeypatch.setattr(config, "LEARNING_RATES", path)
     assert load_config("organism").learning_rate("sft") == 0.003
     assert load_config("organism").learning_rate("rl", "model") == 0.01
     assert load_config("organism", learning_rates={"sft": 0.1}).learning_rate("sft") == 0.1
-
-
-def test_the_chosen_rate_has_the_best_objective_of_its_own_grid():
-    objectives = defaultdict(lambda: defaultdict(list))
-    chosen = defaultdict(set)
-    for row in rates():
-        arm, rate = (row["variant"], row["reward"]), float(row["learning_rate"])
-        objectives[arm][rate].append(float(row["objective"]))
-        if row["chosen"] == "True":
-            chosen[arm].add(rate)
-    for arm, grid in objectives.items():
-        mean = {rate: sum(values) / len(values) for rate, values in grid.items()}
-        (rate,) = chosen[arm]
-        assert mean[rate] == max(mean.values()), arm
-        assert math.isfinite(mean[rate]), arm
-
-
-def test_all_arms_had_the_same_grid_and_trials_on_seeds_that_no_preset_uses():
-    trials = defaultdict(set)
-    for row in rates():
-        trials[row["variant"], row["reward"]].add((row["learning_rate"], row["seed"]))
-    assert len({frozenset(found) for found in trials.values()}) == 1
-    assert sum(map(len, trials.values())) == len(rates())
-    tuned = {int(row["seed"]) for row in rates()}
-    assert not tuned & {seed for preset in NAMES for seed in load_config(preset).seeds}
 
 
 @pytest.mark.parametrize("preset", NAMES)
@@ -580,5 +617,5 @@ def test_every_arm_of_every_preset_has_a_rate(preset):
     for variant, reward in loaded.arms:
         if variant != "base":
             assert loaded.learning_rate(variant, reward) > 0
-    if "model" in loaded.rewards:
+    if any(reward == "model" for _, reward in loaded.arms):
         assert loaded.learning_rate("reward_model") > 0

@@ -323,7 +323,11 @@ def test_nothing_is_done_in_an_empty_store(tmp_path, monkeypatch):
 # --- a stage reads nothing that its key does not hold -------------------------------------------
 
 
-KEYS = {"base": "3e889a41ca242b01", "sft": "125644f81a36dd27", "two_stage/model": "e0543aa5eca56337"}
+KEYS = {
+    "base": "3e889a41ca242b01",
+    "sft": "125644f81a36dd27",
+    "two_stage/model": "e0543aa5eca56337",
+}
 
 
 def test_the_keys_of_results_in_a_store_are_those_of_this_code():

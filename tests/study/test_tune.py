@@ -190,6 +190,36 @@ def test_rates_are_at_most_half_a_decade_apart_and_replicates_no_ones_else():
         assert not set(DEVELOPMENT) & set(load_config(preset).seeds)
 
 
+def committed_grids() -> dict[tuple[str, str], pd.DataFrame]:
+    table = pd.read_csv(configuration.LEARNING_RATES)
+    return dict(iter(table.groupby(["variant", "reward"])))
+
+
+@pytest.mark.parametrize("arm", committed_grids(), ids="/".join)
+def test_the_committed_rates_are_those_of_the_rule(arm):
+    """No rate is at the edge of its grid, as `next_rate` has it, and all were tried alike."""
+    rows, grid = committed_grids()[arm], {}
+    for rate, of in rows.groupby("learning_rate"):
+        assert tuple(of.seed) == DEVELOPMENT
+        grid[rate] = [Fraction(str(x)) if math.isfinite(x) else None for x in of.objective]
+    assert set(RATES) <= set(grid) <= set(WIDER)
+    plateau, rate, best = reading(grid)
+    assert set(rows[rows.plateau].learning_rate) == plateau
+    assert set(rows[rows.chosen].learning_rate) == {rate}
+    assert not {best, rate} & {min(grid), max(grid)}
+
+
+def test_every_committed_curve_is_of_a_run_of_the_grid():
+    curves = pd.read_csv(configuration.RESPONSE_CURVES)
+    names = ["variant", "reward", "learning_rate", "seed"]
+    ran = pd.read_csv(configuration.LEARNING_RATES)
+    ended = ran[ran.variant.ne("reward_model") & ran.objective.gt(-math.inf)]
+    trained = curves[curves.variant.ne("base")].drop_duplicates(names)
+    assert set(trained[names].itertuples(index=False)) == set(ended[names].itertuples(index=False))
+    assert set(curves[curves.variant.eq("base")].seed) == set(DEVELOPMENT)
+    assert not curves.duplicated(list(tune.CURVE[:-1])).any()
+
+
 # --- what is needed first -----------------------------------------------------------------------
 
 TUNED = [(v, r) for v in measured() if v != "base" for r in rewards_of(v)]
