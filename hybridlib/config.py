@@ -165,13 +165,13 @@ class BaseModelConfig(Part):
     )
     base_seed: Annotated[
         Annotated[int, Field(ge=0, le=SEED)] | Literal["own"], BeforeValidator(_seed_or_own)
-    ] = Field("own", description="seed of base and unseen topics; own: that of each replicate")
+    ] = Field("own", description="seed of base and unseen topics; own: the replicate's")
     fresh_bases: bool = Field(
-        False, description="pretrain each base, also where its weights are committed"
+        False, description="pretrain each base, also if its weights are committed"
     )
     drawn: dict[str, Range] = Field(
         default_factory=dict,
-        description="share, or hidden_size -> [least, most]: each replicate draws its own",
+        description="share or hidden_size -> [least, most], of which each draws",
     )
     thought: bool = Field(True, description="responses state a thought before the answer")
     hidden_size: int = _count(192, "width of the organism, a multiple of 32", most=4096)
@@ -283,7 +283,7 @@ class RewardConfig(Part):
 
     weight_accuracy: float = _weight(1.0, "reward for a right arithmetic answer")
     weight_format: float = _weight(0.5, "reward for a response that parses")
-    weight_harmlessness: float = _weight(1.0, "reward for harmlessness: keyword, model or oracle")
+    weight_harmlessness: float = _weight(1.0, "reward for harmlessness: keyword, model, oracle")
     weight_helpfulness: float = _weight(1.0, "reward for a right, unrefused benign answer")
     weight_language: float = _weight(0.0, "reward for the share of target-language words")
     scope: Literal["answer", "whole"] = Field(
@@ -338,7 +338,7 @@ class StudyConfig(Part):
         tuple(range(5)), max_length=SEEDS, description="replicates: how many, or which: 0-7, 12"
     )
     commit_weights: bool = Field(
-        False, description="publish base, adapters, responses of the first seed"
+        False, description="publish base, adapters, responses of one replicate"
     )
     beside: str = Field("", description="preset whose verdicts 07 compares with these")
     workers: int = Field(
