@@ -125,6 +125,7 @@ def _train(
         prompts_per_step=prompts or setting.prompts,
         group_size=setting.group,
         max_completion=setting.tokens,
+        base_seed=0,  # one base for all: what differs is the trainer
     )
     spec = replace(keys.train(config, "rl", "keyword", seed), learning_rate=rate)
     base = stages.base(config, seed) / "model" if of_study else loading.asset_folder(setting_name)

@@ -10,7 +10,8 @@ from tiny import save_random, tiny
 
 from bench import bench
 from hybridlib.__main__ import _parser
-from hybridlib.study import stages
+from hybridlib.config import load_config
+from hybridlib.study import keys, stages
 
 
 @pytest.fixture(autouse=True)
@@ -34,10 +35,18 @@ def runs(shift: float = 0.0, seed: int = 0) -> pd.DataFrame:
 @pytest.mark.parametrize("trainer", bench.TRAINERS)
 def test_a_trainer_is_measured_step_by_step(trainer, tmp_path, monkeypatch):
     save_random(tmp_path / "model", tiny(), scale=4.0)
-    monkeypatch.setattr(stages, "base", lambda config: tmp_path)
+    bases = []
+
+    def base(config, seed):
+        bases.append(keys.base(config, seed).key)
+        return tmp_path
+
+    monkeypatch.setattr(stages, "base", base)
     setting = bench.Setting(prompts=4, tokens=8, dtype="float32", rounds=1, steps=1, group=4)
     monkeypatch.setitem(bench.SETTINGS, "organism", setting)
-    found = bench._train("organism", trainer, seed=0, steps=2)
+    found = bench._train("organism", trainer, seed=1, steps=2)
+    # whatever the seed, the trainers are compared on one base
+    assert bases == [keys.base(load_config("organism", max_completion=8, fresh_bases=True), 0).key]
     assert len(found["steps"]) == 2 and found["memory_mib"] > 0
     for step in found["steps"]:
         assert 0 < step["generation_seconds"] < step["seconds"]

@@ -136,6 +136,11 @@ def test_it_ends_where_an_uninterrupted_one_does(killed):
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert ours[name].equal(theirs[name]), name
+    kept = [{p.parent.name: load_file(p) for p in f.glob("snapshots/*/adapter_model.safetensors")}
+            for f in (resumed, whole)]  # fmt: skip
+    assert kept[0].keys() == kept[1].keys() and len(kept[0]) > 1
+    for step, policy in kept[0].items():  # those from before the kill, too
+        assert all(policy[name].equal(kept[1][step][name]) for name in policy), step
     if (whole / "rollouts.jsonl").exists():
         last = {step: [] for step in range(1, STEPS + 1)}
         size = tiny().train.prompts_per_step * tiny().train.group_size
@@ -253,7 +258,7 @@ def test_evaluation_is_the_same_each_time(store):
     config = tiny(**RATES)
     first = stages.evaluate(config, *unit("rl", "keyword"))
     content = {p.name: p.read_bytes() for p in first.iterdir() if p.name != "manifest.json"}
-    assert set(content) == {"responses.parquet", "training.csv"}
+    assert set(content) == {"responses.parquet", "training.csv", "snapshots.csv"}
     (first / "training.csv").unlink()
     assert stages.evaluate(config, *unit("rl", "keyword")) == first
     for name, text in content.items():
