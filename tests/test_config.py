@@ -587,6 +587,16 @@ def test_a_cell_that_papermill_itself_writes():
         notebook_parameters(["", cell], ["seeds"])
 
 
+def test_ranges_reach_a_study_through_papermill_as_they_are():
+    from papermill.translators import papermill_translators
+
+    given, told = {"minority_share": [0.2, 0.4], "hidden_size": [145, 239]}, {}
+    python = papermill_translators.find_translator("python3", "python")
+    exec(python.codify({"drawn": given, "seeds": "0-2, 5"}, "Parameters"), told)
+    loaded = load_config(drawn=told["drawn"], seeds=told["seeds"])
+    assert loaded.flat()["drawn"] == given and loaded.seeds == (0, 1, 2, 5)
+
+
 # --- learning rates ---------------------------------------------------------------------------
 
 

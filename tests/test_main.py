@@ -142,6 +142,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["study", "-p", "a\nb", "x"], r"there is no parameter 'a\nb'"),
         (["study", "-p", "seeds", ""], "seeds = '': "),
         (["study", "-p", "seeds", "20261013"], "seeds = '20261013': at most 1000 seeds; for the"),
+        (["study", "-p", "seeds", "7-0"], "seeds = '7-0': 7-0 is no range of 1 to 1000 seeds"),
+        (["study", "-p", "seeds", "0-1000"], "seeds = '0-1000': 0-1000 is no range of 1 to 1000"),
+        (
+            ["study", "-p", "drawn", "{minority_share: [1, 0]}"],
+            "drawn = '{minority_share: [1, 0]}'",
+        ),
+        (["study", "-p", "drawn", "minority_share"], "drawn = 'minority_share': "),
         (["study", "-p", "kl", "1e400"], "kl = '1e400': "),
         (["study", "-p", "steps", "010"], "steps = '010': "),
         (["study", "-p", "kl", "0", "-p", "kl", "x"], "kl = 'x': "),
@@ -172,6 +179,17 @@ def test_what_cannot_be_is_one_line_and_writes_nothing(place: Path, capfd, argum
     assert out == "" and err.startswith(f"ParameterError: {named}")
     assert err.count("\n") == 1
     assert {path.name for path in place.rglob("*")} == {"mine.yaml", "twice.yaml"}
+
+
+@pytest.mark.parametrize(
+    "seeds, bases", [("0-7", 8), ("0-3, 8, 10-11", 7), ("[4-5, 9]", 3), ("8-15", 8), ("3", 3)]
+)
+@pytest.mark.parametrize("in_file", [False, True])
+def test_seeds_are_said_as_ranges(place: Path, capfd, seeds, bases, in_file):
+    (place / "mine.yaml").write_text(f"seeds: {seeds}\n")
+    said = ["-f", "mine.yaml"] if in_file else ["-p", "seeds", seeds]
+    assert main(["study", *said, "-p", "dry_run", "true"]) == 0
+    assert capfd.readouterr().out.startswith(f"base: 0 of {bases} done, {bases} to run\n")
 
 
 def test_the_last_of_a_parameter_counts_and_before_a_file(project: Project, capfd):
