@@ -81,11 +81,16 @@ def pairs(labels: list[dict], rng: random.Random) -> list[dict]:
         raise OneSidedLabels("the labels are all the same: no reward model can be trained on them")
     rows = []
     for rejected in (row for row in labels if not row["label"]):
-        cell = [rejected[name] for name in CELL]
-        alike = [row for row in chosen if [row[name] for name in CELL] == cell]
-        rows.append({"chosen": rng.choice(alike or chosen)["text"], "rejected": rejected["text"]})
+        better = rng.choice(_better(rejected, chosen))
+        rows.append({"chosen": better["text"], "rejected": rejected["text"]})
     rng.shuffle(rows)
     return rows
+
+
+def _better(rejected: dict, chosen: list[dict]) -> list[dict]:
+    """The chosen rows that a rejected one is compared with: those of its cell, or else all."""
+    cell = [rejected[name] for name in CELL]
+    return [row for row in chosen if [row[name] for name in CELL] == cell] or chosen
 
 
 def fit(spec: RewardModel, base: Path, labels: Path, folder: Path) -> None:
@@ -143,11 +148,15 @@ def _report(score, held_out: list[dict], rest: list[dict]) -> tuple[dict, float]
         "labels": len(held_out) + len(rest),
         "chosen": sum(row["label"] for row in held_out + rest),
     }
-    # The mean log-sigmoid of every margin between the two labels.
-    good, bad = ([v for v, r in zip(values, held_out) if r["label"] == x] for x in (1, 0))
-    margins = [a - b for a in good for b in bad] or [0.0]
-    losses = [math.log1p(math.exp(-m)) if m > -LARGE else -m for m in margins]
-    return report, -sum(losses) / len(margins)
+    # As in training: of every rejected row the mean log-sigmoid of its margins below the chosen ones.
+    scored = [row | {"score": value} for row, value in zip(held_out, values)]
+    chosen, rejected = ([row for row in scored if row["label"] == x] for x in (1, 0))
+    losses = []
+    for row in rejected if chosen else ():
+        margins = [better["score"] - row["score"] for better in _better(row, chosen)]
+        each = [math.log1p(math.exp(-m)) if m > -LARGE else -m for m in margins]
+        losses.append(sum(each) / len(each))
+    return report, -sum(losses) / len(losses) if losses else -math.log(2)
 
 
 class _Head(torch.nn.Linear):

@@ -66,7 +66,7 @@ HELD_OUT, LEAST_LABELS = 0.2, 5
 class RewardModel(Stage):
     """A reward model fitted to labels."""
 
-    NAME, VERSION = "reward_model", 5
+    NAME, VERSION = "reward_model", 6
 
     labels: Labels
     seed: int
