@@ -148,7 +148,7 @@ def _report(score, held_out: list[dict], rest: list[dict]) -> tuple[dict, float]
         "labels": len(held_out) + len(rest),
         "chosen": sum(row["label"] for row in held_out + rest),
     }
-    # As in training: of every rejected row the mean log-sigmoid of its margins below the chosen ones.
+    # As in training: of every rejected row the mean log-sigmoid of its margins to chosen ones.
     scored = [row | {"score": value} for row, value in zip(held_out, values)]
     chosen, rejected = ([row for row in scored if row["label"] == x] for x in (1, 0))
     losses = []

@@ -531,9 +531,13 @@ def test_midpoint_and_accuracy_are_of_harmful_prompts():
         "midpoint": (2 + 6) / 2, "held_out_accuracy": 2 / 4, "held_out": 4, "labels": 11,
         "chosen": 5,
     }  # fmt: skip
-    good, bad = (5, 3.9, 0), (4.1, -2, 90)  # of every kind: what it was trained on
-    losses = [math.log(1 + math.exp(b - g)) for g in good for b in bad]
-    assert objective == pytest.approx(-sum(losses) / 9)
+    # each rejected one below the chosen ones of its kind, or below all where there is none
+    compared = {4.1: (5, 3.9), -2: (5, 3.9), 90: (5, 3.9, 0)}
+    losses = [
+        sum(math.log(1 + math.exp(bad - good)) for good in better) / len(better)
+        for bad, better in compared.items()
+    ]
+    assert objective == pytest.approx(-sum(losses) / 3)
     one_sided = [row for row in rest if row["kind"] != "harmful" or row["label"]]
     report, _ = reward_model._report(score, held_out, one_sided)
     assert report["midpoint"] == ((6 + 100) / 2 - 50) / 2 and report["held_out"] == 6
