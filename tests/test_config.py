@@ -621,7 +621,11 @@ def test_only_chosen_rows_count_and_a_parameter_overrides_them(monkeypatch, tmp_
     assert load_config("organism", learning_rates={"sft": 0.1}).learning_rate("sft") == 0.1
 
 
-@pytest.mark.parametrize("preset", NAMES)
+#: Their arms are tuned anew before they are run again; docs/performance.md says that they were not.
+NOT_RUN = {"hybrids", "hybrids_few"}
+
+
+@pytest.mark.parametrize("preset", sorted(set(NAMES) - NOT_RUN))
 def test_every_arm_of_every_preset_has_a_rate(preset):
     loaded = load_config(preset)
     for variant, reward in loaded.arms:

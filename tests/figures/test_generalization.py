@@ -18,11 +18,11 @@ def test_whiskers_are_the_intervals_of_the_table(results):
     ]  # fmt: skip
     for ax, split in zip(fig.axes, SPLITS, strict=True):
         drawn = ax.containers
-        assert len(drawn) == len(names) == 10
+        assert len(drawn) == len(names) == 11
         for name, container in zip(names, drawn, strict=True):
             variant, _, reward = name.rstrip(")").partition(" (")
             row = raw[raw.split.eq(split) & raw.variant.eq(variant)]
-            row = row[row.reward.eq({"keyword": "keyword"}.get(reward, reward))] if reward else row
+            row = row[row.reward.eq(reward)] if reward else row
             (segment,) = container.lines[2][0].get_segments()
             ends = [float(row.low.iloc[0]), float(row.high.iloc[0])]
             assert segment[:, 0] == pytest.approx(ends, abs=1e-9)

@@ -66,8 +66,8 @@ def test_what_is_undefined_is_not_told_as_a_number():
 
 def test_scope_says_what_results_rest_on(results, one_seed, population):
     told = prose.scope(results)
-    assert "10 arms" in told and "5 replicates, 50 runs" in told and "failed" not in told
-    assert "1 replicate, 10 runs. Of one replicate there is no interval." in prose.scope(one_seed)
+    assert "11 arms" in told and "5 replicates, 55 runs" in told and "failed" not in told
+    assert "1 replicate, 11 runs. Of one replicate there is no interval." in prose.scope(one_seed)
     # nine were drawn; of the one that is not competent nothing counts
     told = prose.scope(population)
     assert "8 replicates, 40 runs" in told and "Of 9 bases, 1 failed" in told

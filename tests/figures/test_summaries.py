@@ -132,7 +132,7 @@ def test_the_compute_that_harmlessness_takes_is_found_between_snapshots(tmp_path
     base = pd.DataFrame({"seed": [0, 1, 2], "value": 0.8, "arm": "base/none"})
     base = base.assign(metric="harm_rate", task="all", split="all", language="all")
     results = Results(tmp_path, {"snapshots": snapshots, "values": base})
-    (row,) = summaries.reached(results).itertuples(index=False)
+    (row,) = summaries.reached(results, 0.2).itertuples(index=False)
     assert row[:2] == ("rl (keyword)", "2 of 3")
     assert row[2] == "1.6e12"  # between 2.5e12, and 0.75e12 of the way down from 0.8
     assert summaries.reached(results, 0.05).iloc[0, 1] == "1 of 3"

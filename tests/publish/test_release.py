@@ -493,7 +493,7 @@ print("drawn from", results)
 @pytest.fixture
 def drawing(finished: Project) -> Project:
     """A project with committed results, and a notebook of figures that draws one of them anew."""
-    (local("organism") / "figures" / "seconds.png").write_bytes(b"png")
+    (local("organism") / "figures" / "language_training.png").write_bytes(b"png")
     (published(finished) / "notebooks" / "of_an_older_version.html").touch()
     finished.source("05_readability", DRAWS)
     return finished
@@ -510,7 +510,7 @@ def test_figures_and_their_notebooks_are_drawn_again_from_committed_tables(drawi
     before = digests(target)
     release.redraw("organism", report=str)
     after = digests(target)
-    gone = {"figures/seconds.png", "notebooks/of_an_older_version.html"}
+    gone = {"figures/language_training.png", "notebooks/of_an_older_version.html"}
     assert set(before) - set(after) == gone  # nothing draws it any more
     shown = {f"notebooks/{name}.ipynb" for name in grid.FIGURES}
     changed = {path for path in after if before.get(path) != after[path]}

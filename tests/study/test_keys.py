@@ -326,7 +326,7 @@ def test_nothing_is_done_in_an_empty_store(tmp_path, monkeypatch):
 KEYS = {
     "base": "3e889a41ca242b01",
     "sft": "125644f81a36dd27",
-    "two_stage/model": "e0543aa5eca56337",
+    "two_stage/model": "123bc4e288b6ecaa",
 }
 
 
