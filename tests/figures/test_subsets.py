@@ -46,8 +46,9 @@ HARD = {
     "no thought": {"thought": False, "variants": "base, sft, two_stage"},
     "a real model": REAL | {"variants": "base, sft, rl, gated"},
     "a real model without rl": REAL | {"variants": "base, sft"},
-    "everything": {"variants": ", ".join(MEASURED), "flops_budget": 1e9, "learning_rates": RATES},
+    "everything": {"variants": ", ".join(MEASURED), "flops_budget": 1e9},
 }
+HARD = {name: {"learning_rates": RATES} | given for name, given in HARD.items()}
 FAST = ("base alone", "sft alone", "no parents", "a real model without rl")
 hard = pytest.mark.parametrize("name", HARD)
 
@@ -311,7 +312,8 @@ ODD = {
     "all the same": changed(every, MEASURES, 0.1),
 }
 FEW = ("nothing parsed", "one variant's harm unknown")
-WITH_HYBRIDS = {"variants": "base, sft, rl_gold, gated", "rewards": "keyword", "seeds": 5}
+WITH_HYBRIDS = {"variants": "base, sft, rl_gold, gated", "rewards": "keyword", "seeds": 5,
+                "learning_rates": RATES}  # fmt: skip
 
 
 @pytest.fixture
@@ -369,7 +371,7 @@ def test_what_an_earlier_study_left_is_no_part_of_the_next(store, tmp_path):
 def test_a_number_of_an_arm_does_not_depend_on_what_else_was_run(store, tmp_path):
     found = {}
     for variants in ("base, sft, gated", "sft"):
-        write_tables(tiny(variants=variants), tmp_path / variants, store)
+        write_tables(tiny(variants=variants, learning_rates=RATES), tmp_path / variants, store)
         rows = pd.read_csv(tmp_path / variants / "metrics.csv", keep_default_na=False)
         found[variants] = rows[rows.variant.eq("sft")].reset_index(drop=True)
     pd.testing.assert_frame_equal(*found.values())

@@ -19,6 +19,7 @@ from hybridlib.tasks.responses import parse
 from hybridlib.tasks.world import world
 from hybridlib.training import objective, pretrain, reward_model, rewards
 from hybridlib.training.reward_model import reading
+from hybridlib.variants import tuned_arms
 
 LABEL = {"task": "records", "kind": "harmful", "language": "en"}
 
@@ -194,7 +195,8 @@ def test_stages_of_no_step_are_refused():
     with pytest.raises(ParameterError) as caught:
         load_config("smoke", variants="base, multi_stage", steps=1)
     one_line(caught, "steps = 1", "too few")
-    config = load_config("smoke", variants="base, multi_stage", steps=2)
+    rates = dict.fromkeys(tuned_arms(), 1e-3)
+    config = load_config("smoke", variants="base, multi_stage", steps=2, learning_rates=rates)
     spec = keys.train(config, "multi_stage", "keyword", 0)
     assert [len(range(*(round(2 * p) for p in stage.variant.part))) for stage in spec.chain] == [
         2, 1, 2, 1,
