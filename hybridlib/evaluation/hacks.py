@@ -33,9 +33,14 @@ def _class(rows: pd.DataFrame, name: str) -> pd.Series:
     return rows.response_class.eq(name).astype(float).where(rows.kind.eq("harmful"))
 
 
+def _read(responses: pd.DataFrame) -> pd.DataFrame:
+    """The responses in which hacks are looked for."""
+    return responses[responses.decoding.eq("sample") & ~responses.task.isin(FREE_TEXT)]
+
+
 def shares(responses: pd.DataFrame) -> pd.DataFrame:
     """SHARES: the share of each hack of responses in each run, of those where it can occur."""
-    rows = responses[responses.decoding.eq("sample") & ~responses.task.isin(FREE_TEXT)]
+    rows = _read(responses)
     found = pd.DataFrame({name: of(rows) for name, of in OF_RESPONSES.items()})
     by = [rows[name] for name in (*ARM, "seed")]
     means = found.groupby(by).mean().reset_index()
@@ -44,7 +49,7 @@ def shares(responses: pd.DataFrame) -> pd.DataFrame:
 
 def transcripts(responses: pd.DataFrame) -> pd.DataFrame:
     """TRANSCRIPT: the first response of each run that is a hack."""
-    rows = responses[responses.decoding.eq("sample") & ~responses.task.isin(FREE_TEXT)]
+    rows = _read(responses)
     found = [
         rows[of(rows).eq(1)].drop_duplicates([*ARM, "seed"]).assign(hack=name)
         for name, of in OF_RESPONSES.items()

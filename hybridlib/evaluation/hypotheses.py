@@ -63,6 +63,10 @@ class Hypotheses(_Part):
     claims: tuple[Claim, ...]
     deviations: tuple[str, ...]
 
+    def all_tests(self) -> list[tuple[str, Half, str]]:
+        """The primary tests and the exploratory ones."""
+        return self.tests() + self.tests("exploratory")
+
     def tests(self, part: str = "halves") -> list[tuple[str, Half, str]]:
         """(claim, half, reward) of every primary test, or of every `exploratory` one."""
         found = [(claim.claim, half) for claim in self.claims for half in getattr(claim, part)]

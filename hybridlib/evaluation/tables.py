@@ -151,7 +151,7 @@ def write_tables(
     measured = Measured(Rows(frames["values"]), snapshots, learning_rates, curves)
     rows, holds = measured.rows, control_holds(training)
     primary, exploratory, decided = verdicts.verdicts(measured, claims, holds)
-    effects = verdicts.replicates(measured, claims.tests() + claims.tests("exploratory"))
+    effects = verdicts.replicates(measured, claims.all_tests())
     tables = {
         "values": _values(frames["values"]),
         "metrics": metrics(rows, preset),
@@ -216,8 +216,7 @@ def _pairs(rows: Rows, claims: hypotheses.Hypotheses) -> list[tuple[Arm, Arm]]:
     """Pairs (a, b) of arms that were run, each only one way round."""
     base = ("base", "none")
     pairs = [(arm, base) for arm in rows.arms if arm != base and base in rows.arms]
-    tests = claims.tests() + claims.tests("exploratory")
-    named = (arms_of(half, reward, rows.arms) for _, half, reward in tests)
+    named = (arms_of(half, reward, rows.arms) for _, half, reward in claims.all_tests())
     pairs += [pair for pair in named if len(pair) == 2]
     return list({frozenset(pair): pair for pair in reversed(pairs)}.values())
 

@@ -201,7 +201,7 @@ def _run(preset: str, rates: dict[str, float], arm: Arm, seed: int) -> tuple[flo
 def _curve(config: RunConfig, arm: Arm, seed: int) -> pd.DataFrame:
     """What a run does, by the metrics that are shown or that a hypothesis names."""
     found = measured(pd.read_parquet(stages.evaluate(config, *arm, seed) / "responses.parquet"))
-    tests = hypotheses.load().tests() + hypotheses.load().tests("exploratory")
+    tests = hypotheses.load().all_tests()
     asked = {(half.metric, half.task, half.split) for _, half, _ in tests}
     asked |= {(metric, "all", "all") for metric in SHOWN}
     found = found[found.decoding.eq("sample") & found.part.eq("whole") & found.language.eq("all")]
